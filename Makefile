@@ -1,0 +1,69 @@
+# Each target makes the environment it needs in .venv; a second run starts at once.
+# A stamp in .venv/.done stands for each set of packages, and is remade when its pins change.
+
+PYTHON ?=# the interpreter to build on (default: the first of python3, python3.13, ... that is 3.11 or newer)
+JOBS   ?= 2# test processes
+
+VENV := .venv
+BIN  := $(VENV)/bin
+DONE := $(VENV)/.done
+PIP  := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint docs bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(DONE)/demo ## the triangles of a real graph, counted and estimated; a plot in output/
+	@MPLBACKEND=Agg $(BIN)/python -m examples.triangles
+
+test: $(DONE)/test ## the test suite, and every example in the docstrings and the README
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
+lint: $(DONE)/lint ## style, types, public docstrings, spelling, repository review
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python tools/validate_docstrings.py
+	$(BIN)/codespell
+	$(BIN)/sp-repo-review . --show err
+
+docs: $(DONE)/docs ## the documentation site, in docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: $(DONE)/bench ## median errors and overheads beside their reference figures
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py
+
+clean: ## remove environments, caches and outputs
+	rm -rf $(VENV) output docs/_build docs/generated build dist .asv .hypothesis .mypy_cache .pytest_cache .ruff_cache .rumdl_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- environments -----------------------------------------------------------------------------
+
+$(DONE)/venv:
+	@set -e; python='$(PYTHON)'; \
+	for candidate in python3 python3.13 python3.12 python3.11; do \
+	  if [ -n "$$python" ]; then break; fi; \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; fi; \
+	done; \
+	if [ -z "$$python" ]; then echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	echo "Making $(VENV) with $$($$python --version)"; \
+	$$python -m venv --clear $(VENV) 2>/dev/null || { \
+	  $$python -m venv --clear --without-pip $(VENV); \
+	  $$python -m pip --python $(BIN)/python install --quiet pip; }
+	@mkdir -p $(DONE) && touch $@
+
+$(DONE)/torch: constraints.txt | $(DONE)/venv
+	@echo "Installing torch into $(VENV)"
+	@$(PIP) torch
+	@touch $@
+
+$(DONE)/test: $(DONE)/torch
+
+$(DONE)/%: pyproject.toml constraints.txt | $(DONE)/venv
+	@echo "Installing what 'make $*' needs into $(VENV) (a minute or two, once)"
+	@$(PIP) --editable '.[$*]'
+	@touch $@
