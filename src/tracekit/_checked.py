@@ -1,0 +1,79 @@
+"""A product whose argument is protected and whose result is what was declared."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import _xp
+from ._typing import Array, Device, DType, Namespace, Product
+
+
+class Checked:
+    """A product whose argument is protected and whose result is what was declared."""
+
+    __slots__ = ("columns", "device", "dtype", "name", "product", "rows", "xp")
+
+    def __init__(self, product: Product, name: str, rows: int | None, columns: int,
+                 xp: Namespace, dtype: DType, device: Device) -> None:  # fmt: skip
+        self.product, self.name, self.rows, self.columns = product, name, rows, columns
+        self.xp, self.dtype, self.device = xp, dtype, device
+
+    def __call__(self, X: Array) -> Array:
+        if not _xp.is_array(X) or _xp.namespace(X) is not self.xp:
+            raise TypeError(
+                f"{self.name} takes an array of {self.xp.__name__}, not {type(X).__module__}."
+                f"{type(X).__name__}; convert it first"
+            )
+        if X.ndim != 2 or X.shape[0] != self.columns:
+            raise ValueError(
+                f"{self.name} takes an array of shape ({self.columns}, k), not {tuple(X.shape)}"
+            )
+        Y = self._guarded(X)
+        shape = (X.shape[1],) if self.rows is None else (self.rows, X.shape[1])
+        if not _xp.is_array(Y):
+            raise TypeError(
+                f"{self.name} returned {type(Y).__name__}; it must return an array of shape {shape}"
+            )
+        if tuple(Y.shape) != shape:
+            raise ValueError(
+                f"{self.name} returned shape {tuple(Y.shape)} for a block of shape "
+                f"{tuple(X.shape)}; it must return shape {shape}"
+            )
+        if _xp.namespace(Y) is not self.xp:
+            raise TypeError(
+                f"{self.name} returned an array of {type(Y).__module__} for one of "
+                f"{self.xp.__name__}; declare the library with xp=, or convert inside the product"
+            )
+        expected = {self.xp.result_type(self.dtype, X.dtype)}
+        if self.rows is None:
+            expected |= {_xp.real_dtype(dtype, self.xp) for dtype in expected}
+        if not any(Y.dtype == dtype for dtype in expected):
+            raise TypeError(
+                f"{self.name} returned dtype {dtype_name(Y.dtype)} from an operator of dtype "
+                f"{dtype_name(self.dtype)}; declare it with dtype={dtype_name(Y.dtype)}"
+            )
+        if _xp.device(Y) != _xp.device(X):
+            raise ValueError(
+                f"{self.name} returned an array on {_xp.device(Y)} for one on {_xp.device(X)}; "
+                "declare where the operator lives with device="
+            )
+        return Y
+
+    def _guarded(self, X: Array) -> Array:
+        if not isinstance(X, np.ndarray):
+            return self.product(X)
+        view = X.view()
+        view.flags.writeable = False
+        try:
+            return self.product(view)
+        except ValueError as error:
+            if "read-only" not in str(error):
+                raise
+            raise ValueError(
+                f"{self.name} wrote into its argument, which estimators use again; work on a copy"
+            ) from error
+
+
+def dtype_name(dtype: DType) -> str:
+    """As a user writes it."""
+    return str(dtype).removeprefix("torch.").removeprefix("array_api_strict.")

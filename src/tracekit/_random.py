@@ -1,0 +1,305 @@
+"""Random arrays from whichever library's generator the caller holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import array_api_compat
+import numpy as np
+
+from . import _xp
+from ._typing import Array, Device, DType, Namespace, Rng
+
+
+class Space(Protocol):
+    """Where the arrays live: an operator, or anything that names these three."""
+
+    @property
+    def dtype(self) -> DType: ...
+    @property
+    def xp(self) -> Namespace: ...
+    @property
+    def device(self) -> Device: ...
+
+
+class Source:
+    """Random columns: a generator, and the space that they land in.
+
+    Parameters
+    ----------
+    rng : None, int, SeedSequence, numpy Generator, torch.Generator, JAX key or CuPy Generator
+        None, an int and NumPy's generators draw on the host, and the draw is moved to the device:
+        one seed gives the same numbers in every library. Any other generator draws in its own
+        library, on its own device; a JAX key does so under `jax.jit` too.
+    like : Space
+        An operator, or any record of `dtype`, `xp` and `device`.
+
+    Notes
+    -----
+    Column j of the stream does not depend on how many columns are asked for at a time.
+    """
+
+    def __init__(self, rng: Rng, like: Space) -> None:
+        self.xp, self.dtype, self.device = like.xp, like.dtype, like.device
+        self._engine = _engine(rng, self)
+
+    def normal(self, shape: tuple[int, int]) -> Array:
+        """Standard normal entries; circularly symmetric with ``E|x|^2 = 1`` if complex."""
+        n, m = shape
+        if not _xp.is_complex(self):
+            return self._place(self._engine.normal(n, m))
+        both = self._engine.normal(2 * n, m)
+        return self._complex(both[:n, :], both[n:, :], math.sqrt(0.5))
+
+    def signs(self, shape: tuple[int, int]) -> Array:
+        """Entries of modulus one: signs, or phases uniform on the unit circle if complex."""
+        n, m = shape
+        if not _xp.is_complex(self):
+            return self._place(self._engine.signs(n, m))
+        angle = self._place(self._engine.uniform(n, m), real=True) * (2 * math.pi)
+        return self._complex(self.xp.cos(angle), self.xp.sin(angle), 1.0)
+
+    def real_signs(self, shape: tuple[int, int]) -> Array:
+        """Signs, in the dtype of the space."""
+        return self._place(self._engine.signs(*shape))
+
+    def distinct(self, n: int, m: int) -> Array:
+        """`m` distinct integers below `n`, uniform, in random order."""
+        return self.xp.asarray(self._engine.distinct(n, m), device=self.device)
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on drawing later, as JSON-able values."""
+        state: dict[str, Any] = self._engine.state()
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on drawing where `state` was taken."""
+        self._engine.restore(state)
+
+    def _place(self, draw: Array, *, real: bool = False) -> Array:
+        dtype = _xp.real_dtype(self.dtype, self.xp) if real else self.dtype
+        if isinstance(draw, np.ndarray):
+            return self.xp.asarray(draw, dtype=dtype, device=self.device)
+        return self.xp.astype(draw, dtype, copy=False)
+
+    def _complex(self, re: Array, im: Array, scale: float) -> Array:
+        re, im = self._place(re, real=True), self._place(im, real=True)
+        if scale != 1.0:
+            re, im = re * scale, im * scale
+        return self.xp.astype(re, self.dtype) + self.xp.astype(im, self.dtype) * 1j
+
+
+def _engine(rng: Rng, space: Space) -> Any:
+    xp = space.xp
+    if isinstance(rng, bool | float | str):
+        raise TypeError(_unusable(rng, xp))
+    if isinstance(rng, np.random.Generator) and _xp.is_traced(xp.zeros(())):
+        raise TypeError(
+            "a NumPy generator draws once, while jax.jit traces, and every later call would repeat "
+            "its numbers; pass a JAX key, such as jax.random.key(0), to the jitted function"
+        )
+    if rng is None or isinstance(
+        rng, int | np.integer | np.random.SeedSequence | np.random.Generator
+    ):
+        if isinstance(rng, int | np.integer) and rng < 0:
+            raise ValueError(f"rng={rng} is no seed; pass an int of 0 or more, or a generator")
+        return _Host(np.random.default_rng(rng))
+    if array_api_compat.is_jax_array(rng):
+        if array_api_compat.is_jax_namespace(xp):
+            return _Jax(rng)
+    elif array_api_compat.is_torch_namespace(xp) and type(rng).__name__ == "Generator":
+        return _Torch(rng, _xp.real_dtype(space.dtype, xp))
+    elif array_api_compat.is_cupy_namespace(xp) and hasattr(rng, "standard_normal"):
+        return _CuPy(rng, _xp.real_dtype(space.dtype, xp))
+    raise TypeError(_unusable(rng, xp))
+
+
+def _unusable(rng: Rng, xp: Namespace) -> str:
+    kind, library = type(rng).__name__, xp.__name__.removeprefix("array_api_compat.")
+    return (
+        f"no random arrays of {library} can be drawn from rng={kind}; pass an int, a NumPy "
+        "generator, or a generator of the operator's own library (torch.Generator, JAX key, CuPy)"
+    )
+
+
+class _Host:
+    """NumPy's generators: rows of a C-ordered draw are the columns, so splits do not matter."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+
+    def normal(self, n: int, m: int) -> Array:
+        return self.rng.standard_normal((m, n)).T
+
+    def uniform(self, n: int, m: int) -> Array:
+        return self.rng.random((m, n)).T
+
+    def signs(self, n: int, m: int) -> Array:
+        """One random bit an entry; whole 64-bit words a column."""
+        words = self.rng.integers(0, 2**64, size=(m, -(-n // 64)), dtype=np.uint64)
+        bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), axis=1, count=n)
+        return np.subtract(1, np.left_shift(bits, 1), dtype=np.int8, casting="unsafe").T
+
+    def distinct(self, n: int, m: int) -> Array:
+        return self.rng.choice(n, m, replace=False)
+
+    def state(self) -> dict[str, Any]:
+        return {"host": self.rng.bit_generator.state}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state["host"]
+
+
+class _Jax:
+    """A JAX key, old or new: column j is drawn from the key folded with j."""
+
+    def __init__(self, key: Array) -> None:
+        import jax
+
+        self.random, self.vmap, self.key, self.drawn = jax.random, jax.vmap, key, 0
+
+    def normal(self, n: int, m: int) -> Array:
+        return self._columns(self.random.normal, n, m)
+
+    def uniform(self, n: int, m: int) -> Array:
+        return self._columns(self.random.uniform, n, m)
+
+    def signs(self, n: int, m: int) -> Array:
+        bits = self._columns(
+            lambda key, shape: self.random.bits(key, shape, "uint32"), -(-n // 32), m
+        )
+        bit = self._unpack(bits)[:n, :]
+        return 1 - 2 * bit.astype("int8")
+
+    def distinct(self, n: int, m: int) -> Array:
+        self.drawn += 1
+        key = self.random.fold_in(self.key, self.drawn - 1)
+        return self.random.choice(key, n, (m,), replace=False)
+
+    def state(self) -> dict[str, Any]:
+        return {"jax": self.drawn}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.drawn = state["jax"]
+
+    def _columns(self, draw: Callable[..., Array], n: int, m: int) -> Array:
+        import jax.numpy as jnp
+
+        numbers = jnp.arange(self.drawn, self.drawn + m, dtype="uint32")
+        self.drawn += m
+        return self.vmap(lambda j: draw(self.random.fold_in(self.key, j), (n,)), out_axes=1)(
+            numbers
+        )
+
+    def _unpack(self, words: Array) -> Array:
+        shifts = np.arange(32, dtype=np.uint32)[None, :, None]
+        return ((words[:, None, :] >> shifts) & 1).reshape(-1, words.shape[1])
+
+
+class _Granular:
+    """A generator whose stream depends on the size of a draw: draws granules of columns."""
+
+    def __init__(self, rng: Any, dtype: DType) -> None:
+        self.rng, self.dtype = rng, dtype
+        self.left: dict[tuple[str, int], Array] = {}
+
+    def _columns(
+        self, kind: str, draw: Callable[[int], Array], concat: Any, n: int, m: int
+    ) -> Array:
+        granule = max(1, min(32, 2**22 // n))
+        parts = [self.left.pop((kind, n))] if (kind, n) in self.left else []
+        while sum(p.shape[0] for p in parts) < m:
+            parts.append(draw(granule))
+        drawn = parts[0] if len(parts) == 1 else concat(parts)
+        if drawn.shape[0] > m:
+            self.left[kind, n] = drawn[m:]
+        return drawn[:m].T
+
+
+class _Torch(_Granular):
+    """A torch.Generator, on its own device."""
+
+    def normal(self, n: int, m: int) -> Array:
+        return self._draw("randn", n, m)
+
+    def uniform(self, n: int, m: int) -> Array:
+        return self._draw("rand", n, m)
+
+    def signs(self, n: int, m: int) -> Array:
+        import torch
+
+        def draw(k: int) -> Array:
+            bits = torch.randint(
+                0, 2, (k, n), generator=self.rng, dtype=torch.int8, device=self.rng.device
+            )
+            return 1 - 2 * bits
+
+        return self._columns("signs", draw, torch.cat, n, m)
+
+    def distinct(self, n: int, m: int) -> Array:
+        import torch
+
+        return torch.randperm(n, generator=self.rng, device=self.rng.device)[:m]
+
+    def state(self) -> dict[str, Any]:
+        left = [[kind, n, x.tolist()] for (kind, n), x in self.left.items()]
+        return {"torch": self.rng.get_state().tolist(), "left": left}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        import torch
+
+        self.rng.set_state(torch.tensor(state["torch"], dtype=torch.uint8))
+        dtypes = {"signs": torch.int8}
+        self.left = {
+            (kind, n): torch.tensor(x, dtype=dtypes.get(kind, self.dtype), device=self.rng.device)
+            for kind, n, x in state["left"]
+        }
+
+    def _draw(self, kind: str, n: int, m: int) -> Array:
+        import torch
+
+        def draw(k: int) -> Array:
+            return getattr(torch, kind)(
+                (k, n), generator=self.rng, dtype=self.dtype, device=self.rng.device
+            )
+
+        return self._columns(kind, draw, torch.cat, n, m)
+
+
+class _CuPy(_Granular):
+    """A CuPy Generator, on its own device."""
+
+    def normal(self, n: int, m: int) -> Array:
+        return self._draw("standard_normal", n, m)
+
+    def uniform(self, n: int, m: int) -> Array:
+        return self._draw("random", n, m)
+
+    def signs(self, n: int, m: int) -> Array:
+        import cupy
+
+        def draw(k: int) -> Array:
+            return 1 - 2 * self.rng.integers(0, 2, size=(k, n)).astype("int8")
+
+        return self._columns("signs", draw, cupy.concatenate, n, m)
+
+    def distinct(self, n: int, m: int) -> Array:
+        import cupy
+
+        return cupy.argsort(self.rng.random(n))[:m]
+
+    def state(self) -> dict[str, Any]:
+        return {}  # has none that can be read; the generator itself goes on
+
+    def restore(self, state: dict[str, Any]) -> None:
+        pass
+
+    def _draw(self, kind: str, n: int, m: int) -> Array:
+        import cupy
+
+        def draw(k: int) -> Array:
+            return getattr(self.rng, kind)((k, n), dtype=self.dtype)
+
+        return self._columns(kind, draw, cupy.concatenate, n, m)

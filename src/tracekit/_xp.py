@@ -1,0 +1,220 @@
+"""The few array operations that the array API standard lacks."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import array_api_compat
+import numpy as np
+
+from ._typing import Array, Device, DType, Namespace
+
+np_compat: Namespace = array_api_compat.array_namespace(np.empty(0))
+namespace = array_api_compat.array_namespace
+is_array = array_api_compat.is_array_api_obj
+
+
+def device(x: Array) -> Device:
+    """Where to create arrays that meet `x`: None for JAX, whose placement follows the data."""
+    return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
+
+
+def is_traced(x: Array) -> bool:
+    """Whether `x` stands for values that are not known yet (under jit, vmap or grad)."""
+    jax = sys.modules.get("jax")
+    if jax is not None and isinstance(x, jax.core.Tracer):
+        return True
+    if array_api_compat.is_torch_array(x):
+        functorch = sys.modules["torch"]._C._functorch
+        return bool(functorch.is_functorch_wrapped_tensor(x)) or _compiling()
+    return False
+
+
+def is_finite(x: Array) -> bool:
+    """Whether all entries are finite; True where they are not known yet. Waits for the device."""
+    return is_traced(x) or bool(namespace(x).all(namespace(x).isfinite(x)))
+
+
+def number(x: Array) -> complex:
+    """A 0-d array as a Python number, outside of any gradient."""
+    return complex(x.detach() if hasattr(x, "detach") else x)
+
+
+def to_host(x: Array) -> np.ndarray:
+    """A copy of an array in NumPy, memory order kept."""
+    x = x.detach() if hasattr(x, "detach") else x
+    return np.asarray(array_api_compat.to_device(x, "cpu")) if _elsewhere(x) else np.asarray(x)
+
+
+def is_complex(x: Array) -> bool:
+    """Whether an array, or anything else with a dtype and xp, is complex."""
+    xp = getattr(x, "xp", None) or namespace(x)
+    return bool(xp.isdtype(x.dtype, "complex floating"))
+
+
+def real_dtype(dtype: DType, xp: Namespace) -> DType:
+    """The dtype of the real part."""
+    if xp.isdtype(dtype, "complex floating"):
+        return xp.float32 if _bits(dtype, xp) == 32 else xp.float64
+    return dtype
+
+
+def floating(dtype: DType, xp: Namespace, where: Device = None) -> DType:
+    """The dtype to compute in: integers become the default float, half precisions float32."""
+    if xp.isdtype(dtype, ("integral", "bool")):
+        return default_float(xp, where)
+    single = _bits(dtype, xp) <= 32
+    if xp.isdtype(dtype, "complex floating"):
+        return xp.complex64 if single else xp.complex128
+    return xp.float32 if single else xp.float64
+
+
+def default_float(xp: Namespace, where: Device = None) -> DType:
+    """The dtype that the library gives to Python floats."""
+    return xp.asarray(0.0, device=where).dtype
+
+
+def eps(x: Array) -> float:
+    """Distance from one to the next number of the dtype of `x`."""
+    return float(namespace(x).finfo(x.dtype).eps)
+
+
+def adjoint(X: Array) -> Array:
+    """Conjugate transpose of a matrix."""
+    xp = namespace(X)
+    Xt = xp.matrix_transpose(X)
+    return xp.conj(Xt) if is_complex(X) else Xt
+
+
+def conj(X: Array) -> Array:
+    """Complex conjugate; a real array itself."""
+    return namespace(X).conj(X) if is_complex(X) else X
+
+
+def real(X: Array) -> Array:
+    """Real part; a real array itself."""
+    return namespace(X).real(X) if is_complex(X) else X
+
+
+def abs2(X: Array) -> Array:
+    """Squared modulus, real, without a square root."""
+    xp = namespace(X)
+    return xp.real(X) * xp.real(X) + xp.imag(X) * xp.imag(X) if is_complex(X) else X * X
+
+
+def coldot(X: Array, Y: Array) -> Array:
+    """Inner product ``x_j^H y_j`` of every pair of columns."""
+    return namespace(X, Y).sum(conj(X) * Y, axis=-2)
+
+
+def colnorm2(X: Array) -> Array:
+    """Squared Euclidean norm of every column, real."""
+    return namespace(X).sum(abs2(X), axis=-2)
+
+
+def diagonal(X: Array) -> Array:
+    """The diagonal of a matrix."""
+    return namespace(X).linalg.diagonal(X)
+
+
+def trace(X: Array) -> Array:
+    """The trace of a small dense matrix."""
+    return namespace(X).linalg.trace(X)
+
+
+def eye_like(X: Array, n: int) -> Array:
+    """An n by n identity of the dtype of `X`, where `X` is."""
+    return namespace(X).eye(n, dtype=X.dtype, device=device(X))
+
+
+def magnitude(X: Array) -> Array:
+    """The largest modulus as a real 0-d array, 1 where all entries are zero: divide by it first."""
+    xp = namespace(X)
+    if math.prod(X.shape) == 0:
+        return xp.ones((), dtype=real_dtype(X.dtype, xp), device=device(X))
+    largest = xp.max(xp.abs(X))
+    return xp.where(largest == 0, xp.ones_like(largest), largest)
+
+
+def orthonormalise(Y: Array) -> tuple[Array, Array]:
+    """``Q R = Y`` with orthonormal columns, by the fastest way that is safe."""
+    return householder_qr(Y) if is_traced(Y) else cholesky_qr2(Y)
+
+
+def householder_qr(Y: Array) -> tuple[Array, Array]:
+    """``Q R = Y`` by Householder reflections; orthonormal whatever the rank of `Y`."""
+    Q, R = namespace(Y).linalg.qr(Y)
+    return Q, R
+
+
+def cholesky_qr2(Y: Array) -> tuple[Array, Array]:
+    """``Q R = Y`` by two Cholesky factorisations; Householder where `Y` is close to rank-deficient.
+
+    Yamamoto, Nakatsukasa, Yanagisawa, Fukaya (2015), ETNA 44: orthonormal to machine precision
+    while the condition number of `Y` stays below about ``eps**-0.5``, which the second Gram
+    matrix shows.
+    """
+    first = _cholesky_qr(Y)
+    if first is not None:
+        Q, R = first
+        eye = eye_like(R, R.shape[0])
+        G = adjoint(Q) @ Q
+        # the first pass has to leave Q near orthonormal, or the second cannot repair it
+        if bool(namespace(Y).all(namespace(Y).abs(G - eye) < 1e-2)):
+            second = cholesky(G)
+            if second is not None:
+                C = adjoint(second)
+                return Q @ namespace(Y).linalg.solve(C, eye), C @ R
+    return householder_qr(Y)
+
+
+def _cholesky_qr(Y: Array) -> tuple[Array, Array] | None:
+    scale = magnitude(Y)
+    Ys = Y / scale
+    C = cholesky(adjoint(Ys) @ Ys)
+    if C is None:
+        return None
+    R = adjoint(C)
+    return Ys @ namespace(Y).linalg.solve(R, eye_like(R, R.shape[0])), R * scale
+
+
+def cholesky(G: Array) -> Array | None:
+    """Lower Cholesky factor of a Hermitian matrix, or None where it is not positive definite.
+
+    Libraries raise errors of their own or return NaN; under tracing NaN passes through.
+    """
+    try:
+        C = namespace(G).linalg.cholesky(G)
+    except (RuntimeError, ValueError):  # torch: LinAlgError(RuntimeError); NumPy: (ValueError)
+        return None
+    return C if is_finite(C) else None
+
+
+def triangular_dual(R: Array) -> Array:
+    """``R^-H`` of an upper triangle whose diagonal is floored at rounding level.
+
+    The columns are the dual basis of the columns of `R`. Where `R` is numerically singular, the
+    floor keeps the dual vectors finite and in the directions that carry nothing.
+    """
+    xp = namespace(R)
+    d = diagonal(R)
+    size = xp.abs(d)
+    floor = R.shape[0] * eps(R) * magnitude(R)
+    phase = xp.where(size > 0, d / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(d))
+    lift = xp.where(size < floor, phase * floor - d, xp.zeros_like(d))
+    eye = eye_like(R, R.shape[0])
+    return xp.linalg.solve(adjoint(R + eye * lift), eye)
+
+
+def _elsewhere(x: Array) -> bool:
+    return array_api_compat.is_torch_array(x) or array_api_compat.is_cupy_array(x)
+
+
+def _compiling() -> bool:
+    return bool(sys.modules["torch"].compiler.is_compiling())
+
+
+def _bits(dtype: DType, xp: Namespace) -> int:
+    """Bits of one real number of that dtype."""
+    return int(xp.finfo(dtype).bits)

@@ -1,0 +1,275 @@
+"""Estimators of the trace with independent probes: exact, Girard-Hutchinson, Hutch++."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from . import _xp
+from . import probes as _probes
+from ._budget import blocks, spend
+from ._estimate import Estimate, mean
+from ._face import (
+    blocked,
+    columns_at_once,
+    done,
+    enter,
+    exact_cost,
+    exactly,
+    price,
+    renamed,
+    square,
+)
+from ._random import Source
+from ._sketch import orthonormal_extension
+from ._typing import Array, Probes, Rng
+
+
+def exact_trace(A: Any, *, block_size: int | None = None) -> Estimate:
+    """The exact trace, by products with all coordinate vectors.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Square, of dimension n.
+    block_size : int, optional
+        Columns in a block; chosen to fit 128 MB if not given.
+
+    Returns
+    -------
+    Estimate
+        With standard error 0. The value is a 0-d array in A's library, dtype and device.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If A is not square, is no operator, or returns something unusable; NotFiniteError if that is
+        NaN or infinity.
+
+    Notes
+    -----
+    Costs n products, and memory for one block of columns and its products. Where ``A = L L^H`` is
+    made by `gram`, the products are with ``L^H``, or with L if that has fewer columns. Costs
+    nothing where the operator's maker knows the trace.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> tk.exact_trace(np.diag([1.0, 2.0, 3.0]))
+    Estimate(6.0 +- 0.0, 3 matvecs, exact_trace)
+    """
+    return exactly(square(A), block_size)
+
+
+def hutchinson(
+    A: Any,
+    num_matvecs: int,
+    *,
+    rng: Rng = None,
+    probes: Probes = _probes.rademacher,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    block_size: int | None = None,
+) -> Estimate:
+    r"""Girard-Hutchinson estimate of the trace: the mean of :math:`\omega^H A \omega`.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Square, of dimension n; real or complex, symmetric or not.
+    num_matvecs : int
+        Products to spend, at least 1. From n on the trace is exact, with n products.
+    rng : None, int, or generator, optional
+        An int or NumPy generator draws the same probes in every library; a torch.Generator, JAX key
+        or CuPy generator draws on the device.
+    probes : callable, optional
+        A law of `tracekit.probes`, or any function ``(source, n, m) -> (n, m)``.
+    rtol, atol : float, optional
+        If one is positive: look after 8, 16, 32, ... products, and stop when the 95 % interval is
+        within ``atol + rtol |value|``.
+    block_size : int, optional
+        Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
+
+    Returns
+    -------
+    Estimate
+        Unbiased. The value is a 0-d array in A's library and device, and in its dtype (integers are
+        computed in the default float, half precisions in float32). The standard error is that of a
+        mean, times ``sqrt(1 - m / n)`` for orthogonal and Hadamard probes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If A is not square, the budget is no positive int, or A returns something unusable;
+        NotFiniteError if that is NaN or infinity.
+
+    Notes
+    -----
+    Costs m products, and little else. Memory is one block of probes and one of products (and all m
+    probes for `probes.orthogonal`).
+    The relative error falls as ``m ** -0.5``; use it for flat spectra or tiny budgets.
+
+    References
+    ----------
+    Girard (1989), Numer. Math. 56, doi:10.1007/BF01395775; Hutchinson (1989), Commun. Stat. Simul.
+    Comput. 18, doi:10.1080/03610918908812806.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.ones((50, 50)) + np.diag(np.arange(50.0))
+    >>> estimate = tk.hutchinson(A, 20, rng=0)
+    >>> estimate.num_matvecs
+    20
+    """
+    A, m = enter(A, num_matvecs, rtol, atol)
+    n, cost = A.shape[0], exact_cost(A)
+    size = columns_at_once(A, block_size)
+    take = _probes.stream(probes, Source(rng, A), n, min(m, cost))
+
+    def step(before: Array | None, k: int) -> tuple[Array, Estimate]:
+        parts = [] if before is None else [before]
+        for width in blocks(k, k if probes is _probes.orthogonal else size):
+            parts.append(blocked(A.quad, size)(take(width)))
+        samples = A.xp.concat(parts)
+        spent = samples.shape[0]
+        correction = math.sqrt(1 - spent / _probes.population(probes, n))
+        return samples, done(mean(samples, spent, "hutchinson", correction=correction), A)
+
+    return spend(step, m, lambda: exactly(A, block_size), price=1, cost=cost, rtol=rtol, atol=atol)
+
+
+def hutchpp(
+    A: Any,
+    num_matvecs: int,
+    *,
+    rng: Rng = None,
+    probes: Probes = _probes.rademacher,
+    block_size: int | None = None,
+) -> Estimate:
+    """Hutch++ estimate of the trace: exact on a sketched range, Girard-Hutchinson on the rest.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Square, of dimension n; real or complex, symmetric or not.
+    num_matvecs : int
+        Products m to spend: ``m // 3`` to sketch the range, as many for the trace on it, the
+        others for the rest. For ``A = L L^H``, made by `gram`: ``m // 4`` columns, of which the
+        sketch costs two products each. From n on the trace is exact.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    probes : callable, optional
+        As for `hutchinson`.
+    block_size : int, optional
+        As for `hutchinson`.
+
+    Returns
+    -------
+    Estimate
+        Unbiased, in A's library, dtype and device as for `hutchinson`; its standard error is that
+        of the rest, given the sketch.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `hutchinson`.
+
+    Notes
+    -----
+    Costs O(n m^2) operations besides the products, and memory for 2 m / 3 columns. `xtrace` makes
+    better use of the same products.
+
+    References
+    ----------
+    Meyer, Musco, Musco, Woodruff (2021), SOSA, arXiv:2010.09649, doi:10.1137/1.9781611976496.16.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.outer(np.arange(50.0), np.arange(50.0))
+    >>> estimate = tk.hutchpp(A, 12, rng=0)
+    >>> bool(abs(estimate.value - np.trace(A)) < 1e-9 * np.trace(A))  # of rank one: exact
+    True
+    """
+    A, m = enter(A, num_matvecs)
+    n = A.shape[0]
+    if m >= exact_cost(A):
+        return exactly(A, block_size)
+    k = m // (3 if A.factor is None else 4)
+    s = m - (2 if A.factor is None else 3) * k
+    source, size = Source(rng, A), columns_at_once(A, block_size)
+    quad = blocked(A.quad, size)
+    if k == 0:
+        return done(mean(quad(_probes.draw(probes, source, n, s)), m, "hutchpp"), A)
+    S, T = (_probes.draw(probes, source, n, count) for count in (k, s))
+    Y = blocked(A.matmat, size)(S)
+    Q, _, _ = orthonormal_extension(Y / _xp.magnitude(Y), S)
+    T = T - Q @ (_xp.adjoint(Q) @ T)
+    return done(mean(A.xp.sum(quad(Q)) + quad(T), m, "hutchpp"), A)
+
+
+def nahutchpp(
+    A: Any, num_matvecs: int, *, rng: Rng = None, block_size: int | None = None
+) -> Estimate:
+    """NA-Hutch++ estimate of the trace: all products at once, none depends on another.
+
+    A reference: where A is positive semidefinite `xnystrace` needs one pass too and is more
+    accurate; otherwise use this only if the products cannot be made in two rounds.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Square, of dimension n. If A is not Hermitian, a quarter of the products are with its
+        adjoint, where it has one.
+    num_matvecs : int
+        Products m to spend: ``m // 4`` and ``m // 2`` for the two sides of a low-rank
+        approximation, the others for the rest. From n on the trace is exact.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    block_size : int, optional
+        Columns in a block; chosen to fit 128 MB if not given.
+
+    Returns
+    -------
+    Estimate
+        Unbiased; its standard error is that of the rest, given the approximation.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `hutchinson`.
+
+    Notes
+    -----
+    Costs O(n m^2) operations besides the products, and memory for 2 m columns.
+
+    References
+    ----------
+    Meyer, Musco, Musco, Woodruff (2021), SOSA, arXiv:2010.09649, Algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.outer(np.arange(50.0), np.arange(50.0))
+    >>> estimate = tk.nahutchpp(A, 12, rng=0)
+    >>> bool(abs(estimate.value - np.trace(A)) < 1e-9 * np.trace(A))
+    True
+    """
+    A, m = enter(A, num_matvecs)
+    n, units = A.shape[0], m // price(A)
+    if m >= exact_cost(A):
+        return exactly(A, block_size)
+    if units < 8:
+        return renamed(hutchinson(A, m, rng=rng, block_size=block_size), "nahutchpp")
+    source, size, b = Source(rng, A), columns_at_once(A, block_size), units // 4
+    s = m - price(A) * 3 * b
+    S, R, T = (_probes.rademacher(source, n, k) for k in (b, 2 * b, s))
+    adjoint = A.H if A.rmatmat is not None else A
+    Z, W = blocked(A.matmat, size)(R), blocked(adjoint.matmat, size)(S)
+    scale = _xp.magnitude(Z)
+    Z, W = Z / scale, W / scale
+    core = A.xp.linalg.pinv(_xp.adjoint(S) @ Z)
+    low_rank = _xp.trace(core @ (_xp.adjoint(W) @ Z)) * scale
+    rest = _xp.coldot(T, Z @ (core @ (_xp.adjoint(W) @ T))) * scale
+    return done(mean(low_rank + blocked(A.quad, size)(T) - rest, m, "nahutchpp"), A)

@@ -1,0 +1,336 @@
+"""Test vectors: every block Omega of shape (n, m) has ``E[Omega @ Omega^H] / m = I``.
+
+A law of probes is a function ``(source, n, m) -> (n, m) array``; estimators take any such function
+as ``probes=``. Two attributes may be set on it: ``spherical = True`` if the law of each column does
+not change under rotation (it lets leave-one-out estimators resphere their residuals), and
+``joint = True`` if the columns of a block are orthogonal to each other by construction (it gives
+the finite-population factor to standard errors). A law of your own draws by
+``source.normal((n, m))`` or ``source.signs((n, m))``; the arrays are of ``source.xp``.
+
+Which one: `rademacher` for plain Girard-Hutchinson, `sphere` for leave-one-out estimators,
+`orthogonal` where n * m numbers fit in memory and n is not huge, `hadamard` where n is huge. For a
+complex operator every law draws complex vectors (phases instead of signs).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from . import _xp
+from ._random import Source
+from ._typing import Array, Probes
+
+__all__ = ["basis", "hadamard", "normal", "orthogonal", "rademacher", "sphere"]
+
+
+def _law(*, spherical: bool = False, joint: bool = False) -> Callable[[Probes], Probes]:
+    def mark(probes: Probes) -> Probes:
+        probes.spherical, probes.joint = spherical, joint  # type: ignore[attr-defined]
+        return probes
+
+    return mark
+
+
+@_law()
+def rademacher(source: Source, n: int, m: int) -> Array:
+    """Random signs; uniform phases (Steinhaus) if the operator is complex.
+
+    Variance of the trace of a symmetric A: ``2 (|A|_F^2 - sum a_ii^2) / m``, the least of all
+    independent entries; half of that for phases and Hermitian A.
+
+    Parameters
+    ----------
+    source : Source
+        What random numbers come from; estimators make it of `rng` and the operator.
+    n, m : int
+        Length and number of the vectors.
+
+    Returns
+    -------
+    (n, m) array
+        Entries of modulus one, in the library, dtype and device of the source.
+
+    References
+    ----------
+    Hutchinson (1989), Commun. Stat. Simul. Comput. 18, doi:10.1080/03610918908812806.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.diag([1.0, 2.0, 3.0, 4.0])
+    >>> tk.hutchinson(A, 2, rng=0, probes=tk.probes.rademacher)  # what is diagonal, is exact
+    Estimate(10.0 +- 0.0, 2 matvecs, hutchinson)
+    """
+    return source.signs((n, m))
+
+
+@_law(spherical=True)
+def normal(source: Source, n: int, m: int) -> Array:
+    """Standard normal entries; circularly symmetric if the operator is complex.
+
+    Variance of the trace of a symmetric A: ``2 |A|_F^2 / m``.
+
+    Parameters
+    ----------
+    source : Source
+        What random numbers come from; estimators make it of `rng` and the operator.
+    n, m : int
+        Length and number of the vectors.
+
+    Returns
+    -------
+    (n, m) array
+        Entries of mean 0 and variance 1, in the library, dtype and device of the source.
+
+    References
+    ----------
+    Girard (1989), Numer. Math. 56, doi:10.1007/BF01395775.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> estimate = tk.hutchpp(np.ones((40, 40)), 12, rng=0, probes=tk.probes.normal)
+    >>> round(float(estimate), 9)
+    40.0
+    """
+    return source.normal((n, m))
+
+
+@_law(spherical=True)
+def sphere(source: Source, n: int, m: int) -> Array:
+    """Columns uniform on the sphere of radius sqrt(n).
+
+    Variance of the trace of a symmetric A: ``2 n / ((n + 2) m) (|A|_F^2 - tr(A)^2 / n)``.
+
+    Parameters
+    ----------
+    source : Source
+        What random numbers come from; estimators make it of `rng` and the operator.
+    n, m : int
+        Length and number of the vectors.
+
+    Returns
+    -------
+    (n, m) array
+        Columns of norm sqrt(n), in the library, dtype and device of the source.
+
+    References
+    ----------
+    Epperly, Tropp, Webber (2024), SIAM J. Matrix Anal. Appl. 45, arXiv:2301.07825.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> estimate = tk.hutchinson(5 * np.eye(40), 2, rng=0, probes=tk.probes.sphere)
+    >>> round(float(estimate), 9)
+    200.0
+    """
+    X = source.normal((n, m))
+    return X * (math.sqrt(n) / source.xp.sqrt(_xp.colnorm2(X)))
+
+
+@_law(spherical=True, joint=True)
+def orthogonal(source: Source, n: int, m: int) -> Array:
+    """Haar-distributed orthogonal columns of norm sqrt(n), at most n of them.
+
+    Variance of the trace of a symmetric A:
+    ``2 n (n - m) / (m (n - 1) (n + 2)) (|A|_F^2 - tr(A)^2 / n)``; exact at m = n. Costs a QR
+    factorisation of an n by m array.
+
+    Parameters
+    ----------
+    source : Source
+        What random numbers come from; estimators make it of `rng` and the operator.
+    n, m : int
+        Length and number of the vectors; m is at most n.
+
+    Returns
+    -------
+    (n, m) array
+        Orthogonal columns of norm sqrt(n), in the library, dtype and device of the source.
+
+    Raises
+    ------
+    ValueError
+        If m is above n.
+
+    References
+    ----------
+    Mezzadri (2007), Notices Amer. Math. Soc. 54, arXiv:math-ph/0609050.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.ones((30, 30))
+    >>> plain = tk.hutchinson(A, 25, rng=0)
+    >>> estimate = tk.hutchinson(A, 25, rng=0, probes=tk.probes.orthogonal)
+    >>> bool(estimate.standard_error < plain.standard_error)
+    True
+    """
+    return _orthogonal_stream(source, n, m)(m)
+
+
+@_law(joint=True)
+def hadamard(source: Source, n: int, m: int) -> Array:
+    """Distinct random columns of a Hadamard matrix, rows given random signs (phases if complex).
+
+    Variance of the trace of a symmetric A, with N the least power of two >= n:
+    ``2 (N - m) / (m (N - 1)) (|A|_F^2 - sum a_ii^2)``. Entries are generated from n signs and m
+    column numbers, without a factorisation: the law for huge n.
+
+    Parameters
+    ----------
+    source : Source
+        What random numbers come from; estimators make it of `rng` and the operator.
+    n, m : int
+        Length and number of the vectors; m is at most N.
+
+    Returns
+    -------
+    (n, m) array
+        Entries of modulus one, in the library, dtype and device of the source; the columns are
+        orthogonal to each other where n = N.
+
+    Raises
+    ------
+    ValueError
+        If m is above N.
+
+    References
+    ----------
+    Ailon, Chazelle (2009), SIAM J. Comput. 39, doi:10.1137/060673096.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.diag([1.0, 2.0, 3.0, 4.0])
+    >>> tk.hutchinson(A, 2, rng=0, probes=tk.probes.hadamard)  # what is diagonal, is exact
+    Estimate(10.0 +- 0.0, 2 matvecs, hutchinson)
+    """
+    return _hadamard_stream(source, n, m)(m)
+
+
+@_law(joint=True)
+def basis(source: Source, n: int, m: int) -> Array:
+    """All n coordinate vectors times sqrt(n): the trace becomes exact.
+
+    Parameters
+    ----------
+    source : Source
+        What random numbers come from; estimators make it of `rng` and the operator.
+    n, m : int
+        Length and number of the vectors; m must be n.
+
+    Returns
+    -------
+    (n, m) array
+        The identity times sqrt(n), in the library, dtype and device of the source.
+
+    Raises
+    ------
+    ValueError
+        If m is not n.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> float(tk.hutchinson(np.diag([1.0, 2.0, 3.0]), 3, probes=tk.probes.basis))
+    6.0
+    """
+    if m != n:
+        raise ValueError(f"the basis of dimension {n} has {n} vectors, not {m}; spend {n} products")
+    return source.xp.eye(n, dtype=source.dtype, device=source.device) * math.sqrt(n)
+
+
+def stream(probes: Any, source: Source, n: int, m: int) -> Callable[[int], Array]:
+    """A function ``take(k)`` that hands out the next k of at most m columns of one block."""
+    make = _STREAMS.get(probes) if callable(probes) else None
+    return make(source, n, m) if make else lambda k: draw(probes, source, n, k)
+
+
+def population(probes: Probes, n: int) -> float:
+    """How many columns of such a block would make the estimate exact; infinite if none would."""
+    if not getattr(probes, "joint", False):
+        return math.inf
+    return 2 ** _bits(n) if probes is hadamard else n
+
+
+def draw(probes: Any, source: Source, n: int, m: int) -> Array:
+    """A block of the law that the caller chose, if that is one and the shape is right."""
+    if not callable(probes):
+        raise TypeError(
+            f"probes= got a {type(probes).__name__}; pass a function (source, n, m) -> (n, m) "
+            "array, such as tracekit.probes.rademacher"
+        )
+    Omega = probes(source, n, m)
+    if getattr(Omega, "shape", None) != (n, m):
+        raise ValueError(
+            f"probes returned {getattr(Omega, 'shape', type(Omega).__name__)} where an array of "
+            f"shape {(n, m)} is needed; pass a function (source, n, m) -> (n, m) array"
+        )
+    return Omega
+
+
+def _orthogonal_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
+    if m > n:
+        raise ValueError(f"{m} orthogonal vectors do not fit in dimension {n}; pass at most {n}")
+    xp, before = source.xp, list[Array]()
+
+    def take(k: int) -> Array:
+        X = source.normal((n, k))
+        for _ in range(2 if before else 0):
+            for Q in before:
+                X = X - Q @ (_xp.adjoint(Q) @ X)
+        Q, R = _xp.orthonormalise(X)
+        d = _xp.diagonal(R)
+        Q = Q * (d / xp.abs(d))  # makes the factor unique, hence Haar and the same in every library
+        before.append(Q)
+        return Q * math.sqrt(n)
+
+    return take
+
+
+def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
+    bits = _bits(n)
+    if m > 2**bits:
+        raise ValueError(
+            f"a Hadamard matrix of order {2**bits} has no {m} columns; pass at most {n}"
+        )
+    xp, low = source.xp, bits // 2
+    phases = source.xp.matrix_transpose(source.signs((n, 1)))
+    columns = source.distinct(2**bits, m)
+    sizes = -(-n >> low), 1 << low
+    rows = [xp.arange(size, dtype=columns.dtype, device=source.device) for size in sizes]
+    done = 0
+
+    def table(rows: Array, columns: Array) -> Array:
+        """Signs (-1)^popcount(row & column), shape (columns, rows)."""
+        parity = xp.bitwise_and(columns[:, None], rows[None, :])
+        for shift in (16, 8, 4, 2, 1):
+            moved = xp.bitwise_right_shift(parity, xp.full_like(parity, shift))
+            parity = xp.bitwise_xor(parity, moved)
+        one = xp.bitwise_and(parity, xp.ones_like(parity))
+        return xp.astype(1 - 2 * one, phases.dtype)
+
+    def take(k: int) -> Array:
+        # row = high * 2^low + low: the entry is a product of one sign for each half of the bits
+        nonlocal done
+        c = columns[done : done + k]
+        done += k
+        high = table(rows[0], xp.bitwise_right_shift(c, xp.full_like(c, low)))
+        both = high[:, :, None] * table(rows[1], c)[:, None, :]
+        return xp.matrix_transpose(xp.reshape(both, (k, -1))[:, :n] * phases)
+
+    return take
+
+
+def _bits(n: int) -> int:
+    return (n - 1).bit_length()
+
+
+_STREAMS: dict[Probes, Callable[[Source, int, int], Callable[[int], Array]]] = {
+    orthogonal: _orthogonal_stream,
+    hadamard: _hadamard_stream,
+}

@@ -1,0 +1,214 @@
+"""The array libraries, devices and modes that the tests run over."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import array_api_compat
+import numpy as np
+import pytest
+
+# Double precision is a process-wide switch of JAX: thrown once, before any array is made.
+if importlib.util.find_spec("jax") is not None:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_disable_most_optimizations", True)  # most of the time is compilation
+
+
+class Library:
+    """One array library on one device: makes its arrays, its seeds, and calls functions on them.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`.
+    xp : namespace
+        As array_api_compat wraps it.
+    device : optional
+        Where `array` creates.
+    double : bool
+        Whether the device has double precision.
+    readonly : bool
+        Whether `array` locks what it makes.
+    jit : bool
+        Whether `call` compiles; seeds are then keys.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        xp: ModuleType,
+        *,
+        device: Any = None,
+        double: bool = True,
+        readonly: bool = False,
+        jit: bool = False,
+    ) -> None:
+        self.name, self.xp, self.device, self.readonly, self.jit = name, xp, device, readonly, jit
+        self.real = xp.float64 if double else xp.float32
+        self.complex = xp.complex128 if double else xp.complex64
+        self.eps = float(xp.finfo(self.real).eps)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def array(self, x: Any, dtype: str | None = None) -> Any:
+        """A NumPy array, or a number, in this library, in its widest dtype unless one is named."""
+        x = np.array(x)
+        if dtype is not None:
+            wanted = getattr(self.xp, dtype)
+        elif np.iscomplexobj(x):
+            wanted = self.complex
+        else:
+            wanted = self.real
+        made = self.xp.asarray(x, dtype=wanted, device=self.device)
+        if self.readonly:
+            made.flags.writeable = False
+        return made
+
+    def numpy(self, x: Any) -> np.ndarray:
+        """Back on the host."""
+        if self.name.startswith("strict"):
+            import array_api_strict
+
+            return np.asarray(x.to_device(array_api_strict.Device("CPU_DEVICE")))
+        if self.name == "torch":
+            return np.asarray(x.detach().cpu().resolve_conj().numpy())
+        if self.name == "cupy":
+            return np.asarray(x.get())
+        return np.asarray(x)
+
+    def rng(self, seed: int) -> Any:
+        """What `rng=` takes here: a key where functions are compiled, the seed itself elsewhere."""
+        return jax.random.key(seed) if self.jit else seed
+
+    def call(self, f: Callable[..., Any], *arrays: Any) -> Any:
+        """``f(*arrays)``, compiled where this library stands for compiled code."""
+        return jax.jit(f)(*arrays) if self.jit else f(*arrays)
+
+    def estimate(
+        self, estimator: Callable[..., Any], A: Any, *budget: int, seed: int = 0, **options: Any
+    ) -> Any:
+        """An estimate of a matrix of this library."""
+        return self.call(
+            lambda A, rng: estimator(A, *budget, rng=rng, **options), A, self.rng(seed)
+        )
+
+    def at_home(self, x: Any) -> bool:
+        """Whether an array is of this library and on this device."""
+        if array_api_compat.array_namespace(x) is not self.xp:
+            return False
+        return self.device is None or array_api_compat.device(x) == self.device
+
+
+def _numpy(name: str) -> Library:
+    import array_api_compat.numpy as xp
+
+    return Library(name, xp, readonly=name == "numpy-readonly")
+
+
+def _strict(name: str) -> Library:
+    xp = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
+    device = xp.Device(name.partition(":")[2])
+    return Library(name, xp, device=device, double=name != "strict:no_float64")
+
+
+def _torch(name: str) -> Library:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    import array_api_compat.torch as xp
+
+    return Library(name, xp, device=xp.device("cpu"))
+
+
+def _jax(name: str) -> Library:
+    pytest.importorskip("jax", reason="JAX is not installed")
+    import jax.numpy as jnp
+
+    return Library(name, array_api_compat.array_namespace(jnp.empty(0)), jit=name == "jax-jit")
+
+
+def _cupy(name: str) -> Library:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if not cupy.is_available():
+        pytest.skip("CuPy finds no GPU")
+    import array_api_compat.cupy as xp
+
+    return Library(name, xp)
+
+
+_MAKERS = {
+    "numpy": _numpy,
+    "numpy-readonly": _numpy,
+    "strict:CPU_DEVICE": _strict,
+    "strict:device1": _strict,
+    "strict:no_float64": _strict,
+    "torch": _torch,
+    "jax": _jax,
+    "jax-jit": _jax,
+    "cupy": _cupy,
+}
+NAMES = tuple(_MAKERS)
+EAGER = tuple(name for name in NAMES if name != "jax-jit")
+
+
+def library(name: str) -> Library:
+    """The library of that name; skips the test where it is not installed."""
+    return _MAKERS[name](name)
+
+
+def installed(*names: str) -> Iterator[Library]:
+    """Those of the named libraries that can be used here."""
+    for name in names:
+        try:
+            yield library(name)
+        except pytest.skip.Exception:
+            continue
+
+
+@pytest.fixture(params=NAMES)
+def lib(request: pytest.FixtureRequest) -> Library:
+    """Every library, device and mode."""
+    return library(request.param)
+
+
+@pytest.fixture(params=EAGER)
+def eager(request: pytest.FixtureRequest) -> Library:
+    """Every library and device, not compiled."""
+    return library(request.param)
+
+
+@pytest.fixture
+def xp(lib: Library) -> ModuleType:
+    """The namespace of `lib`."""
+    return lib.xp
+
+
+def matrix(kind: str, n: int, *, seed: int = 0) -> np.ndarray:
+    """A well-conditioned test matrix of decaying spectrum.
+
+    Kinds: "real" (not symmetric), "symmetric" (indefinite), "psd", "complex" (not normal),
+    "hermitian" (indefinite), "complex psd".
+    """
+    rng = np.random.default_rng([seed, n])
+    cplx = kind in ("complex", "hermitian", "complex psd")
+
+    def unitary() -> np.ndarray:
+        X = rng.standard_normal((n, n))
+        return np.linalg.qr(X + 1j * rng.standard_normal((n, n)) if cplx else X)[0]
+
+    U, decay = unitary(), 1.0 / np.arange(1, n + 1)
+    if kind in ("real", "complex"):
+        return (U * decay) @ unitary().conj().T + np.diag(decay)
+    if kind in ("symmetric", "hermitian"):
+        decay = decay * np.where(np.arange(n) % 3 == 1, -1.0, 1.0)
+    A = (U * decay) @ U.conj().T
+    return (A + A.conj().T) / 2
+
+
+KINDS = ("real", "symmetric", "psd", "complex", "hermitian", "complex psd")
+PSD = ("psd", "complex psd")

@@ -1,0 +1,238 @@
+"""The floors of the house: who imports whom, and what an import loads."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tracekit
+
+SOURCE = Path(tracekit.__file__).parent
+ROOMS = {path.stem: path for path in sorted(SOURCE.glob("*.py"))}
+
+# A room imports only from lower floors. Rooms of one floor never import each other.
+FLOORS = {
+    "_typing": 0,
+    "_xp": 1,
+    "_checked": 1.5,
+    "_random": 2,
+    "_operator": 2,
+    "_estimate": 2,
+    "_adapt": 2.3,  # as_operator and the operators made of others stand on the record itself
+    "_build": 2.6,
+    "probes": 3,
+    "_sketch": 3,
+    "_budget": 3,
+    "_leave_one_out": 3,
+    "_checkpoint": 3,
+    "_moments": 3.3,
+    "_axes": 3,
+    "_face": 3.5,  # what all estimators share
+    "_columns": 3.6,
+    "estimators": 4,
+    "exchangeable": 4.5,  # falls back to plain probes where there is nothing to leave out
+    "onesided": 4,
+    "testing": 4,
+    "zonal": 4.5,
+    "alignment": 5.5,  # several quantities of `spectrum` from one sketch
+    "spectrum": 5,
+    "functions": 5,
+    "partial": 5,
+    "diagonal": 5,
+    "_adaptive": 5,
+    "auto": 6,
+    "sequence": 6,
+    "comparison": 6,
+    "io": 7,
+    "_console": 7,
+    "_cli_shared": 7.3,
+    "_cli_compare": 7.6,
+    "_cli_estimate": 7.6,
+    "cli": 8,
+    "__main__": 9,
+    "__init__": 9,
+}
+NEVERS = {
+    "_estimate": {"_operator", "_adapt", "_random"},
+    "_sketch": {"_random", "probes"},
+    "_leave_one_out": {"_random", "probes", "_operator"},
+    "probes": {"_operator", "_adapt", "_build"},
+    "_budget": {"_sketch", "_operator"},
+}
+LIGHT = {"numpy", "array_api_compat"} | set(sys.stdlib_module_names)
+HEAVY = (
+    "torch",
+    "jax",
+    "cupy",
+    "dask",
+    "matplotlib",
+    "scipy.sparse",
+    "scipy.sparse.linalg",
+    "scipy.linalg",
+    "scipy",
+)
+
+rooms = pytest.mark.parametrize("room", [room for room in ROOMS if room in FLOORS])
+
+
+def tree(room: str) -> ast.Module:
+    return ast.parse(ROOMS[room].read_text(encoding="utf-8"))
+
+
+def imported_rooms(node: ast.AST) -> set[str]:
+    """Rooms of this package that are imported anywhere in the tree."""
+    found = set()
+    for item in ast.walk(node):
+        if isinstance(item, ast.ImportFrom) and (
+            item.level or (item.module or "").startswith("tracekit")
+        ):
+            module = (item.module or "").removeprefix("tracekit").lstrip(".")
+            found |= {module.partition(".")[0]} if module else {alias.name for alias in item.names}
+        if isinstance(item, ast.Import):
+            found |= {
+                alias.name.split(".")[1]
+                for alias in item.names
+                if alias.name.startswith("tracekit.")
+            }
+    return found & set(FLOORS)
+
+
+def outside_at_import(node: ast.Module) -> set[str]:
+    """Top-level packages that are imported when the room is."""
+    found = set()
+    for item in node.body:
+        if isinstance(item, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in item.names}
+        if isinstance(item, ast.ImportFrom) and not item.level:
+            found.add((item.module or "").partition(".")[0])
+    return found
+
+
+def test_every_room_has_a_floor() -> None:
+    assert set(ROOMS) <= set(FLOORS), "give the new room a floor here and in the plan of the house"
+
+
+@rooms
+def test_rooms_import_from_lower_floors_only(room: str) -> None:
+    for other in imported_rooms(tree(room)):
+        assert FLOORS[other] < FLOORS[room], f"{room} imports {other}"
+
+
+@rooms
+def test_rooms_do_not_see_what_they_have_no_business_with(room: str) -> None:
+    assert not imported_rooms(tree(room)) & NEVERS.get(room, set())
+
+
+@rooms
+def test_rooms_load_nothing_heavy(room: str) -> None:
+    assert outside_at_import(tree(room)) <= LIGHT
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if FLOORS.get(room, 0) >= 3])
+def test_above_the_second_floor_nothing_asks_which_library_it_is_on(room: str) -> None:
+    for item in ast.walk(tree(room)):
+        names = [getattr(item, "id", None), getattr(item, "attr", None)]
+        if isinstance(item, ast.Import | ast.ImportFrom):
+            names += [alias.name.partition(".")[0] for alias in item.names] + [
+                getattr(item, "module", None)
+            ]
+        for name in filter(None, names):
+            assert not re.match(r"(is_)?(torch|jax|cupy|dask)\b|is_numpy", name), f"{room}: {name}"
+
+
+@rooms
+def test_files_begin_with_their_purpose(room: str) -> None:
+    text = ROOMS[room].read_text(encoding="utf-8")
+    assert text.startswith(('"""', 'r"""'))
+    doc = ast.get_docstring(ast.parse(text)) or ""
+    assert doc.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize(
+    "room", [room for room in ROOMS if 4 <= FLOORS.get(room, 0) < 7 and room != "testing"]
+)
+def test_no_estimator_takes_a_device_or_a_dtype(room: str) -> None:
+    for item in tree(room).body:
+        if isinstance(item, ast.FunctionDef) and item.name in tracekit.__all__:
+            arguments = {a.arg for a in (*item.args.args, *item.args.kwonlyargs)}
+            assert not arguments & {"device", "dtype", "backend"}, item.name
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_loads_nothing_heavy() -> None:
+    loaded = run(f"import sys, tracekit; print([m for m in {HEAVY!r} if m in sys.modules])")
+    assert loaded == "[]"
+
+
+def test_estimating_a_numpy_matrix_loads_no_other_library() -> None:
+    heavy = [name for name in HEAVY if name != "scipy" and name != "scipy.sparse.linalg"]
+    loaded = run(
+        "import sys, numpy as np, tracekit as tk\n"
+        "A = np.diag(np.arange(30.0))\n"
+        "for f in (tk.hutchinson, tk.hutchpp, tk.xtrace, tk.xnystrace): print(f(A, 12, rng=0))\n"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    assert loaded.splitlines()[-1] == "[]"
+
+
+def test_testing_is_reached_from_the_face() -> None:
+    assert run("import tracekit; print(tracekit.testing.known_spectrum([3.0])[0, 0])") == "3.0"
+    assert run("from tracekit import testing; print(testing.__name__)") == "tracekit.testing"
+
+
+def test_the_face_hands_on_what_is_promised() -> None:
+    promised = {
+        "Estimate",
+        "LinearOperator",
+        "as_operator",
+        "gram",
+        "vstack",
+        "block_diagonal",
+        "counted",
+        "probes",
+        "exact_trace",
+        "hutchinson",
+        "hutchpp",
+        "xtrace",
+        "xnystrace",
+    }
+    assert promised <= set(tracekit.__all__)
+    assert all(hasattr(tracekit, name) for name in tracekit.__all__)
+    assert list(tracekit.__all__) == sorted(tracekit.__all__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", tracekit.__version__)
+    assert (SOURCE / "py.typed").exists()
+
+
+def test_the_face_defines_nothing_of_its_own() -> None:
+    allowed = {"__getattr__", "__dir__"}
+    defined = [
+        x.name for x in tree("__init__").body if isinstance(x, ast.FunctionDef | ast.ClassDef)
+    ]
+    assert set(defined) <= allowed
+
+
+def test_everything_public_says_what_it_is() -> None:
+    for name in tracekit.__all__:
+        thing = getattr(tracekit, name)
+        assert (thing.__doc__ or "").strip(), name
+        if inspect.isfunction(thing):
+            for section in ("Parameters", "Returns", "Examples"):
+                assert section in thing.__doc__, f"{name} has no {section}"
