@@ -58,7 +58,7 @@ FLOORS = {
     "__main__": 9,
     "__init__": 9,
 }
-NEVERS = {
+FORBIDDEN = {
     "_estimate": {"_operator", "_adapt", "_random"},
     "_sketch": {"_random", "probes"},
     "_leave_one_out": {"_random", "probes", "_operator"},
@@ -126,7 +126,7 @@ def test_rooms_import_from_lower_floors_only(room: str) -> None:
 
 @rooms
 def test_rooms_do_not_see_what_they_have_no_business_with(room: str) -> None:
-    assert not imported_rooms(tree(room)) & NEVERS.get(room, set())
+    assert not imported_rooms(tree(room)) & FORBIDDEN.get(room, set())
 
 
 @rooms

@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 from operator import add
 from typing import Any
 
+from . import _xp
 from ._adapt import as_operator
 from ._operator import LinearOperator, common_dtype, compose
 from ._typing import Array, Product
@@ -185,7 +186,7 @@ def centered(A: Any) -> LinearOperator:
     def center(X: Array) -> Array:
         return X - xp.mean(X, axis=0, keepdims=True)
 
-    C = A._like((n, n), center, center, dims=A.dims)
+    C = A._like((n, n), center, center, dtype=_xp.real_dtype(A.dtype, xp), dims=A.dims)
     return gram(C @ A.factor) if A.factor is not None else C @ A @ C
 
 

@@ -319,7 +319,8 @@ def _rounded(value: complex, error: float) -> str:
     size = max(abs(value.real), abs(value.imag))
     places = math.floor(math.log10(max(size, error))) - math.floor(math.log10(error))
     digits = min(places + 2, 16)
-    return f"{plain:.{digits}g} +- {error:.2g}"
+    shown = f"{plain:.0f}" if error >= 10 and size < 1e16 else f"{plain:.{digits}g}"
+    return f"{shown} +- {error:.2g}"
 
 
 def _entries(samples: Array) -> Iterator[Array]:

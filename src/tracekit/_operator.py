@@ -89,6 +89,8 @@ class LinearOperator:
         put("shape", (m, n))
         put("xp", _xp.namespace(self.xp.empty(0)))  # the wrapped namespace of a raw module
         put("dtype", _dtype(self.dtype, self.xp, self.device))
+        if self.device is None:
+            put("device", _xp.device(self.xp.empty(0)))  # the library's default one
         for name, rows, columns in (("matmat", m, n), ("rmatmat", n, m), ("quad", None, n)):
             product = getattr(self, name)
             if not callable(product) and (product is not None or name == "matmat"):

@@ -129,11 +129,14 @@ def eye_like(X: Array, n: int) -> Array:
 
 
 def magnitude(X: Array) -> Array:
-    """The largest modulus as a real 0-d array, 1 where all entries are zero: divide by it first."""
+    """The largest modulus as a real 0-d array, 1 where all entries are zero: divide by it first.
+
+    A unit, and as such a constant to differentiation: what is divided by it is multiplied later.
+    """
     xp = namespace(X)
     if math.prod(X.shape) == 0:
         return xp.ones((), dtype=real_dtype(X.dtype, xp), device=device(X))
-    largest = xp.max(xp.abs(X))
+    largest = xp.max(xp.abs(_constant(X)))
     return xp.where(largest == 0, xp.ones_like(largest), largest)
 
 
@@ -205,6 +208,13 @@ def triangular_dual(R: Array) -> Array:
     lift = xp.where(size < floor, phase * floor - d, xp.zeros_like(d))
     eye = eye_like(R, R.shape[0])
     return xp.linalg.solve(adjoint(R + eye * lift), eye)
+
+
+def _constant(X: Array) -> Array:
+    """The same array without its derivatives."""
+    if array_api_compat.is_jax_array(X):
+        return sys.modules["jax"].lax.stop_gradient(X)
+    return X.detach() if array_api_compat.is_torch_array(X) else X
 
 
 def _elsewhere(x: Array) -> bool:
