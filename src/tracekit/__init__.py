@@ -2,14 +2,20 @@
 
 from . import probes, testing
 from ._adapt import as_operator
-from ._build import block_diagonal, counted, gram, vstack
+from ._axes import with_dims
+from ._build import block_diagonal, centered, counted, gram, vstack
 from ._estimate import Estimate, NotFiniteError
 from ._operator import LinearOperator
+from .alignment import alignment, inner, target_alignment
 from .auto import resume, trace
 from .comparison import Comparison, compare
+from .diagonal import block_traces, diagonal, xdiag
 from .estimators import exact_trace, hutchinson, hutchpp, nahutchpp
 from .exchangeable import xnystrace, xtrace
 from .onesided import difference_basis, one_sided, range_basis
+from .partial import partial_trace, partial_trace_operator
+from .spectrum import effective_rank, frobenius_norm, spectral_summary
+from .zonal import SpectralSummary, one_sided_alignment, one_sided_summary
 
 __version__ = "0.1.0.dev0"
 
@@ -18,23 +24,39 @@ __all__ = [
     "Estimate",
     "LinearOperator",
     "NotFiniteError",
+    "SpectralSummary",
+    "alignment",
     "as_operator",
     "block_diagonal",
+    "block_traces",
+    "centered",
     "compare",
     "counted",
+    "diagonal",
     "difference_basis",
+    "effective_rank",
     "exact_trace",
+    "frobenius_norm",
     "gram",
     "hutchinson",
     "hutchpp",
+    "inner",
     "nahutchpp",
     "one_sided",
+    "one_sided_alignment",
+    "one_sided_summary",
+    "partial_trace",
+    "partial_trace_operator",
     "probes",
     "range_basis",
     "resume",
+    "spectral_summary",
+    "target_alignment",
     "testing",
     "trace",
     "vstack",
+    "with_dims",
+    "xdiag",
     "xnystrace",
     "xtrace",
 ]

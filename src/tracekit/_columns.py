@@ -1,0 +1,207 @@
+"""Sums and running means over columns: what diagonals and partial traces share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from . import _xp
+from . import probes as _probes
+from ._budget import blocks
+from ._estimate import Estimate, require_finite
+from ._face import blocked, columns_at_once
+from ._operator import LinearOperator
+from ._random import Source
+from ._sketch import orthonormal_extension
+from ._typing import Array, Probes
+
+DEFLATE_FROM = 32  # columns through a factor from which a third goes into its range
+
+
+@dataclass(frozen=True)
+class Running:
+    """The least-squares fit ``y_k = value * w_k`` over columns k, block by block; a mean if w is 1.
+
+    `rest` is the sum of squared residuals, `third` that of the cubes of real ones about a mean.
+    All are in units of `scale`. Blocks are merged as by Chan, Golub, LeVeque (1983), Am. Stat. 37,
+    doi:10.1080/00031305.1983.10483115.
+    """
+
+    count: int
+    weight: Array
+    value: Array
+    rest: Array
+    third: Array | None
+    scale: Array
+
+
+def add(before: Running | None, y: Array, w: Array | None = None) -> Running:
+    """Samples along the last axis of `y`, and of `w`, added to those before."""
+    xp, plain = _xp.namespace(y), w is None and not _xp.is_complex(y)
+    scale = _xp.magnitude(y) if before is None else before.scale
+    w = xp.ones_like(y[(*[0] * (y.ndim - 1), ...)]) if w is None else w
+    y, weight = y / scale, xp.sum(_xp.abs2(w), axis=-1)
+    value = xp.sum(_xp.conj(w) * y, axis=-1) / _positive(weight)
+    apart = y - value[..., None] * w
+    rest = xp.sum(_xp.abs2(apart), axis=-1)
+    third = xp.sum(apart * apart * apart, axis=-1) if plain else None
+    if before is None:
+        return Running(y.shape[-1], weight, value, rest, third, scale)
+    total, step = before.weight + weight, value - before.value
+    share = weight / _positive(total)
+    both = before.weight * share
+    if before.third is not None and third is not None:
+        mixed = step * step * both * (before.weight - weight) / total
+        mixed = mixed + 3 * (before.weight * rest - weight * before.rest) / total
+        third = before.third + third + step * mixed
+    value = before.value + step * share
+    rest = before.rest + rest + _xp.abs2(step) * both
+    return Running(before.count + y.shape[-1], total, value, rest, third, scale)
+
+
+def fitted(
+    running: Running,
+    num_matvecs: int,
+    method: str,
+    *,
+    known: Array | None = None,
+    correction: float = 1.0,
+) -> Estimate:
+    """The estimate ``known + value``; the standard error is multiplied by `correction`."""
+    value, m, skewness = running.value * running.scale, running.count, None
+    variance = running.rest / (_positive(running.weight) * max(m - 1, 1))
+    error = _xp.namespace(value).sqrt(variance) * running.scale * correction
+    if running.third is not None:
+        skewness = running.third / m / _positive(running.rest / m) ** 1.5
+    return Estimate(
+        value if known is None else known + value,
+        error if m > 1 else running.rest + math.inf,
+        num_matvecs,
+        method,
+        dof=m - 1,
+        skewness=skewness,
+    )
+
+
+def drawn(probes: Probes, source: Source, n: int, m: int, size: int) -> Iterator[Array]:
+    """The m probes, at most `size` columns at a time; orthogonal ones are made in one go."""
+    take = _probes.stream(probes, source, n, m)
+    for width in blocks(m, m if probes is _probes.orthogonal else size):
+        yield from split(take(width), size)
+
+
+def split(X: Array, size: int) -> Iterator[Array]:
+    """The columns of X, at most `size` at a time."""
+    n = X.shape[1]
+    return (X[:, i : min(i + size, n)] for i in range(0, n, size))
+
+
+def finite_population(probes: Probes, m: int, n: int) -> float:
+    """What the standard error is multiplied by where probes are drawn without replacement."""
+    return math.sqrt(max(1 - m / _probes.population(probes, n), 0.0))
+
+
+def coordinates(A: LinearOperator, n: int, size: int) -> Iterator[Array]:
+    """All n coordinate vectors, at most `size` at a time."""
+    for start in range(0, n, size):
+        yield A.xp.eye(n, min(size, n - start), k=-start, dtype=A.dtype, device=A.device)
+
+
+def width(A: LinearOperator, wanted: int | None) -> int:
+    """Columns in a block: as asked, or as fit in memory on both sides of the factor."""
+    return columns_at_once(A if A.factor is None else A.factor, wanted)
+
+
+def exact_cost(A: LinearOperator) -> int:
+    """Products that everything exact costs here: all columns, or those of a narrow factor."""
+    return A.shape[0] if A.factor is None else min(A.factor.shape)
+
+
+def exact_diagonal(A: LinearOperator, block_size: int | None) -> tuple[Array, int]:
+    """The diagonal, and what it cost: nothing where the operator's maker knows it."""
+    if A.exact and "diagonal" in A.exact:
+        return A.exact["diagonal"](), 0
+    size, cost = width(A, block_size), exact_cost(A)
+    if A.factor is not None and cost < A.shape[0]:
+        parts = (_xp.abs2(A.factor.matmat(E)) for E in coordinates(A, cost, size))
+        return total(A.xp.sum(part, axis=-1) for part in parts), cost
+    return A.xp.concat([A.quad(E) for E in coordinates(A, cost, size)]), cost  # type: ignore[misc]
+
+
+def outer_products(
+    A: LinearOperator,
+    m: int,
+    form: Callable[[Array], Array],
+    source: Source,
+    probes: Probes,
+    size: int,
+    method: str,
+    rank: int | None = None,
+) -> Estimate:
+    r"""The mean of what `form` makes of columns whose outer products average to :math:`A = L L^H`.
+
+    The columns are L p. With a rank b, the range of :math:`L^H \Omega` with its orthonormal basis V
+    is taken out: ``L V`` is summed exactly, and the columns are :math:`L (I - V V^H) p`. That is b
+    products with L.H, b with L, and m - 2 b columns. `form` gives one entry a column, on its last
+    axis.
+    """
+    L = A.factor
+    assert L is not None
+    n, P = L.shape
+    b = (m // 3 if m >= DEFLATE_FROM else 0) if rank is None else rank
+    b = min(b, P)
+    V, known = None, None
+    if b > 0:
+        G = blocked(L.H.matmat, size)(_probes.normal(source, n, b))
+        require_finite(G)
+        V, _ = _xp.orthonormalise(G / _xp.magnitude(G))
+        known = total(A.xp.sum(form(L.matmat(part)), axis=-1) for part in split(V, size))
+    running = None
+    for X in drawn(probes, source, P, m - 2 * b, size):
+        X = X if V is None else X - V @ (_xp.adjoint(V) @ X)
+        running = add(running, form(L.matmat(X)))
+    assert running is not None
+    correction = finite_population(probes, m, P) if V is None else 1.0
+    return fitted(running, m, method, known=known, correction=correction)
+
+
+def adjoint_sketch(
+    A: LinearOperator, Omega: Array, size: int
+) -> tuple[Array, Array, Array, Array, bool]:
+    """``Q R = A Omega`` and ``Z = A^H Q``, their unit, and whether A is known to be Hermitian.
+
+    Where A has no product with its adjoint, A has to be Hermitian, which the sketch shows; what
+    eager code refuses is not a number in compiled code.
+    """
+    xp = A.xp
+    Y = blocked(A.matmat, size)(Omega)
+    require_finite(Y)
+    scale = _xp.magnitude(Y)
+    Q, R, _ = orthonormal_extension(Y / scale, Omega)
+    G = _xp.adjoint(Omega) @ (Y / scale)
+    apart = xp.sum(_xp.abs2(G - _xp.adjoint(G)))
+    skew = apart > _xp.eps(G) ** (2 / 3) * xp.sum(_xp.abs2(G))
+    hermitian = not _xp.is_traced(skew) and not bool(skew)
+    if A.rmatmat is not None:
+        return Q, R, blocked(A.rmatmat, size)(Q) / scale, scale, hermitian
+    if not _xp.is_traced(skew) and not hermitian:
+        raise TypeError(
+            "this operator is not Hermitian, as its products show, and has no product with its "
+            "adjoint, which is needed here; pass rmatmat=, X -> A.H @ X, to LinearOperator"
+        )
+    Z = blocked(A.matmat, size)(Q) / scale
+    return Q, R, xp.where(skew, xp.ones_like(Z) * math.nan, Z), scale, True
+
+
+def total(parts: Iterator[Array]) -> Array:
+    """The sum of arrays of one shape."""
+    result = next(parts)
+    for part in parts:
+        result = result + part
+    return result
+
+
+def _positive(x: Array) -> Array:
+    xp = _xp.namespace(x)
+    return xp.where(x > 0, x, xp.ones_like(x))

@@ -1,0 +1,171 @@
+r"""Reads traces, squared norms and inner products out of sketches, in closed form.
+
+Leave-one-out samples from a block-Krylov sketch, from XTrace data and from pairs of sketches that
+share their probes, and the unbiased quadratic estimators from one Gram matrix of orthogonal probes
+(zonal polynomials: they are the only ones that rotation invariance leaves).
+"""
+
+from __future__ import annotations
+
+from . import _xp
+from ._leave_one_out import resphered
+from ._typing import Array
+
+Pair = tuple[Array, Array]
+
+
+def krylov(H: Array, W: Array, C: Array, n: int) -> tuple[Array, Array]:
+    r"""Trace and squared norm of a Hermitian A, once without each probe.
+
+    `Q` is an orthonormal basis of :math:`[\Omega, A \Omega]`, ``H = Q^H A Q``, ``W = Q^H Omega``,
+    `C` the coordinates of both blocks in that basis, n the dimension of A. Leaving out probe i
+    removes the plane dual to :math:`\omega_i` and :math:`A \omega_i`; with P the projector on what
+    is left, the trace is that of P A P plus the resphered quadratic form of the rest, and
+    :math:`\|A\|^2 = \|P A P\|^2 + \|A - P A P\|^2`. Hallman (2025), arXiv:2512.02316.
+    """
+    xp, b = _xp.namespace(H), W.shape[1]
+    S1, S2 = _dual_planes(C, b)
+    a1, a2 = _xp.coldot(S1, W), _xp.coldot(S2, W)  # the probe beyond the others, in the plane
+    beyond = S1 * a1 + S2 * a2
+    HS1, HS2, Hw = H @ S1, H @ S2, H @ W
+    h11, h12, h22 = _xp.coldot(S1, HS1), _xp.coldot(S1, HS2), _xp.coldot(S2, HS2)
+    form = _xp.real(_xp.coldot(beyond, HS1 * a1 + HS2 * a2))
+    length = _xp.abs2(a1) + _xp.abs2(a2)
+    within = _xp.real(_xp.trace(H)) - _xp.real(h11 + h22)
+    traces = within + resphered(form, length, n - 2 * (b - 1), n)
+    # |P A P|^2, and |(A - P A P) omega|^2
+    plane = _xp.abs2(h11) + 2 * _xp.abs2(h12) + _xp.abs2(h22)
+    kept = xp.sum(_xp.abs2(H)) - 2 * (_xp.colnorm2(HS1) + _xp.colnorm2(HS2)) + plane
+    inside = Hw - HS1 * a1 - HS2 * a2
+    inside = inside - S1 * _xp.coldot(S1, inside) - S2 * _xp.coldot(S2, inside)
+    return traces, kept + _xp.colnorm2(Hw - inside)
+
+
+def krylov_left_out(H: Array, W: Array, C: Array, n: int) -> tuple[Array, Array]:
+    """The means of the samples of `krylov` without each probe, for the jackknife; O(b^3).
+
+    Without probes i and j the basis loses both planes, whose Gram matrix G is 4 by 4; all else are
+    forms of H and of its square on them.
+    """
+    xp, b = _xp.namespace(H), W.shape[1]
+    S1, S2 = _dual_planes(C, b)
+    S = xp.concat([S1, S2], axis=1)
+    HS = H @ S
+    K, L, M = (
+        _plane_pairs(X, b) for X in (_xp.adjoint(S) @ S, _xp.adjoint(S) @ HS, _xp.adjoint(HS) @ HS)
+    )
+    own, one = xp.reshape(_xp.eye_like(K, b), (b, b, 1, 1)), _xp.eye_like(K, 4)
+    G = K + own * (one - K) + one * 1e-14
+
+    def beside(X: Array) -> Array:
+        """What S_j^H makes of column j; S_i^H makes nothing of it."""
+        x = xp.stack([_xp.coldot(S1, X), _xp.coldot(S2, X)], axis=-1)
+        x = xp.concat([x * 0.0, x], axis=-1)
+        return xp.broadcast_to(xp.reshape(x, (1, b, 4, 1)), (b, b, 4, 1))
+
+    w = beside(W)
+    GL, GM, g = (xp.linalg.solve(G, X) for X in (L, M, w))
+    u = xp.linalg.solve(G, beside(H @ W) - L @ g)
+    form = resphered(_form(g, L @ g), _form(g, w), n - 2 * (b - 2), n)
+    traces = _xp.real(_xp.trace(H)) - _traces(GL) + form
+    inside = _form(g, M @ g) + 2 * _form(g, L @ u) + _form(u, G @ u)
+    squares = xp.sum(_xp.abs2(H)) - 2 * _traces(GM) + _traces(GL @ GL) + inside
+    others = 1 - _xp.real(own[:, :, 0, 0])
+    left_out = [xp.sum(X * others, axis=1) / (b - 1) for X in (traces, squares)]
+    return left_out[0], left_out[1]
+
+
+def shared(Omega: Array, Q: Array, R: Array, A: Pair, B: Pair) -> Array:
+    r"""Inner products :math:`\langle A, B \rangle`, once without each probe, of any square A and B.
+
+    ``Q R`` is the sketch that they share; of each the products ``(A Omega, A Q)`` are given. With P
+    the projector on what is left: :math:`\langle A P, B P \rangle` plus the resphered product of
+    the remainders :math:`A (I - P) \omega` and :math:`B (I - P) \omega`.
+    """
+    n, b = Omega.shape
+    S = _unit(_xp.triangular_dual(R))
+    W = _xp.adjoint(Q) @ Omega
+    own = _xp.coldot(S, W)
+    C = W - S * own
+    length = _xp.colnorm2(Omega) - _xp.colnorm2(W) + _xp.abs2(own)
+    (Y1, Z1), (Y2, Z2) = A, B
+    M = _xp.adjoint(Z1) @ Z2
+    within = _xp.trace(M) - _xp.coldot(S, M @ S)
+    rest = _xp.coldot(Y1 - Z1 @ C, Y2 - Z2 @ C)
+    return within + resphered(rest, length, n - b + 1, n)
+
+
+def nystrom_pairs(Omega: Array, A: Pair, B: Pair) -> Array:
+    r"""Inner products of two positive semidefinite A and B, once without each probe.
+
+    Of each are given ``F`` with :math:`F F^H` its Nystrom approximation and `R` with
+    :math:`A \Omega = F R`. Exact on the approximations, :math:`\langle A \omega, B \omega \rangle`
+    of the rest.
+    """
+    (F1, R1), (F2, R2) = A, B
+    S1, S2 = (_unit(_xp.triangular_dual(R)) for R in (R1, R2))
+    X = _xp.adjoint(F1) @ F2
+    C1, C2 = (_without(S, _xp.adjoint(F) @ Omega) for S, F in ((S1, F1), (S2, F2)))
+    XS, XhS = X @ S2, _xp.adjoint(X) @ S1
+    kept = _xp.namespace(X).sum(_xp.abs2(X)) - _xp.colnorm2(XhS) - _xp.colnorm2(XS)
+    kept = kept + _xp.abs2(_xp.coldot(S1, XS))
+    return kept + _xp.real(_xp.coldot(R1, X @ R2) - _xp.coldot(C1, X @ C2))
+
+
+def zonal(tau: Array, kappa: Array, m: int, n: int, *, complex_: bool) -> tuple[Array, Array]:
+    r"""Unbiased estimates of :math:`\mathrm{tr}(A B)` and :math:`\mathrm{tr} A \, \mathrm{tr} B`.
+
+    From ``tau = tr K1 tr K2`` and ``kappa = <K1, K2>``, ``K = V^H A V`` with the same m
+    Haar-distributed orthonormal columns V of n entries; A and B Hermitian.
+    """
+    if complex_:
+        sym = (tau + kappa) * (n * (n + 1) / (m * (m + 1)))
+        skew = (tau - kappa) * (n * (n - 1) / (m * (m - 1)))
+        return (sym - skew) / 2, (sym + skew) / 2
+    sym = (tau + 2 * kappa) * (n * (n + 2) / (m * (m + 2)))
+    skew = (tau - kappa) * (n * (n - 1) / (m * (m - 1)))
+    return (sym - skew) / 3, (sym + 2 * skew) / 3
+
+
+def _dual_planes(C: Array, b: int) -> tuple[Array, Array]:
+    """An orthonormal pair in the plane dual to columns i and b + i of C, for each i."""
+    D = _xp.triangular_dual(C)
+    S1, S2 = _unit(D[:, :b]), _unit(D[:, b:])
+    for _ in range(2):
+        S2 = _unit(S2 - S1 * _xp.coldot(S1, S2))
+    return S1, S2
+
+
+def _plane_pairs(X: Array, b: int) -> Array:
+    """Of a 2 b by 2 b matrix the rows and columns (i, b + i, j, b + j), for every i and j."""
+    xp = _xp.namespace(X)
+    B = xp.permute_dims(xp.reshape(X, (2, b, 2, b)), (1, 3, 0, 2))
+    own = xp.stack([B[i, i, :, :] for i in range(b)])
+    first = xp.broadcast_to(own[:, None, :, :], B.shape)
+    second = xp.broadcast_to(own[None, :, :, :], B.shape)
+    upper = xp.concat([first, B], axis=3)
+    lower = xp.concat([xp.permute_dims(B, (1, 0, 2, 3)), second], axis=3)
+    return xp.concat([upper, lower], axis=2)
+
+
+def _form(x: Array, y: Array) -> Array:
+    return _xp.namespace(x).sum(_xp.real(_xp.conj(x) * y), axis=(-2, -1))
+
+
+def _traces(X: Array) -> Array:
+    return _xp.real(_xp.namespace(X).linalg.trace(X))
+
+
+def _unit(S: Array) -> Array:
+    return S / _xp.namespace(S).sqrt(_positive(_xp.colnorm2(S)))
+
+
+def _without(S: Array, W: Array) -> Array:
+    """Each column of W less its part along the unit column of S."""
+    return W - S * _xp.coldot(S, W)
+
+
+def _positive(x: Array) -> Array:
+    """`x`, or 1 where it is not positive."""
+    xp = _xp.namespace(x)
+    return xp.where(x <= 0, xp.ones_like(x), x)  # NaN stays

@@ -1,0 +1,221 @@
+"""Norm, effective rank and alignment of L L^H from products with L^H alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from . import _xp
+from . import probes as _probes
+from ._adapt import as_operator
+from ._budget import checked_budget
+from ._estimate import Estimate, require_finite
+from ._face import blocked, columns_at_once
+from ._moments import zonal
+from ._operator import LinearOperator, common_dtype
+from ._random import Source
+from ._typing import Array, Rng
+
+
+class SpectralSummary(NamedTuple):
+    """Three numbers about a spectrum, from the same products.
+
+    Parameters
+    ----------
+    trace : Estimate
+        Of the trace; ``num_matvecs`` of each of the three is what all three cost together.
+    frobenius_norm : Estimate
+        Of the Frobenius norm.
+    effective_rank : Estimate
+        Of the participation ratio.
+    """
+
+    trace: Estimate
+    frobenius_norm: Estimate
+    effective_rank: Estimate
+
+
+def one_sided_summary(L: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSummary:
+    r"""Trace, Frobenius norm and effective rank of :math:`L L^H` from products with ``L^H`` alone.
+
+    Parameters
+    ----------
+    L : LinearOperator or anything that `as_operator` reads
+        Of shape (n, P); pass ``L.H`` to use products with L alone.
+    num_matvecs : int
+        Columns m through ``L^H``, at least 2; exact from n on.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+
+    Returns
+    -------
+    SpectralSummary
+        The trace and the squared norm are unbiased; norm and rank have the jackknife's bias
+        correction. Standard errors are the jackknife's, times ``sqrt(1 - m / n)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `one_sided`, and if L is zero.
+
+    Notes
+    -----
+    Orthogonal probes V and the Gram matrix :math:`K = V^H L L^H V`: the quadratic estimators of
+    `tr(A^2)` and `tr(A)^2` are the only unbiased ones that depend on K alone and not on the basis.
+    Memory for m columns of length n and of length P.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> L = np.random.default_rng(0).standard_normal((60, 200))
+    >>> summary = tk.one_sided_summary(L, 40, rng=0)
+    >>> bool(abs(summary.frobenius_norm.value / np.linalg.norm(L @ L.T) - 1) < 0.05)
+    True
+    """
+    L = as_operator(L)
+    read, K = _reader(L, _at_least_two(num_matvecs), rng)
+    if not _xp.is_traced(K) and _xp.number(_xp.trace(K)) == 0:
+        raise ValueError(
+            "L is zero, so the effective rank of L L^H is 0 / 0; pass another operator"
+        )
+    return SpectralSummary(read(0), read(1), read(2))
+
+
+def one_sided_norm(L: LinearOperator, m: int, rng: Rng) -> Estimate:
+    """The norm of `one_sided_summary` alone, which a zero operator has too."""
+    return _reader(L, _at_least_two(m), rng)[0](1)
+
+
+def _reader(L: LinearOperator, m: int, rng: Rng) -> tuple[Callable[[int], Estimate], Array]:
+    """A function that reads trace, norm or effective rank from one Gram matrix, and the matrix."""
+    (K,), (scale,), m, spent = _probe_grams((L,), m, rng)
+    n, complex_, real = L.shape[0], _xp.is_complex(K), _xp.real_dtype(L.dtype, L.xp)
+    units = (scale * scale, scale * scale, 1.0)
+
+    def value(which: int, t: Array, k: Array, count: int) -> Array:
+        if which == 0:
+            return t * (n / count)
+        square, cross = zonal(t * t, k, count, n, complex_=complex_)
+        return cross / square if which == 2 else _xp.namespace(t).sqrt(square)
+
+    def read(which: int) -> Estimate:
+        left_out = [_without_each(K, K, first=True), _without_each(K, K)]
+        whole = _total(K), _dot(K, K)
+        got, error = _jackknife(partial(value, which), whole, left_out, m, n)
+        got = L.xp.astype(got * units[which], L.dtype if which == 0 else real, copy=False)
+        return Estimate(got, error * units[which], spent, "one_sided_summary", dof=m - 1)
+
+    return read, K
+
+
+def one_sided_alignment(L1: Any, L2: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
+    r"""Cosine of :math:`L_1 L_1^H` and :math:`L_2 L_2^H` from products with the adjoints alone.
+
+    Parameters
+    ----------
+    L1, L2 : LinearOperator or anything that `as_operator` reads
+        With the same number n of rows.
+    num_matvecs : int
+        Columns through both adjoints together, at least 4: half of them through each, with the
+        same probes. Exact from 2 n on.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+
+    Returns
+    -------
+    Estimate
+        Real, between 0 and 1 up to its error; with the jackknife's bias correction and error.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `one_sided`, and if an operator is zero.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> L = np.random.default_rng(0).standard_normal((60, 200))
+    >>> round(float(tk.one_sided_alignment(L, 2 * L, 40, rng=0)), 6)
+    1.0
+    """
+    first, second = as_operator(L1), as_operator(L2)
+    common_dtype(first, second)
+    n = first.shape[0]
+    if second.shape[0] != n:
+        raise ValueError(f"operators of {n} and {second.shape[0]} rows cannot be compared")
+    m = _at_least_two(num_matvecs, sides=2) // 2
+    (K1, K2), _, m, spent = _probe_grams((first, second), m, rng)
+    for K in (K1, K2):
+        if not _xp.is_traced(K) and _xp.number(_xp.trace(K)) == 0:
+            raise ValueError("an operator is zero, so the alignment is 0 / 0; pass another one")
+    complex_ = _xp.is_complex(K1)
+
+    def cosine(t1: Array, t2: Array, k12: Array, k11: Array, k22: Array, count: int) -> Array:
+        dot = zonal(t1 * t2, k12, count, n, complex_=complex_)[0]
+        square1 = zonal(t1 * t1, k11, count, n, complex_=complex_)[0]
+        square2 = zonal(t2 * t2, k22, count, n, complex_=complex_)[0]
+        return dot / _xp.namespace(t1).sqrt(square1 * square2)
+
+    pairs = ((K1, K2), (K1, K1), (K2, K2))
+    whole = (_total(K1), _total(K2), *(_dot(*pair) for pair in pairs))
+    left_out = [_without_each(K, K, first=True) for K in (K1, K2)]
+    left_out += [_without_each(*pair) for pair in pairs]
+    value, error = _jackknife(cosine, whole, left_out, m, n)
+    return Estimate(value, error, spent, "one_sided_alignment", dof=m - 1)
+
+
+def _at_least_two(num_matvecs: Any, sides: int = 1) -> int:
+    m = checked_budget(num_matvecs)
+    if m < 2 * sides:
+        raise ValueError(
+            f"num_matvecs={m} gives no estimate of a squared norm; pass at least {2 * sides}"
+        )
+    return m
+
+
+def _probe_grams(
+    operators: tuple[LinearOperator, ...], m: int, rng: Rng
+) -> tuple[list[Array], list[Array], int, int]:
+    """``V^H L L^H V`` in units of a scale squared, for orthonormal V that all operators share."""
+    first = operators[0]
+    n, m = first.shape[0], min(m, first.shape[0])
+    V = _probes.orthogonal(Source(rng, first), n, m) * n**-0.5
+    sketches = [blocked(L.H.matmat, columns_at_once(L, None))(V) for L in operators]
+    for G in sketches:
+        require_finite(G)
+    scales = [_xp.magnitude(G) for G in sketches]
+    sketches = [G / scale for G, scale in zip(sketches, scales, strict=True)]
+    return [_xp.adjoint(G) @ G for G in sketches], scales, m, m * len(operators)
+
+
+def _total(K: Array) -> Array:
+    return _xp.real(_xp.trace(K))
+
+
+def _dot(K1: Array, K2: Array) -> Array:
+    return _xp.real(_xp.namespace(K1).sum(_xp.conj(K1) * K2))
+
+
+def _without_each(K1: Array, K2: Array, *, first: bool = False) -> Array:
+    """The total of K1, or the inner product of both, without row and column i, for each i."""
+    d1, d2 = _xp.real(_xp.diagonal(K1)), _xp.real(_xp.diagonal(K2))
+    if first:
+        return _total(K1) - d1
+    return _dot(K1, K2) - 2 * _xp.real(_xp.coldot(K1, K2)) + d1 * d2
+
+
+def _jackknife(
+    value: Callable[..., Array], whole: tuple[Array, ...], left_out: list[Array], m: int, n: int
+) -> tuple[Array, Array]:
+    """A function of means, corrected for its bias, and its standard error; m of n probes."""
+    got = value(*whole, m)
+    if m < 3:
+        return got, _xp.real(got) * 0.0 + (0.0 if m == n else math.inf)
+    xp = _xp.namespace(got)
+    replicates = value(*left_out, m - 1)
+    rest = 1 - m / n
+    deviation = replicates - xp.mean(replicates)
+    error = xp.sqrt(xp.sum(_xp.abs2(deviation)) * ((m - 1) / m * rest))
+    return got - (xp.mean(replicates) - got) * ((m - 1) * rest), error
