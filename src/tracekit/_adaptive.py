@@ -13,7 +13,7 @@ from . import probes as _probes
 from ._budget import FIRST, half_width, refuse_traced
 from ._checkpoint import load, save
 from ._estimate import Estimate, mean, require_finite, standard_error
-from ._face import done, exact_part, scaled
+from ._face import columns_at_once, done, exact_part, scaled
 from ._operator import LinearOperator
 from ._random import Source
 from ._sketch import RangeSketch, sketch_of_products
@@ -151,7 +151,8 @@ def _with_probes(ask: Ask, state: State, source: Source, new: int) -> State:
 
 def sum_on(ask: Ask, state: State) -> State:
     """Add the next block of diagonal entries to the exact sum."""
-    width = min(max(ask.cost // 16, FIRST), ask.cost - state.columns)
+    fits = columns_at_once(ask.A, None)
+    width = min(max(ask.cost // 16, FIRST), fits, ask.cost - state.columns)
     total = exact_part(ask.A, state.columns, width, state.total)
     require_finite(total)
     return replace(state, total=total, columns=state.columns + width, spent=state.spent + width)
