@@ -81,7 +81,7 @@ def trace(
     variance, as on flat spectra; plain orthogonal probes if the budget is too small to sketch. The
     first look is at 8 probes, not yet sketched unless A is positive semidefinite; each further step
     spends half of what was spent, and at least 16 products (8 if `psd`). The levels of all looks
-    together allow for 5 % of misses, 3 % of them at the first look. Memory for two arrays of shape
+    together allow for 5 % of misses, 3.5 % of them at the first. Memory for two arrays of shape
     (n, probes), four if A is not positive semidefinite; for ``A = L L^H`` two of those and two of
     as many rows as L has columns.
 
