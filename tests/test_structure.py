@@ -39,6 +39,7 @@ FLOORS = {
     "exchangeable": 4.5,  # falls back to plain probes where there is nothing to leave out
     "onesided": 4,
     "testing": 4,
+    "_moment_samples": 4,
     "zonal": 4.5,
     "alignment": 5.5,  # several quantities of `spectrum` from one sketch
     "spectrum": 5,

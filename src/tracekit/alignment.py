@@ -11,11 +11,12 @@ from ._adapt import as_operator
 from ._budget import checked_budget
 from ._estimate import Estimate, exact, require_finite, standard_error
 from ._face import dense, each_column, price, square
+from ._moment_samples import INFLATION
 from ._operator import LinearOperator, common_dtype
 from ._random import Source
 from ._sketch import orthonormal_extension
 from ._typing import Array, Rng
-from .spectrum import INFLATION, frobenius_norm
+from .spectrum import frobenius_norm
 
 
 def inner(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
