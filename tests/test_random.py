@@ -13,7 +13,7 @@ from conftest import Library, installed
 import tracekit
 from tracekit._random import Source
 
-DRAWS = ("normal", "signs", "real_signs")
+DRAWS = ("normal", "signs")
 HOST = ("numpy", "strict:CPU_DEVICE", "strict:device1", "torch", "jax")
 
 

@@ -557,3 +557,14 @@ def test_error_bars_are_not_far_too_wide() -> None:
             error = np.sqrt(np.mean([abs(getattr(run, name).value - exact) ** 2 for run in runs]))
             claimed = np.median([getattr(run, name).standard_error for run in runs])
             assert claimed < 5 * error + 1e-6 * abs(exact), (spectrum, name)
+
+
+def test_a_norm_that_the_maker_knows_costs_nothing() -> None:
+    A = tk.LinearOperator(
+        (9, 9), lambda X: 2 * X, dtype=float, exact={"norm": lambda: np.asarray(6.0)}
+    )
+    A, counter = tk.counted(A)
+    estimate = tk.frobenius_norm(A, 4, rng=0)
+    assert float(estimate) == 6.0
+    assert float(estimate.standard_error) == 0.0
+    assert estimate.num_matvecs == counter.total == 0

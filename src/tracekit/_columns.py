@@ -42,14 +42,14 @@ def add(before: Running | None, y: Array, w: Array | None = None) -> Running:
     scale = _xp.magnitude(y) if before is None else before.scale
     w = xp.ones_like(y[(*[0] * (y.ndim - 1), ...)]) if w is None else w
     y, weight = y / scale, xp.sum(_xp.abs2(w), axis=-1)
-    value = xp.sum(_xp.conj(w) * y, axis=-1) / _positive(weight)
+    value = xp.sum(_xp.conj(w) * y, axis=-1) / _xp.positive(weight)
     apart = y - value[..., None] * w
     rest = xp.sum(_xp.abs2(apart), axis=-1)
     third = xp.sum(apart * apart * apart, axis=-1) if plain else None
     if before is None:
         return Running(y.shape[-1], weight, value, rest, third, scale)
     total, step = before.weight + weight, value - before.value
-    share = weight / _positive(total)
+    share = weight / _xp.positive(total)
     both = before.weight * share
     if before.third is not None and third is not None:
         mixed = step * step * both * (before.weight - weight) / total
@@ -70,10 +70,10 @@ def fitted(
 ) -> Estimate:
     """The estimate ``known + value``; the standard error is multiplied by `correction`."""
     value, m, skewness = running.value * running.scale, running.count, None
-    variance = running.rest / (_positive(running.weight) * max(m - 1, 1))
+    variance = running.rest / (_xp.positive(running.weight) * max(m - 1, 1))
     error = _xp.namespace(value).sqrt(variance) * running.scale * correction
     if running.third is not None:
-        skewness = running.third / m / _positive(running.rest / m) ** 1.5
+        skewness = running.third / m / _xp.positive(running.rest / m) ** 1.5
     return Estimate(
         value if known is None else known + value,
         error if m > 1 else running.rest + math.inf,
@@ -95,11 +95,6 @@ def split(X: Array, size: int) -> Iterator[Array]:
     """The columns of X, at most `size` at a time."""
     n = X.shape[1]
     return (X[:, i : min(i + size, n)] for i in range(0, n, size))
-
-
-def finite_population(probes: Probes, m: int, n: int) -> float:
-    """What the standard error is multiplied by where probes are drawn without replacement."""
-    return math.sqrt(max(1 - m / _probes.population(probes, n), 0.0))
 
 
 def coordinates(A: LinearOperator, n: int, size: int) -> Iterator[Array]:
@@ -162,7 +157,7 @@ def outer_products(
         X = X if V is None else X - V @ (_xp.adjoint(V) @ X)
         running = add(running, form(L.matmat(X)))
     assert running is not None
-    correction = finite_population(probes, m, P) if V is None else 1.0
+    correction = _probes.finite_population(probes, m, P) if V is None else 1.0
     return fitted(running, m, method, known=known, correction=correction)
 
 
@@ -200,8 +195,3 @@ def total(parts: Iterator[Array]) -> Array:
     for part in parts:
         result = result + part
     return result
-
-
-def _positive(x: Array) -> Array:
-    xp = _xp.namespace(x)
-    return xp.where(x > 0, x, xp.ones_like(x))

@@ -79,7 +79,7 @@ def xnystrace(Omega: Array, Y: Array, *, resphere: bool) -> tuple[Array, Array |
     size = xp.sqrt(xp.sum(_xp.abs2(Y)) / n)
     shift = (100 if traced else 1) * eps
     while True:
-        nu = _positive(size) * shift
+        nu = _xp.positive(size) * shift
         G = G0 + (gram if resphere else gram + _xp.eye_like(gram, gram.shape[0]) * n) * nu
         C = _xp.cholesky((G + _xp.adjoint(G)) / 2)
         if C is not None:
@@ -171,12 +171,6 @@ def check_hermitian(G: Array, eps: float) -> None:
             "the products of this operator show that it is not Hermitian; call xtrace, or trace "
             "without psd and hermitian"
         )
-
-
-def _positive(x: Array) -> Array:
-    """`x`, or 1 where it is not positive."""
-    xp = _xp.namespace(x)
-    return xp.where(x <= 0, xp.ones_like(x), x)  # NaN stays
 
 
 def _off_diagonal(x: Array, relative_to: Array | float, floor: float) -> Array:

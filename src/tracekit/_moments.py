@@ -157,15 +157,9 @@ def _traces(X: Array) -> Array:
 
 
 def _unit(S: Array) -> Array:
-    return S / _xp.namespace(S).sqrt(_positive(_xp.colnorm2(S)))
+    return S / _xp.namespace(S).sqrt(_xp.positive(_xp.colnorm2(S)))
 
 
 def _without(S: Array, W: Array) -> Array:
     """Each column of W less its part along the unit column of S."""
     return W - S * _xp.coldot(S, W)
-
-
-def _positive(x: Array) -> Array:
-    """`x`, or 1 where it is not positive."""
-    xp = _xp.namespace(x)
-    return xp.where(x <= 0, xp.ones_like(x), x)  # NaN stays

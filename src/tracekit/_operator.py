@@ -43,7 +43,8 @@ class LinearOperator:
     dims : tuple of int, optional
         Tensor shape of the domain, in C order.
     exact : mapping of str to callable, optional
-        What the maker can give more cheaply than by products, such as ``{"trace": callable}``.
+        What the maker can give more cheaply than by products: functions without arguments that
+        return arrays, under "trace", "diagonal" and "norm" (Frobenius).
 
     Raises
     ------

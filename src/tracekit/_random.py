@@ -61,10 +61,6 @@ class Source:
         angle = self._place(self._engine.uniform(n, m), real=True) * (2 * math.pi)
         return self._complex(self.xp.cos(angle), self.xp.sin(angle), 1.0)
 
-    def real_signs(self, shape: tuple[int, int]) -> Array:
-        """Signs, in the dtype of the space."""
-        return self._place(self._engine.signs(*shape))
-
     def distinct(self, n: int, m: int) -> Array:
         """`m` distinct integers below `n`, uniform, in random order."""
         return self.xp.asarray(self._engine.distinct(n, m), device=self.device)

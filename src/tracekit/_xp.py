@@ -140,6 +140,12 @@ def magnitude(X: Array) -> Array:
     return xp.where(largest == 0, xp.ones_like(largest), largest)
 
 
+def positive(x: Array) -> Array:
+    """`x`, or 1 where it is not positive: divide by it where that is zero over zero. NaN stays."""
+    xp = namespace(x)
+    return xp.where(x <= 0, xp.ones_like(x), x)
+
+
 def orthonormalise(Y: Array) -> tuple[Array, Array]:
     """``Q R = Y`` with orthonormal columns, by the fastest way that is safe."""
     return householder_qr(Y) if is_traced(Y) else cholesky_qr2(Y)

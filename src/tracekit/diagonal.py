@@ -14,7 +14,6 @@ from ._columns import (
     drawn,
     exact_cost,
     exact_diagonal,
-    finite_population,
     fitted,
     outer_products,
     width,
@@ -103,7 +102,7 @@ def diagonal(
     for Omega in drawn(probes, source, A.shape[0], m, size):
         running = add(running, A.matmat(Omega), Omega)
     assert running is not None
-    correction = finite_population(probes, m, A.shape[0])
+    correction = _probes.finite_population(probes, m, A.shape[0])
     return done(fitted(running, m, "diagonal", correction=correction), A)
 
 
@@ -269,7 +268,7 @@ def block_traces(
     for Omega in drawn(probes, source, A.shape[0], m, size):
         running = add(running, axes.summed(_xp.conj(Omega) * A.matmat(Omega)))
     assert running is not None
-    correction = finite_population(probes, m, A.shape[0])
+    correction = _probes.finite_population(probes, m, A.shape[0])
     return done(fitted(running, m, "block_traces", correction=correction), A)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from . import _xp
@@ -133,7 +132,7 @@ def hutchinson(
             parts.append(blocked(A.quad, size)(take(width)))
         samples = A.xp.concat(parts)
         spent = samples.shape[0]
-        correction = math.sqrt(1 - spent / _probes.population(probes, n))
+        correction = _probes.finite_population(probes, spent, n)
         return samples, done(mean(samples, spent, "hutchinson", correction=correction), A)
 
     return spend(step, m, lambda: exactly(A, block_size), price=1, cost=cost, rtol=rtol, atol=atol)

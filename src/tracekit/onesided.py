@@ -98,7 +98,7 @@ def one_sided(
             G = product(part)
             samples.append(_xp.colnorm2(G))
     estimate = mean(
-        L.xp.concat(samples), m, "one_sided", correction=_finite_population(probes, m, n)
+        L.xp.concat(samples), m, "one_sided", correction=_probes.finite_population(probes, m, n)
     )
     gram = _xp.adjoint(G) @ G if len(samples) == 1 else None
     return replace(done(estimate, L), kept=gram)
@@ -213,7 +213,7 @@ def _informed(
         U = U - Q @ (_xp.adjoint(Q) @ U)
     if probes is _probes.orthogonal:  # orthonormal in the complement: Haar there
         U = _xp.householder_qr(U)[0] * math.sqrt(n - k)
-        correction = _finite_population(probes, s, n - k)
+        correction = _probes.finite_population(probes, s, n - k)
     else:
         correction = 1.0
     return done(mean(on_span + quad(U), k + s, "one_sided", correction=correction), L)
@@ -238,7 +238,3 @@ def _checked_basis(L: LinearOperator, basis: Array, m: int) -> Array:
     if not _xp.is_traced(defect) and not bool(defect < _xp.eps(basis) ** 0.5):
         raise ValueError("the columns of basis are not orthonormal; pass range_basis(basis)")
     return _xp.householder_qr(L.xp.astype(basis, L.dtype, copy=False))[0]
-
-
-def _finite_population(probes: Probes, m: int, n: int) -> float:
-    return math.sqrt(max(1 - m / _probes.population(probes, n), 0.0))

@@ -17,7 +17,6 @@ from ._columns import (
     coordinates,
     drawn,
     exact_cost,
-    finite_population,
     fitted,
     outer_products,
     split,
@@ -137,7 +136,7 @@ def partial_trace(
     for Z in drawn(probes, source, n // K, m, max(1, size // K)):
         running = add(running, _forms(A, product, axes, Z, size))
     assert running is not None
-    correction = finite_population(probes, m, n // K)
+    correction = _probes.finite_population(probes, m, n // K)
     estimate = fitted(running, price, "partial_trace", known=known, correction=correction)
     return _finished(estimate, A)
 

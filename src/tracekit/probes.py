@@ -257,6 +257,11 @@ def population(probes: Probes, n: int) -> float:
     return 2 ** _bits(n) if probes is hadamard else n
 
 
+def finite_population(probes: Probes, m: int, n: int) -> float:
+    """What the standard error is multiplied by where m probes are drawn without replacement."""
+    return math.sqrt(max(1 - m / population(probes, n), 0.0))
+
+
 def draw(probes: Any, source: Source, n: int, m: int) -> Array:
     """A block of the law that the caller chose, if that is one and the shape is right."""
     if not callable(probes):

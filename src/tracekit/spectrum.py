@@ -124,6 +124,8 @@ def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     True
     """
     A, m = as_operator(A), checked_budget(num_matvecs)
+    if A.exact and "norm" in A.exact:
+        return _finite(exact(A.exact["norm"](), 0, "frobenius_norm"))
     if m >= exact_cost(A):
         return _exact_norm(A)
     if A.factor is not None and m < 9:
