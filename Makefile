@@ -11,13 +11,15 @@ PIP  := $(BIN)/python -m pip install --quiet --disable-pip-version-check --const
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs bench paper clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(DONE)/demo ## the triangles of a real graph, counted and estimated; a plot in output/
+demo: $(DONE)/demo ## triangles of a graph counted, a network's kernel before and after training; plots
 	@MPLBACKEND=Agg $(BIN)/python -m examples.triangles
+	@echo
+	@MPLBACKEND=Agg $(BIN)/python -m examples.training
 
 test: $(DONE)/test ## the test suite, and every example in the docstrings and the README
 	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
@@ -36,6 +38,9 @@ docs: $(DONE)/docs ## the documentation site, in docs/_build/html
 
 bench: $(DONE)/bench ## median errors and overheads beside their reference figures
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py
+
+paper: $(DONE)/paper ## the experiments of Hazelden (2025) and their figures; FULL=1 for 50 seeds
+	@MPLBACKEND=Agg OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m examples.hazelden2025
 
 clean: ## remove environments, caches and outputs
 	rm -rf $(VENV) output docs/_build docs/generated build dist .asv .hypothesis .mypy_cache .pytest_cache .ruff_cache .rumdl_cache
@@ -61,7 +66,7 @@ $(DONE)/torch: constraints.txt | $(DONE)/venv
 	@$(PIP) torch
 	@touch $@
 
-$(DONE)/test: $(DONE)/torch
+$(DONE)/test $(DONE)/paper: $(DONE)/torch
 
 $(DONE)/%: pyproject.toml constraints.txt | $(DONE)/venv
 	@echo "Installing what 'make $*' needs into $(VENV) (a minute or two, once)"

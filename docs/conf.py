@@ -22,11 +22,12 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "sphinx_design",
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]  # of a class: its methods in full
 default_role = "autolink"  # `name` links to the object of that name, where there is one
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 
 autosummary_generate = True
 autodoc_typehints = "none"  # types stand in the Parameters section

@@ -483,3 +483,20 @@ def test_scipy_wraps_operators_whole() -> None:
     np.testing.assert_allclose(
         wrapped.rmatvec(dense(N, 1)[:, 0]), M.T @ dense(N, 1)[:, 0], atol=1e-14
     )
+
+
+def test_what_the_maker_knows_has_its_price() -> None:
+    """A callable in `exact` that spends products says how many, and estimators heed it."""
+
+    class Known:
+        num_matvecs = 5
+
+        def __call__(self) -> Any:
+            return np.asarray(10.0)
+
+    A = tk.LinearOperator((9, 9), lambda X: 2 * X, exact={"trace": Known()})
+    counting, counter = tk.counted(A)
+    few, enough = (tk.hutchinson(counting, m, rng=0) for m in (4, 5))
+    assert (few.method, few.num_matvecs) == ("hutchinson", 4)
+    assert (enough.method, enough.num_matvecs, float(enough)) == ("exact_trace", 5, 10.0)
+    assert counter.total == 9

@@ -82,8 +82,28 @@ HEAVY = (
 rooms = pytest.mark.parametrize("room", [room for room in ROOMS if room in FLOORS])
 
 
+# The same for tracekit_ntk, which stands on the face of tracekit.
+NTK = {path.stem: path for path in sorted((SOURCE.parent / "tracekit_ntk").glob("*.py"))}
+NTK_FLOORS = {
+    "_checks": 1,
+    "_products": 1,
+    "_torch": 2,
+    "_jax": 2,
+    "_adapter": 2.5,
+    "_operators": 2.5,
+    "_jacobian": 3,
+    "samples": 3,
+    "__init__": 9,
+}
+ADAPTERS = {"torch": "_torch", "jax": "_jax"}  # library, and the prefix of rooms that may load it
+
+
 def tree(room: str) -> ast.Module:
     return ast.parse(ROOMS[room].read_text(encoding="utf-8"))
+
+
+def ntk_tree(room: str) -> ast.Module:
+    return ast.parse(NTK[room].read_text(encoding="utf-8"))
 
 
 def imported_rooms(node: ast.AST) -> set[str]:
@@ -147,9 +167,37 @@ def test_above_the_second_floor_nothing_asks_which_library_it_is_on(room: str) -
             assert not re.match(r"(is_)?(torch|jax|cupy|dask)\b|is_numpy", name), f"{room}: {name}"
 
 
-@rooms
-def test_files_begin_with_their_purpose(room: str) -> None:
-    text = ROOMS[room].read_text(encoding="utf-8")
+def test_every_room_of_tracekit_ntk_has_a_floor() -> None:
+    assert set(NTK) == set(NTK_FLOORS), "give the new room a floor here"
+
+
+@pytest.mark.parametrize("room", NTK)
+def test_rooms_of_tracekit_ntk_import_from_lower_floors_only(room: str) -> None:
+    for item in ast.walk(ntk_tree(room)):
+        if isinstance(item, ast.ImportFrom) and item.level:
+            for other in {item.module} if item.module else {alias.name for alias in item.names}:
+                assert NTK_FLOORS[other] < NTK_FLOORS[room], f"{room} imports {other}"
+
+
+@pytest.mark.parametrize("room", NTK)
+def test_tracekit_ntk_uses_the_face_of_tracekit_alone(room: str) -> None:
+    for item in ast.walk(ntk_tree(room)):
+        if isinstance(item, ast.ImportFrom) and not item.level:
+            assert not (item.module or "").startswith("tracekit"), room
+        if isinstance(item, ast.Import):
+            names = {a.name for a in item.names if a.name.startswith("tracekit")}
+            assert names <= {"tracekit"}, room
+
+
+@pytest.mark.parametrize("room", NTK)
+def test_adapters_load_their_own_library_alone(room: str) -> None:
+    own = {library for library, prefix in ADAPTERS.items() if room.startswith(prefix)}
+    assert outside_at_import(ntk_tree(room)) <= LIGHT | {"tracekit"} | own
+
+
+@pytest.mark.parametrize("path", [*ROOMS.values(), *NTK.values()], ids=lambda path: path.stem)
+def test_files_begin_with_their_purpose(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
     assert text.startswith(('"""', 'r"""'))
     doc = ast.get_docstring(ast.parse(text)) or ""
     assert doc.splitlines()[0].endswith(".")
@@ -180,6 +228,11 @@ def run(code: str) -> str:
 
 def test_import_loads_nothing_heavy() -> None:
     loaded = run(f"import sys, tracekit; print([m for m in {HEAVY!r} if m in sys.modules])")
+    assert loaded == "[]"
+
+
+def test_import_of_tracekit_ntk_loads_nothing_heavy() -> None:
+    loaded = run(f"import sys, tracekit_ntk; print([m for m in {HEAVY!r} if m in sys.modules])")
     assert loaded == "[]"
 
 

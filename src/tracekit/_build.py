@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import accumulate, pairwise
@@ -231,7 +231,7 @@ def counted(A: Any) -> tuple[LinearOperator, Counter]:
     A = as_operator(A)
     if A.factor is not None:
         L, counter = counted(A.factor)
-        return replace(gram(L), dims=A.dims, exact=A.exact), counter
+        return replace(gram(L), dims=A.dims, exact=_counted_exact(A, counter)), counter
     counter = Counter()
 
     def count(name: str, product: Product | None) -> Product | None:
@@ -250,9 +250,25 @@ def counted(A: Any) -> tuple[LinearOperator, Counter]:
         count("rmatvecs", A.rmatmat),
         count("quads", A.quad),
         dims=A.dims,
-        exact=A.exact,
+        exact=_counted_exact(A, counter),
     )
     return operator, counter
+
+
+def _counted_exact(A: LinearOperator, counter: Counter) -> dict[str, Callable[[], Array]] | None:
+    """What the operator's maker knows, counted as quadratic forms where it costs something."""
+
+    def count(known: Callable[[], Array]) -> Callable[[], Array]:
+        price = getattr(known, "num_matvecs", 0)
+
+        def counting() -> Array:
+            counter.quads += price
+            return known()
+
+        counting.num_matvecs = price  # type: ignore[attr-defined]
+        return counting
+
+    return {name: count(known) for name, known in A.exact.items()} if A.exact else None
 
 
 def _parts(blocks: Sequence[Any]) -> list[LinearOperator]:

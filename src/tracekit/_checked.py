@@ -11,7 +11,7 @@ from ._typing import Array, Device, DType, Namespace, Product
 class Checked:
     """A product whose argument is protected and whose result is what was declared."""
 
-    __slots__ = ("columns", "device", "dtype", "name", "product", "rows", "xp")
+    __slots__ = ("__weakref__", "columns", "device", "dtype", "name", "product", "rows", "xp")
 
     def __init__(self, product: Product, name: str, rows: int | None, columns: int,
                  xp: Namespace, dtype: DType, device: Device) -> None:  # fmt: skip

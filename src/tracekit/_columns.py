@@ -10,7 +10,7 @@ from . import _xp
 from . import probes as _probes
 from ._budget import blocks
 from ._estimate import Estimate, require_finite
-from ._face import blocked, columns_at_once
+from ._face import blocked, columns_at_once, maker_price
 from ._operator import LinearOperator
 from ._random import Source
 from ._sketch import orthonormal_extension
@@ -114,9 +114,9 @@ def exact_cost(A: LinearOperator) -> int:
 
 
 def exact_diagonal(A: LinearOperator, block_size: int | None) -> tuple[Array, int]:
-    """The diagonal, and what it cost: nothing where the operator's maker knows it."""
+    """The diagonal, and what it cost."""
     if A.exact and "diagonal" in A.exact:
-        return A.exact["diagonal"](), 0
+        return A.exact["diagonal"](), maker_price(A, "diagonal")
     size, cost = width(A, block_size), exact_cost(A)
     if A.factor is not None and cost < A.shape[0]:
         parts = (_xp.abs2(A.factor.matmat(E)) for E in coordinates(A, cost, size))

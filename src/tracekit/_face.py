@@ -47,14 +47,19 @@ def price(A: LinearOperator) -> int:
 def exact_cost(A: LinearOperator) -> int:
     """Products that the exact trace costs."""
     if A.exact and "trace" in A.exact:
-        return 1
+        return max(1, maker_price(A, "trace"))
     return min(A.shape) if A.factor is None else min(A.factor.shape)
+
+
+def maker_price(A: LinearOperator, what: str) -> int:
+    """Products that what the operator's maker knows costs: its attribute `num_matvecs`, or none."""
+    return int(getattr(A.exact[what], "num_matvecs", 0))  # type: ignore[index]
 
 
 def exactly(A: LinearOperator, block_size: int | None = None) -> Estimate:
     """The trace by products with all coordinate vectors, or as the operator's maker knows it."""
     if A.exact and "trace" in A.exact:
-        return done(exact(A.exact["trace"](), 0), A)
+        return done(exact(A.exact["trace"](), maker_price(A, "trace")), A)
     total, start, n = None, 0, exact_cost(A)
     for width in blocks(n, _block_size(max(A.shape), _itemsize(A), block_size)):
         total = exact_part(A, start, width, total)

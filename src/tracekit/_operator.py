@@ -44,7 +44,8 @@ class LinearOperator:
         Tensor shape of the domain, in C order.
     exact : mapping of str to callable, optional
         What the maker can give more cheaply than by products: functions without arguments that
-        return arrays, under "trace", "diagonal" and "norm" (Frobenius).
+        return arrays, under "trace", "diagonal" and "norm" (Frobenius). One that spends products
+        says how many in an attribute ``num_matvecs``; estimators use it from that budget on.
 
     Raises
     ------

@@ -100,8 +100,10 @@ def trace(
     A = ask.A
     if ask.limit >= ask.cost and (ask.cost <= SMALL or rtol == atol == 0):
         known = A.exact is not None and "trace" in A.exact
-        reason = "its maker knows it" if known else f"exact for {ask.cost} products"
-        return replace(exactly(A), reason=reason)
+        found = exactly(A)
+        free = known and not found.num_matvecs
+        reason = "its maker knows it" if free else f"exact for {found.num_matvecs} products"
+        return replace(found, reason=reason)
     if ask.limit < FIRST * ask.price:
         estimate = hutchinson(A, int(ask.limit), rng=rng, probes=_probes.orthogonal)
         reason = f"{ask.limit} products are too few to sketch"

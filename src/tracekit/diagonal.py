@@ -19,7 +19,7 @@ from ._columns import (
     width,
 )
 from ._estimate import Estimate, exact, require_finite
-from ._face import blocked, done, leave_one_out_estimate, renamed, square
+from ._face import blocked, done, leave_one_out_estimate, maker_price, renamed, square
 from ._operator import LinearOperator
 from ._random import Source
 from ._typing import Array, Probes, Rng
@@ -336,4 +336,5 @@ def _unimodular(probes: Probes) -> Probes:
 
 def _cost(A: LinearOperator) -> int:
     """Products from which the exact diagonal is no dearer."""
-    return 1 if A.exact and "diagonal" in A.exact else exact_cost(A)
+    known = A.exact and "diagonal" in A.exact
+    return max(1, maker_price(A, "diagonal")) if known else exact_cost(A)

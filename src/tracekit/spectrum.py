@@ -9,7 +9,7 @@ from . import _xp
 from ._adapt import as_operator
 from ._budget import checked_budget
 from ._estimate import Estimate, exact, require_finite
-from ._face import square
+from ._face import maker_price, square
 from ._moment_samples import (
     INFLATION,
     NORM_INFLATION,
@@ -124,8 +124,8 @@ def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     True
     """
     A, m = as_operator(A), checked_budget(num_matvecs)
-    if A.exact and "norm" in A.exact:
-        return _finite(exact(A.exact["norm"](), 0, "frobenius_norm"))
+    if A.exact and "norm" in A.exact and m >= (spent := maker_price(A, "norm")):
+        return _finite(exact(A.exact["norm"](), spent, "frobenius_norm"))
     if m >= exact_cost(A):
         return _exact_norm(A)
     if A.factor is not None and m < 9:

@@ -1,3 +1,25 @@
-"""Neural tangent kernels as operators: adapters from array libraries' models to `tracekit`."""
+"""Neural tangent kernels as linear operators, on PyTorch, JAX, and by hand on NumPy and CuPy."""
 
-__all__: list[str] = []
+from ._jacobian import (
+    cross_ntk,
+    difference_basis,
+    functional,
+    jacobian,
+    jacobian_from_pair,
+    ntk,
+    parameter_gram,
+    per_parameter,
+)
+from .samples import sample_ntk
+
+__all__ = [
+    "cross_ntk",
+    "difference_basis",
+    "functional",
+    "jacobian",
+    "jacobian_from_pair",
+    "ntk",
+    "parameter_gram",
+    "per_parameter",
+    "sample_ntk",
+]

@@ -1,0 +1,120 @@
+"""What functions and parameters must be like to have a Jacobian, said in one sentence each."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+Array = Any
+
+
+def parameters(named: Sequence[tuple[str, Any]], is_inexact: Any) -> None:
+    """Refuse parameter trees that nothing can be differentiated by."""
+    if not named:
+        raise ValueError("the parameter tree is empty; pass at least one array")
+    for name, leaf in named:
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"parameter {name} is a {type(leaf).__name__}, not an array; keep what is no array "
+                "out of the tree (close over it)"
+            )
+        if not is_inexact(leaf):
+            raise TypeError(
+                f"parameter {name} has dtype {leaf.dtype}, which nothing can be differentiated by; "
+                "keep it out of the tree (close over it)"
+            )
+
+
+def output(y: Any, is_array: Any, is_inexact: Any) -> None:
+    """Refuse outputs that are not one array of real or complex numbers."""
+    if not is_array(y):
+        made = f"{type(y).__name__} of {len(y)}" if isinstance(y, tuple | list | dict) else type(y)
+        raise TypeError(
+            f"f returned a {made}, not one array; return one, such as the logits, or several "
+            "flattened and concatenated"
+        )
+    if not is_inexact(y):
+        raise TypeError(
+            f"f returned dtype {y.dtype}, which has no derivative; return the scores before any "
+            "argmax or rounding"
+        )
+    if 0 in y.shape:
+        raise ValueError(f"f returned an empty array of shape {tuple(y.shape)}")
+
+
+def depends(does: bool) -> None:
+    """Say that a kernel is zero."""
+    if not does:
+        warnings.warn(
+            "the output of f does not depend on the parameters: its Jacobian, the kernel and the "
+            "trace are 0",
+            stacklevel=5,
+        )
+
+
+def finite(all_finite: bool) -> None:
+    """Refuse a forward pass that has already failed."""
+    if not all_finite:
+        raise ValueError(
+            "f returned NaN or infinity at these parameters, where it has no Jacobian; look at its "
+            "inputs and parameters first"
+        )
+
+
+def one_field(complex_parameters: Sequence[bool]) -> None:
+    """Refuse trees of real and complex parameters."""
+    if any(complex_parameters) and not all(complex_parameters):
+        raise TypeError(
+            "the tree mixes real and complex parameters, between which no linear map over one "
+            "field exists; pass complex ones as their real and imaginary parts"
+        )
+
+
+def holomorphic(holds: bool) -> None:
+    """Refuse functions of complex parameters without a complex derivative."""
+    if not holds:
+        raise ValueError(
+            "f is not holomorphic in its complex parameters, so that no complex Jacobian exists; "
+            "pass their real and imaginary parts as real parameters"
+        )
+
+
+def samples(sizes: Sequence[int], output_shape: tuple[int, ...]) -> None:
+    """Refuse inputs whose sample axis is not that of the output."""
+    if len(set(sizes)) != 1 or not output_shape or output_shape[0] != sizes[0]:
+        raise ValueError(
+            f"x has {' and '.join(map(str, dict.fromkeys(sizes)))} samples on axis 0 and the "
+            f"output has shape {tuple(output_shape)}; axis 0 of both must run over the same samples"
+        )
+
+
+def independent(deviation: float, allowed: float) -> None:
+    """Refuse functions that mix samples."""
+    if not deviation <= allowed:
+        raise ValueError(
+            f"f treats samples differently in a batch than one by one (outputs differ by "
+            f"{deviation:.1e} of the largest), so that samples have no kernels of their own, "
+            "as with BatchNorm or dropout in training mode; put the module in eval mode, or use "
+            "ntk(...) on the whole batch"
+        )
+
+
+def alone(error: Exception) -> ValueError:
+    """The error of a function that does not run on single samples."""
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return ValueError(
+        f"f could not be run sample by sample ({type(error).__name__}: {reason}), so that samples "
+        "have no kernels of their own, as with BatchNorm or dropout in training mode; put the "
+        "module in eval mode, or use ntk(...) on the whole batch"
+    )
+
+
+def no_forward_mode(error: Exception) -> str:
+    """What to do where an operation has no forward mode."""
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return (
+        f"forward mode is missing for an operation of f ({reason}); use what needs the pullback "
+        "alone: hutchinson(ntk(...)), or one_sided(jacobian(...)) with a basis from "
+        "tracekit.difference_basis"
+    )

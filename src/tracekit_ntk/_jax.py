@@ -1,0 +1,157 @@
+"""Jacobians by JAX: linearised once, transposed for reverse mode, mapped over columns by vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from array_api_compat import device
+from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_map
+
+from . import _checks
+from ._products import (
+    Linearised,
+    PerSample,
+    Product,
+    Transforms,
+    both_parts,
+    cut,
+    is_complex_linear,
+    is_traced,
+    of_samples,
+)
+
+Array = Any
+
+
+def leaves(params: Any) -> list[tuple[str, Any]]:
+    """The leaves of a tree with their names, checked."""
+    named = [(keystr(path), leaf) for path, leaf in tree_flatten_with_path(params)[0]]
+    _checks.parameters(named, _is_inexact)
+    _checks.one_field([jnp.iscomplexobj(leaf) for _, leaf in named])
+    return named
+
+
+def unflatten(params: Any, values: Any) -> Any:
+    """A tree like `params` of other values."""
+    return tree_flatten(params)[1].unflatten(list(values))
+
+
+def detached(leaf: Any) -> Array:
+    """A parameter as an array of JAX; none of them can change."""
+    return jnp.asarray(leaf)
+
+
+def linearise(f: Callable[[Any], Any], params: Any) -> Linearised:
+    """The derivative of f at params: one forward pass, whose residuals both products keep."""
+    primals = [detached(leaf) for _, leaf in leaves(params)]
+    y, push, transpose = _linearise(f, unflatten(params, primals))
+    sizes = [p.size for p in primals]
+    dtype = _common(primals, y.dtype)
+
+    def pushforward(X: Array) -> Array:
+        parts = cut(X.T, sizes, primals, jnp)
+        tangents = [t.astype(p.dtype) for t, p in zip(parts, primals, strict=True)]
+        return jax.vmap(lambda ts: jnp.ravel(push(unflatten(params, ts))))(tangents).T
+
+    def reverse(u: Array) -> Array:
+        (tree,) = transpose(jnp.reshape(u, y.shape))
+        return jnp.concatenate([jnp.ravel(g) for g in jax.tree.leaves(tree)])
+
+    def pullback(
+        U: Array,
+    ) -> Array:  # J^H u = conj(J^T conj(u)); real parameters keep its real part
+        return jnp.conj(jax.vmap(reverse, 1, 1)(jnp.conj(U).astype(y.dtype)))
+
+    products: tuple[Product, Product] = (pushforward, pullback)
+    if jnp.iscomplexobj(y) and not jnp.iscomplexobj(primals[0]):
+        products = both_parts(*products, jnp)
+    elif jnp.iscomplexobj(primals[0]):
+        known = not is_traced(y)
+        _checks.holomorphic(
+            jnp.iscomplexobj(y)
+            and (not known or is_complex_linear(pullback, y.size, dtype, jnp, _device(y)))
+        )
+    return Linearised(y, tuple(sizes), dtype, _device(y), *_cast(products, dtype))
+
+
+def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
+    """The samples' own derivatives of f at params, after a check that samples do not mix."""
+    primals = [detached(leaf) for _, leaf in leaves(params)]
+    x = tree_map(jnp.asarray, x)
+    f = jax.jit(f)
+    y = f(unflatten(params, primals), x)
+    _check_output(y)
+    _checks.samples([len(part) for part in jax.tree.leaves(x)], y.shape)
+
+    def one(values: Any, sample: Any) -> Array:
+        batch = tree_map(lambda part: part[None], sample)
+        return jnp.ravel(f(unflatten(params, values), batch)[0])
+
+    try:
+        alone = jax.vmap(lambda sample: one(primals, sample))(x)
+    except Exception as error:
+        raise _checks.alone(error) from error
+    if not is_traced(y):
+        deviation = jnp.max(jnp.abs(alone - y.reshape(alone.shape))) / jnp.max(jnp.abs(y)).clip(
+            1e-30
+        )
+        _checks.independent(float(deviation), float(jnp.finfo(y.dtype).eps) ** 0.5)
+    first = tree_map(lambda part: part[:1], x)
+    check = linearise if jnp.iscomplexobj(primals[0]) else _abstractly
+    check(lambda values: f(values, first), params)
+    dtype = _common(primals, y.dtype)
+    products = of_samples(one, primals, dtype, Transforms(_vjp, jax.jvp, jax.vmap, jax.vmap, jnp))
+    return PerSample(
+        y, sum(p.size for p in primals), dtype, _device(y),
+        lambda s: tree_map(lambda part: part[s], x), *products,
+    )  # fmt: skip
+
+
+def _abstractly(f: Callable[[Any], Any], params: Any) -> None:
+    """Linearise without compiling or computing anything, for what is checked on the way."""
+    jax.eval_shape(lambda values: linearise(f, values).output, params)
+
+
+def _linearise(f: Callable[[Any], Any], params: Any) -> tuple[Array, Any, Any]:
+    """Value, pushforward and transpose; compiled, unless the Python code of f looks at values."""
+    try:
+        y, push = jax.linearize(jax.jit(f), params)
+    except jax.errors.JAXTypeError:
+        y, push = jax.linearize(f, params)
+    _check_output(y)
+    linear = jax.make_jaxpr(push)(params).jaxpr
+    read = {id(v) for e in linear.eqns for v in e.invars} | {id(v) for v in linear.outvars}
+    _checks.depends(any(id(v) in read for v in linear.invars))
+    return y, push, jax.linear_transpose(push, params)
+
+
+def _vjp(f: Callable[..., Array], *primals: Array) -> tuple[Array, Callable[[Array], Any]]:
+    y, transpose = jax.vjp(f, *primals)
+    return y, lambda u: tuple(map(jnp.conj, transpose(jnp.conj(u).astype(y.dtype))))
+
+
+def _common(arrays: list[Array], dtype: Any) -> Any:
+    common = jnp.result_type(dtype, *(a.dtype for a in arrays))
+    return common if common.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+def _cast(products: tuple[Any, Any], dtype: Any) -> tuple[Any, Any]:
+    push, pull = products
+    return (lambda X: push(X).astype(dtype)), (lambda U: pull(U).astype(dtype))
+
+
+def _check_output(y: Any) -> None:
+    _checks.output(y, lambda y: isinstance(y, jax.Array), _is_inexact)
+    if not is_traced(y):
+        _checks.finite(bool(jnp.all(jnp.isfinite(y))))
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def _device(y: Any) -> Any:
+    return None if is_traced(y) else device(y)

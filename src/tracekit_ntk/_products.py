@@ -1,0 +1,182 @@
+"""Products with a Jacobian: what an adapter hands over, and what is the same in every library."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Array = Any
+Product = Callable[[Array], Array]
+BYTES_AT_ONCE = 2**28  # of tangents and cotangents, where no chunk size is asked for
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """The derivative J of a function at one point of its parameters, by both products.
+
+    `pushforward` takes (P, k) columns of tangents to (n, k), `pullback` (n, k) columns of
+    cotangents u to (P, k) columns ``J^H u``; parameters are flattened leaf by leaf.
+    """
+
+    output: Array
+    sizes: tuple[int, ...]
+    dtype: Any
+    device: Any
+    pushforward: Product
+    pullback: Product
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and parameters."""
+        return math.prod(self.output.shape), sum(self.sizes)
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """The samples' own Jacobians J_s, of shape (O, P) each, by batched passes.
+
+    All take samples as `part` cuts them out, and a block for each sample: `squares` (N, O, k) to
+    ``|J_s^H v|^2``, (N, k); `kernel` (N, O, k) to ``J_s J_s^H v``, (N, O, k); `pullback` (N, O, k)
+    to (N, P, k); `pushforward` (N, P, k) to (N, O, k).
+    """
+
+    output: Array
+    parameters: int
+    dtype: Any
+    device: Any
+    part: Callable[[slice], Any]
+    squares: Callable[[Any, Array], Array]
+    kernel: Callable[[Any, Array], Array]
+    pullback: Callable[[Any, Array], Array]
+    pushforward: Callable[[Any, Array], Array]
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """A library's ``vjp`` (of which the pullback gives ``J^H u``), ``jvp`` and maps."""
+
+    vjp: Callable[..., Any]
+    jvp: Callable[..., Any]
+    vmap: Callable[..., Any]
+    over_samples: Callable[..., Any]
+    xp: Any
+
+
+def of_samples(
+    one: Callable[..., Array], primals: Sequence[Array], dtype: Any, t: Transforms
+) -> tuple[Any, ...]:
+    """`squares`, `kernel`, `pullback` and `pushforward` of all samples, which give `dtype`.
+
+    ``one(leaves, sample)`` gives the flat output of one sample.
+    """
+    xp, sizes = t.xp, [math.prod(p.shape) for p in primals]
+    real = not any(xp.isdtype(p.dtype, "complex floating") for p in primals)
+
+    def pull(sample: Any, V: Array) -> tuple[Array, ...]:  # (O, k) -> leaves of (k, ...)
+        y, back = t.vjp(lambda *leaves: one(leaves, sample), *primals)
+        columns = t.vmap(lambda v: back(to(v, y.dtype)), 1)
+        grads = columns(V)
+        if real and xp.isdtype(y.dtype, "complex floating"):  # Im(J^H v) = Re(J^H (-i v))
+            grads = [re + 1j * im for re, im in zip(grads, columns(-1j * V), strict=True)]
+        return tuple(to(g, dtype) for g in grads)
+
+    def push(sample: Any, tangents: Sequence[Array]) -> Array:  # leaves of (k, ...) -> (O, k)
+        def along(*ts: Array) -> Array:
+            ts = tuple(to(part, p.dtype) for part, p in zip(ts, primals, strict=True))
+            return to(t.jvp(lambda *leaves: one(leaves, sample), tuple(primals), ts)[1], dtype)
+
+        if real and any(xp.isdtype(ts.dtype, "complex floating") for ts in tangents):
+            re, im = ([part(ts) for ts in tangents] for part in (xp.real, xp.imag))
+            return t.vmap(along, 0, 1)(*re) + 1j * t.vmap(along, 0, 1)(*im)
+        return t.vmap(along, 0, 1)(*tangents)
+
+    def squares(sample: Any, V: Array) -> Array:
+        return sum(xp.sum(xp.abs(flat(g)) ** 2, axis=1) for g in pull(sample, V))
+
+    def kernel(sample: Any, V: Array) -> Array:
+        return push(sample, pull(sample, V))
+
+    def pullback(sample: Any, V: Array) -> Array:
+        return xp.matrix_transpose(xp.concat([flat(g) for g in pull(sample, V)], axis=1))
+
+    def pushforward(sample: Any, X: Array) -> Array:
+        return push(sample, cut(xp.matrix_transpose(X), sizes, primals, xp))
+
+    def flat(g: Array) -> Array:
+        return xp.reshape(g, (g.shape[0], -1))
+
+    def to(x: Array, wanted: Any) -> Array:
+        return xp.astype(x, wanted, copy=False)
+
+    return tuple(map(t.over_samples, (squares, kernel, pullback, pushforward)))
+
+
+def cut(rows: Array, sizes: Sequence[int], leaves: Sequence[Array], xp: Any) -> list[Array]:
+    """Rows of flat parameters, (k, P), as one array (k, ...) for each leaf."""
+    parts, start = [], 0
+    for size, leaf in zip(sizes, leaves, strict=True):
+        parts.append(xp.reshape(rows[:, start : start + size], (rows.shape[0], *leaf.shape)))
+        start += size
+    return parts
+
+
+def generic(n: int, xp: Any, device: Any) -> Array:
+    """Numbers, (n,), that no structure of a network makes cancel, the same ones each time."""
+    return xp.cos(xp.arange(n, dtype=xp.float32, device=device))
+
+
+def is_complex_linear(pullback: Product, n: int, dtype: Any, xp: Any, device: Any) -> bool:
+    """Whether an imaginary unit passes through, as it does where f is holomorphic."""
+    U = xp.astype(generic(n, xp, device), dtype)[:, None]
+    here, there = pullback(1j * U), 1j * pullback(U)
+    size = xp.max(xp.abs(there))
+    return bool(xp.max(xp.abs(here - there)) <= float(xp.finfo(dtype).eps) ** 0.5 * size)
+
+
+def is_traced(x: Array) -> bool:
+    """Whether `x` has no values yet, as under jax.jit."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.core.Tracer)
+
+
+def itemsize(dtype: Any, xp: Any) -> int:
+    """Bytes of a number."""
+    return int(xp.finfo(dtype).bits) // 8 * (2 if xp.isdtype(dtype, "complex floating") else 1)
+
+
+def chunk(wanted: Any, floats: int, itemsize: int) -> int:
+    """Columns at once: as asked, or as many as keep within the memory meant for them."""
+    if wanted is None:
+        return max(1, BYTES_AT_ONCE // (itemsize * max(floats, 1)))
+    if not isinstance(wanted, int) or wanted < 1:
+        raise ValueError(
+            f"chunk_size={wanted!r} is no number of columns; pass an int of at least 1"
+        )
+    return wanted
+
+
+def in_chunks(product: Product, size: int, xp: Any) -> Product:
+    """The same product, `size` columns at a time."""
+
+    def run(X: Array) -> Array:
+        k = X.shape[-1]
+        if k <= size:
+            return product(X)
+        parts = [product(X[..., i : min(i + size, k)]) for i in range(0, k, size)]
+        return xp.concat(parts, axis=-1)
+
+    return run
+
+
+def both_parts(push: Product, pull: Product, xp: Any) -> tuple[Product, Product]:
+    """Products over the complex numbers of a derivative whose parameters are real.
+
+    `pull` gives the real part of ``J^H u`` alone, as gradients of real parameters do.
+    """
+    return (
+        lambda X: push(xp.real(X)) + 1j * push(xp.imag(X)),
+        lambda U: pull(U) + 1j * pull(-1j * U),  # Im(J^H u) = Re(J^H (-i u))
+    )
