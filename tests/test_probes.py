@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import Library, installed
 
+import tracekit as tk
 from tracekit import probes
 from tracekit._random import Source
 
@@ -209,3 +210,105 @@ def test_complex_orthogonal_variance_is_the_documented_one() -> None:
     expected = n * (n - m) / (m * (n**2 - 1)) * (F2 - t**2 / n)
     deviation = (values - values.mean()) ** 2
     assert abs(deviation.mean() - expected) < 5 * deviation.std() / np.sqrt(runs)
+
+
+# Tiles ----------------------------------------------------------------------------------------
+
+TILED = (probes.orthogonal, probes.basis, probes.rademacher, probes.hadamard, probes.sphere)
+tiles_of = pytest.mark.parametrize("law", TILED, ids=lambda law: law.__name__)
+
+
+def block_diagonal(blocks: int, size: int, *, cplx: bool = False) -> np.ndarray:
+    rng, A = np.random.default_rng(0), np.zeros((blocks * size, blocks * size), dtype=complex)
+    for i in range(blocks):
+        X = rng.standard_normal((size, size)) + 1j * cplx * rng.standard_normal((size, size))
+        A[i * size : (i + 1) * size, i * size : (i + 1) * size] = X
+    return A if cplx else A.real
+
+
+@tiles_of
+@fields
+@pytest.mark.parametrize("tiles", [1, 2, 4])
+def test_second_moment_of_tiles_is_the_identity(law: Any, cplx: bool, tiles: int) -> None:
+    """Between tiles too, which signs make sure of where the law has none of its own."""
+    runs, n = 800, 8
+    m = n // tiles if law is probes.basis else 2
+    second = np.empty((runs, n, n), dtype=complex)
+    for seed in range(runs):
+        Omega = draw(probes.tiled(law, tiles), seed, n, m, cplx=cplx)
+        second[seed] = Omega @ Omega.conj().T / m
+    error = np.abs(second.mean(axis=0) - np.eye(n))
+    spread = np.sqrt(second.var(axis=0) / runs)
+    assert np.all(error <= 5 * spread + 1e-13), (error / spread).max()
+
+
+@fields
+@pytest.mark.parametrize("law", [probes.orthogonal, probes.basis, probes.hadamard])
+def test_joint_tiles_are_exact_on_blocks_once_they_are_full(law: Any, cplx: bool) -> None:
+    A = block_diagonal(3, 4, cplx=cplx)
+    tiled = probes.tiled(law, 3)
+    estimate = tk.hutchinson(A, 4, rng=0, probes=tiled)
+    assert complex(estimate.value) == pytest.approx(np.trace(A), rel=1e-12)
+    assert float(estimate.standard_error) == 0.0
+    assert estimate.num_matvecs == 4
+    if law is not probes.basis:
+        assert float(tk.hutchinson(A, 3, rng=0, probes=tiled).standard_error) > 0.0
+
+
+@tiles_of
+@fields
+def test_tiles_are_drawn_as_the_law_draws(law: Any, cplx: bool) -> None:
+    """Orthogonal in every tile, of the law's own norms, and each tile other than the next."""
+    Omega = draw(probes.tiled(law, 3), 0, 12, 4, cplx=cplx)
+    for i, tile in enumerate(np.split(Omega, 3)):
+        if law in (probes.orthogonal, probes.basis, probes.hadamard):
+            np.testing.assert_allclose(tile.conj().T @ tile, 4 * np.eye(4), atol=1e-13)
+        np.testing.assert_allclose(np.linalg.norm(tile, axis=0), 2, rtol=1e-13)
+        assert np.any(tile != np.split(Omega, 3)[i - 1])
+
+
+@tiles_of
+@fields
+def test_one_seed_gives_the_same_tiles_in_every_library(law: Any, cplx: bool) -> None:
+    tiled, m = probes.tiled(law, 3), 4 if law is probes.basis else 3
+    expected = draw(tiled, 5, 12, m, cplx=cplx)
+    for lib in installed("strict:device1", "torch", "jax", "cupy"):
+        Omega = tiled(Source(5, place(lib, cplx=cplx)), 12, m)
+        assert lib.at_home(Omega)
+        np.testing.assert_allclose(lib.numpy(Omega), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("law", [probes.orthogonal, probes.basis, probes.hadamard])
+def test_tiles_in_parts_are_the_tiles_at_once(law: Any) -> None:
+    lib, tiled = next(installed("numpy")), probes.tiled(law, 3)
+    take = probes.stream(tiled, Source(3, place(lib)), 24, 8)
+    parts = np.concatenate([take(k) for k in (1, 4, 3)], axis=1)
+    np.testing.assert_allclose(parts, draw(tiled, 3, 24, 8), atol=1e-12)
+
+
+def test_attributes_of_tiles() -> None:
+    for law in TILED:
+        tiled = probes.tiled(law, 3)
+        assert getattr(tiled, "joint", False) is law.joint
+        assert not getattr(tiled, "spherical", False)
+        assert probes.population(tiled, 12) == probes.population(law, 4)
+    nested = probes.tiled(probes.tiled(probes.orthogonal, 2), 3)
+    assert probes.population(nested, 12) == 2
+    Omega = draw(nested, 0, 12, 2)
+    for tile in np.split(Omega, 6):
+        np.testing.assert_allclose(tile.T @ tile, 2 * np.eye(2), atol=1e-14)
+
+
+def test_bad_tiles_are_refused() -> None:
+    for tiles in (0, -1, 2.0, "3", None):
+        with pytest.raises(ValueError, match="tiles="):
+            probes.tiled(probes.orthogonal, tiles)  # type: ignore[arg-type]
+    A = np.eye(12)
+    with pytest.raises(ValueError, match="do not divide"):
+        tk.hutchinson(A, 2, rng=0, probes=probes.tiled(probes.orthogonal, 5))
+    with pytest.raises(ValueError, match="orthogonal vectors"):
+        tk.hutchinson(A, 5, rng=0, probes=probes.tiled(probes.orthogonal, 3))
+    with pytest.raises(ValueError, match="basis"):
+        tk.hutchinson(A, 3, rng=0, probes=probes.tiled(probes.basis, 3))
+    with pytest.raises(TypeError, match="probes="):
+        tk.hutchinson(A, 2, rng=0, probes=probes.tiled("signs", 3))  # type: ignore[arg-type]

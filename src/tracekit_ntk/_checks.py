@@ -9,15 +9,15 @@ from typing import Any
 Array = Any
 
 
-def parameters(named: Sequence[tuple[str, Any]], is_inexact: Any) -> None:
+def parameters(named: Sequence[tuple[str, Any]], is_array: Any, is_inexact: Any) -> None:
     """Refuse parameter trees that nothing can be differentiated by."""
     if not named:
         raise ValueError("the parameter tree is empty; pass at least one array")
     for name, leaf in named:
-        if not hasattr(leaf, "dtype"):
+        if not is_array(leaf):
             raise TypeError(
-                f"parameter {name} is a {type(leaf).__name__}, not an array; keep what is no array "
-                "out of the tree (close over it)"
+                f"parameter {name} is a {type(leaf).__name__}, not an array of the same library as "
+                "the others; convert it, or keep it out of the tree (close over it)"
             )
         if not is_inexact(leaf):
             raise TypeError(
@@ -80,12 +80,13 @@ def holomorphic(holds: bool) -> None:
         )
 
 
-def samples(sizes: Sequence[int], output_shape: tuple[int, ...]) -> None:
+def samples(shapes: Sequence[tuple[int, ...]], output_shape: tuple[int, ...]) -> None:
     """Refuse inputs whose sample axis is not that of the output."""
-    if len(set(sizes)) != 1 or not output_shape or output_shape[0] != sizes[0]:
+    if len({shape[:1] for shape in (*shapes, output_shape)}) != 1 or not shapes or not output_shape:
+        given = " and ".join(map(str, dict.fromkeys(shapes))) or "none"
         raise ValueError(
-            f"x has {' and '.join(map(str, dict.fromkeys(sizes)))} samples on axis 0 and the "
-            f"output has shape {tuple(output_shape)}; axis 0 of both must run over the same samples"
+            f"x of shape {given} and an output of shape {output_shape} do not go together; axis 0 "
+            "of both must run over the same samples"
         )
 
 

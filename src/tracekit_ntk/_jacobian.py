@@ -252,6 +252,11 @@ def jacobian_from_pair(
     >>> float(tk.exact_trace(J @ J.H))
     15.0
     """
+    for name, product in (("pushforward", pushforward), ("pullback", pullback)):
+        if not callable(product):
+            raise TypeError(
+                f"{name} is a {type(product).__name__}; pass a function of a block of columns"
+            )
     place = {"xp": xp} if xp is not None else {}
     J = tk.LinearOperator(shape, pushforward, pullback, dtype=dtype, device=device, **place)
     size = chunk(chunk_size, sum(J.shape), itemsize(J.dtype, J.xp))

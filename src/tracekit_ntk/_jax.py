@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ Array = Any
 def leaves(params: Any) -> list[tuple[str, Any]]:
     """The leaves of a tree with their names, checked."""
     named = [(keystr(path), leaf) for path, leaf in tree_flatten_with_path(params)[0]]
-    _checks.parameters(named, _is_inexact)
+    _checks.parameters(named, lambda leaf: hasattr(leaf, "dtype"), _is_inexact)
     _checks.one_field([jnp.iscomplexobj(leaf) for _, leaf in named])
     return named
 
@@ -47,23 +48,16 @@ def detached(leaf: Any) -> Array:
 def linearise(f: Callable[[Any], Any], params: Any) -> Linearised:
     """The derivative of f at params: one forward pass, whose residuals both products keep."""
     primals = [detached(leaf) for _, leaf in leaves(params)]
-    y, push, transpose = _linearise(f, unflatten(params, primals))
+    tree = unflatten(params, primals)
+    y, push = _linearise(f, tree)
     sizes = [p.size for p in primals]
     dtype = _common(primals, y.dtype)
 
     def pushforward(X: Array) -> Array:
-        parts = cut(X.T, sizes, primals, jnp)
-        tangents = [t.astype(p.dtype) for t, p in zip(parts, primals, strict=True)]
-        return jax.vmap(lambda ts: jnp.ravel(push(unflatten(params, ts))))(tangents).T
+        return jax.jit(_push)(push, tree, X)
 
-    def reverse(u: Array) -> Array:
-        (tree,) = transpose(jnp.reshape(u, y.shape))
-        return jnp.concatenate([jnp.ravel(g) for g in jax.tree.leaves(tree)])
-
-    def pullback(
-        U: Array,
-    ) -> Array:  # J^H u = conj(J^T conj(u)); real parameters keep its real part
-        return jnp.conj(jax.vmap(reverse, 1, 1)(jnp.conj(U).astype(y.dtype)))
+    def pullback(U: Array) -> Array:
+        return jax.jit(_pull)(push, tree, y, U)
 
     products: tuple[Product, Product] = (pushforward, pullback)
     if jnp.iscomplexobj(y) and not jnp.iscomplexobj(primals[0]):
@@ -84,7 +78,7 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     f = jax.jit(f)
     y = f(unflatten(params, primals), x)
     _check_output(y)
-    _checks.samples([len(part) for part in jax.tree.leaves(x)], y.shape)
+    _checks.samples([part.shape for part in jax.tree.leaves(x)], y.shape)
 
     def one(values: Any, sample: Any) -> Array:
         batch = tree_map(lambda part: part[None], sample)
@@ -115,17 +109,50 @@ def _abstractly(f: Callable[[Any], Any], params: Any) -> None:
     jax.eval_shape(lambda values: linearise(f, values).output, params)
 
 
-def _linearise(f: Callable[[Any], Any], params: Any) -> tuple[Array, Any, Any]:
-    """Value, pushforward and transpose; compiled, unless the Python code of f looks at values."""
+def _linearise(f: Callable[[Any], Any], params: Any) -> tuple[Array, Any]:
+    """Value and pushforward; compiled, unless the Python code of f looks at values."""
     try:
-        y, push = jax.linearize(jax.jit(f), params)
+        y, push = _compiled(f)(params)
     except jax.errors.JAXTypeError:
         y, push = jax.linearize(f, params)
     _check_output(y)
     linear = jax.make_jaxpr(push)(params).jaxpr
     read = {id(v) for e in linear.eqns for v in e.invars} | {id(v) for v in linear.outvars}
     _checks.depends(any(id(v) in read for v in linear.invars))
-    return y, push, jax.linear_transpose(push, params)
+    return y, push
+
+
+def _compiled(f: Callable[[Any], Any]) -> Any:
+    """``jax.linearize`` of f, compiled once for as long as f lives."""
+    try:
+        known = _COMPILED.get(f)
+    except TypeError:  # no key: an object that compares by its arrays, such as a module
+        return jax.jit(lambda params: jax.linearize(lambda p: f(p), params))
+    if known is None:
+        alive: Any = weakref.ref(f)
+        known = _COMPILED[f] = jax.jit(lambda params: jax.linearize(alive(), params))
+    return known
+
+
+_COMPILED: weakref.WeakKeyDictionary[Any, Callable[[Any], Any]] = weakref.WeakKeyDictionary()
+
+
+def _push(push: Any, params: Any, X: Array) -> Array:
+    primals = jax.tree.leaves(params)
+    parts = cut(X.T, [p.size for p in primals], primals, jnp)
+    tangents = [t.astype(p.dtype) for t, p in zip(parts, primals, strict=True)]
+    return jax.vmap(lambda ts: jnp.ravel(push(unflatten(params, ts))))(tangents).T
+
+
+def _pull(push: Any, params: Any, y: Array, U: Array) -> Array:
+    """``J^H u = conj(J^T conj(u))``, of which real parameters keep the real part."""
+    transpose = jax.linear_transpose(push, params)
+
+    def reverse(u: Array) -> Array:
+        return jnp.concatenate([jnp.ravel(g) for g in jax.tree.leaves(transpose(u))])
+
+    V = jnp.reshape(jnp.conj(U.T).astype(y.dtype), (U.shape[1], *y.shape))
+    return jnp.conj(jax.vmap(reverse)(V)).T
 
 
 def _vjp(f: Callable[..., Array], *primals: Array) -> tuple[Array, Callable[[Array], Any]]:

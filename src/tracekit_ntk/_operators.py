@@ -51,6 +51,7 @@ def over_batches(
             f"batches, a {type(batches).__name__}, can be gone through only once, but every "
             "product does; pass a list, a DataLoader, or an object whose __iter__ starts anew"
         )
+    chunk(chunk_size, 1, 1)  # refused now, not at the first product
     first, rows, marks = None, [], []
     for batch in batches:
         lin = linearise(batch)

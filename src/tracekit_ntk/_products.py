@@ -88,10 +88,13 @@ def of_samples(
             ts = tuple(to(part, p.dtype) for part, p in zip(ts, primals, strict=True))
             return to(t.jvp(lambda *leaves: one(leaves, sample), tuple(primals), ts)[1], dtype)
 
+        def columns(*ts: Array) -> Array:
+            return xp.matrix_transpose(t.vmap(along)(*ts))
+
         if real and any(xp.isdtype(ts.dtype, "complex floating") for ts in tangents):
             re, im = ([part(ts) for ts in tangents] for part in (xp.real, xp.imag))
-            return t.vmap(along, 0, 1)(*re) + 1j * t.vmap(along, 0, 1)(*im)
-        return t.vmap(along, 0, 1)(*tangents)
+            return columns(*re) + 1j * columns(*im)
+        return columns(*tangents)
 
     def squares(sample: Any, V: Array) -> Array:
         return sum(xp.sum(xp.abs(flat(g)) ** 2, axis=1) for g in pull(sample, V))

@@ -51,7 +51,7 @@ def functional(module: torch.nn.Module) -> tuple[Callable[..., Any], dict[str, A
 def leaves(params: Any) -> list[tuple[str, Any]]:
     """The leaves of a tree with their names, checked."""
     named = [(keystr(path), leaf) for path, leaf in tree_flatten_with_path(params)[0]]
-    _checks.parameters(named, lambda leaf: leaf.is_floating_point() or leaf.is_complex())
+    _checks.parameters(named, _is_array, _is_inexact)
     _checks.one_field([leaf.is_complex() for _, leaf in named])
     return named
 
@@ -81,7 +81,7 @@ def linearise(f: Callable[[Any], Any], params: Any) -> Linearised:
     def pullback(U: Array) -> Array:
         if not reads:
             return U.new_zeros((sum(sizes), U.shape[1]), dtype=primals[0].dtype)
-        grads = _batched_grad(flat, active, U.T.to(y.dtype))
+        grads = _batched_grad(flat, active, U.T.to(y.dtype).contiguous())
         return torch.cat([g.flatten(1) for g in grads], dim=1).T
 
     def along(*tangents: Array) -> Array:
@@ -112,7 +112,7 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     with torch.no_grad():
         y = f(unflatten(params, primals), x)
     _check_output(y)
-    _checks.samples([len(part) for part in inputs], tuple(y.shape))
+    _checks.samples([tuple(getattr(part, "shape", ())) for part in inputs], tuple(y.shape))
 
     def one(values: Any, sample: Any) -> Array:
         batch = tree_map(lambda part: part[None], sample)
@@ -196,14 +196,18 @@ def _batched_grad(y: Array, inputs: list[Array], V: Array) -> list[Array]:
 
     def grad(v: Array, batched: bool) -> Any:
         return torch.autograd.grad(
-            y, inputs, v, retain_graph=True, allow_unused=True, materialize_grads=True,
-            is_grads_batched=batched,
-        )  # fmt: skip
+            y, inputs, v, retain_graph=True, allow_unused=True, is_grads_batched=batched
+        )
 
     try:
-        return list(grad(V, True))
+        grads = grad(V, True)
     except RuntimeError:  # an operation without a batching rule; or one that fails, here too
-        return [torch.stack(parts) for parts in zip(*(grad(v, False) for v in V), strict=True)]
+        each = zip(*(grad(v, False) for v in V), strict=True)
+        grads = [None if parts[0] is None else torch.stack(parts) for parts in each]
+    return [
+        V.new_zeros((len(V), *x.shape), dtype=x.dtype) if g is None else g
+        for g, x in zip(grads, inputs, strict=True)
+    ]
 
 
 def _common(arrays: list[Array], dtype: Any) -> Any:
@@ -217,7 +221,13 @@ def _cast(products: tuple[Any, Any], dtype: Any) -> tuple[Any, Any]:
 
 
 def _check_output(y: Any) -> None:
-    _checks.output(
-        y, lambda y: isinstance(y, torch.Tensor), lambda y: y.is_floating_point() or y.is_complex()
-    )
+    _checks.output(y, _is_array, _is_inexact)
     _checks.finite(bool(torch.isfinite(y.detach()).all()))
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor)
+
+
+def _is_inexact(leaf: Array) -> bool:
+    return bool(leaf.is_floating_point() or leaf.is_complex())
