@@ -10,6 +10,7 @@ import tracekit
 
 sys.path.insert(0, str(Path(__file__).parent))
 import _pictures  # beside this file
+import _pictures_tracking
 
 project = "tracekit"
 author = "The tracekit developers"
@@ -42,4 +43,5 @@ html_theme_options = {"navigation_with_keys": False, "show_prev_next": False}
 def setup(app: Any) -> None:
     """Draw the pictures before pages are read."""
     folder = Path(app.srcdir) / "generated" / "pictures"
-    app.connect("builder-inited", lambda app: _pictures.draw(folder))
+    for pictures in (_pictures, _pictures_tracking):
+        app.connect("builder-inited", lambda app, draw=pictures.draw: draw(folder))

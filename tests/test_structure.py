@@ -33,8 +33,10 @@ FLOORS = {
     "_checkpoint": 3,
     "_moments": 3.3,
     "_axes": 3,
+    "_drift": 3.4,
     "_face": 3.5,  # what all estimators share
     "_columns": 3.6,
+    "_probing": 3.6,
     "estimators": 4,
     "exchangeable": 4.5,  # falls back to plain probes where there is nothing to leave out
     "onesided": 4,
@@ -93,6 +95,7 @@ NTK_FLOORS = {
     "_operators": 2.5,
     "_jacobian": 3,
     "samples": 3,
+    "tracking": 4,
     "__init__": 9,
 }
 ADAPTERS = {"torch": "_torch", "jax": "_jax"}  # library, and the prefix of rooms that may load it

@@ -14,6 +14,7 @@ from .estimators import exact_trace, hutchinson, hutchpp, nahutchpp
 from .exchangeable import xnystrace, xtrace
 from .onesided import difference_basis, one_sided, range_basis
 from .partial import partial_trace, partial_trace_operator
+from .sequence import Tracked, Tracker
 from .spectrum import effective_rank, frobenius_norm, spectral_summary
 from .zonal import SpectralSummary, one_sided_alignment, one_sided_summary
 
@@ -25,6 +26,8 @@ __all__ = [
     "LinearOperator",
     "NotFiniteError",
     "SpectralSummary",
+    "Tracked",
+    "Tracker",
     "alignment",
     "as_operator",
     "block_diagonal",

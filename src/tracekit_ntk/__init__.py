@@ -11,6 +11,7 @@ from ._jacobian import (
     per_parameter,
 )
 from .samples import sample_ntk
+from .tracking import track, track_module
 
 __all__ = [
     "cross_ntk",
@@ -22,4 +23,6 @@ __all__ = [
     "parameter_gram",
     "per_parameter",
     "sample_ntk",
+    "track",
+    "track_module",
 ]
