@@ -104,7 +104,7 @@ def test_parameters_of_no_library_that_differentiates() -> None:
     refused(TypeError, "functional", lambda: tkn.ntk(lambda p: p, module))
     refused(TypeError, "torch.nn.Module", lambda: tkn.functional(dict(module.named_parameters())))
     f, params = tkn.functional(module)
-    refused(KeyError, "no parameter 'wieght'", lambda: f({"wieght": params["weight"]}, None))
+    refused(KeyError, "no parameter 'weights'", lambda: f({"weights": params["weight"]}, None))
 
 
 @every_library
