@@ -92,6 +92,11 @@ def test_chunks_of_samples_and_of_columns_change_nothing(library: str, chunk_siz
         close(found, value)
 
 
+def unknown(w: Array) -> Array:
+    """A parameter read in a way that has no factors, so that gradients are formed."""
+    return w.cumsum(0)
+
+
 def test_chunks_bound_the_gradients_that_are_held() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -110,11 +115,52 @@ def test_chunks_bound_the_gradients_that_are_held() -> None:
 
     w, x = torch.asarray(networks.normal(200, 30)), torch.asarray(networks.normal(10, 200))
     for chunk_size in (2, 6, 40):
-        S = tkn.sample_ntk(lambda w, x: torch.tanh(x @ w), w, x, chunk_size=chunk_size)
+        S = tkn.sample_ntk(lambda w, x: torch.tanh(x @ unknown(w)), w, x, chunk_size=chunk_size)
         for budget in (8, 12):
             with Largest() as seen:
                 tk.hutchinson(S, budget, rng=0)
             assert seen.size == chunk_size * w.numel()
+
+
+def test_factors_and_gradients_say_the_same() -> None:
+    """Of one network: its weights read directly, and in a way that has no factors."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    w, x = torch.asarray(networks.normal(6, 5)), torch.asarray(networks.normal(4, 6))
+    read = tkn.sample_ntk(lambda w, x: torch.tanh(x @ w), w, x)
+    formed = tkn.sample_ntk(lambda w, x: torch.tanh(x @ (unknown(w) - unknown(w) + w)), w, x)
+    assert (tk.exact_trace(read).method, tk.exact_trace(formed).method) == (
+        "ntk_trace",
+        "exact_trace",
+    )
+    for estimate in (tk.exact_trace, tk.diagonal, lambda S: tk.hutchinson(S, 3, rng=0)):
+        close(estimate(read).value, np.asarray(estimate(formed).value))
+
+
+@every_library
+def test_the_whole_kernel_knows_its_trace_where_samples_do_not_mix(library: str) -> None:
+    f, params, x = networks.network("mlp").on(library)
+    J = reference("mlp", library)
+    K = tkn.ntk(f, params, x)
+    exact = tk.trace(K)
+    assert (exact.method, exact.num_matvecs) == ("ntk_trace", K.shape[0] // len(x))
+    close(exact.value, np.sum(J * J))
+    close(tk.diagonal(K).value, np.sum(J * J, axis=1))
+    close(tk.hutchinson(K, 1, rng=0).value, tk.hutchinson(J @ J.T, 1, rng=0).value)
+
+
+def test_a_whole_kernel_of_samples_that_mix_is_right() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    w, x = torch.asarray(networks.normal(6, 5)), torch.asarray(networks.normal(4, 6))
+
+    def mixed(w: Array, x: Array) -> Array:
+        return (x @ w) * (x @ w).mean(0)
+
+    K = tkn.ntk(mixed, w, x)
+    assert tk.exact_trace(K).method == "exact_trace"
+    plain = tkn.ntk(lambda w: mixed(w, x), w)
+    close(tk.exact_trace(K).value, np.asarray(tk.exact_trace(plain).value))
+    with pytest.raises(ValueError, match="pass x for data that fits"):
+        tkn.ntk(mixed, w, x, batches=[x])
 
 
 # What it costs ------------------------------------------------------------------------------------
@@ -164,7 +210,7 @@ def test_passes_that_are_spent_are_those_that_are_claimed() -> None:
             return g
 
     w, x = torch.asarray(networks.normal(3, 5)), torch.asarray(networks.normal(4, 3))
-    S = tkn.sample_ntk(lambda w, x: Spy.apply(x @ w).tanh(), w, x, chunk_size=4)
+    S = tkn.sample_ntk(lambda w, x: Spy.apply(x @ unknown(w)).tanh(), w, x, chunk_size=4)
     for budget in (3, 5, 9):
         passes = 0
         assert tk.hutchinson(S, budget, rng=0).num_matvecs == passes == min(budget, 5)

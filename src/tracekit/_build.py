@@ -266,6 +266,7 @@ def _counted_exact(A: LinearOperator, counter: Counter) -> dict[str, Callable[[]
             return known()
 
         counting.num_matvecs = price  # type: ignore[attr-defined]
+        counting.method = getattr(known, "method", "exact_trace")  # type: ignore[attr-defined]
         return counting
 
     return {name: count(known) for name, known in A.exact.items()} if A.exact else None

@@ -59,7 +59,9 @@ def maker_price(A: LinearOperator, what: str) -> int:
 def exactly(A: LinearOperator, block_size: int | None = None) -> Estimate:
     """The trace by products with all coordinate vectors, or as the operator's maker knows it."""
     if A.exact and "trace" in A.exact:
-        return done(exact(A.exact["trace"](), maker_price(A, "trace")), A)
+        known = A.exact["trace"]
+        name = getattr(known, "method", "exact_trace")
+        return done(exact(known(), maker_price(A, "trace"), name), A)
     total, start, n = None, 0, exact_cost(A)
     for width in blocks(n, _block_size(max(A.shape), _itemsize(A), block_size)):
         total = exact_part(A, start, width, total)

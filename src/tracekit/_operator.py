@@ -45,7 +45,8 @@ class LinearOperator:
     exact : mapping of str to callable, optional
         What the maker can give more cheaply than by products: functions without arguments that
         return arrays, under "trace", "diagonal" and "norm" (Frobenius). One that spends products
-        says how many in an attribute ``num_matvecs``; estimators use it from that budget on.
+        says how many in an attribute ``num_matvecs``; estimators use it from that budget on. An
+        attribute ``method`` names what `Estimate.method` is to say.
 
     Raises
     ------

@@ -162,8 +162,8 @@ def resume(
     True
     """
     kept = getattr(estimate, "kept", None)
-    if getattr(estimate, "method", None) == "exact_trace":
-        return estimate
+    if kept is None and getattr(estimate, "standard_error", None) == 0:
+        return estimate  # exact
     if not (isinstance(kept, tuple) and len(kept) == 4 and isinstance(kept[0], State)):
         raise ValueError(
             f"{estimate!r} keeps no products to go on from; pass an estimate that trace or resume "

@@ -10,19 +10,41 @@ from ._jacobian import (
     parameter_gram,
     per_parameter,
 )
+from .kernel import (
+    explain,
+    factored_ntk,
+    jacobian_contraction,
+    kernel,
+    kernel_matrix,
+    ntk_diagonal,
+    ntk_norm,
+    ntk_trace,
+    ntk_vector_products,
+    structured_derivatives,
+)
 from .samples import sample_ntk
 from .tracking import track, track_module
 
 __all__ = [
     "cross_ntk",
     "difference_basis",
+    "explain",
+    "factored_ntk",
     "functional",
     "jacobian",
+    "jacobian_contraction",
     "jacobian_from_pair",
+    "kernel",
+    "kernel_matrix",
     "ntk",
+    "ntk_diagonal",
+    "ntk_norm",
+    "ntk_trace",
+    "ntk_vector_products",
     "parameter_gram",
     "per_parameter",
     "sample_ntk",
+    "structured_derivatives",
     "track",
     "track_module",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -12,7 +13,8 @@ from array_api_compat import array_namespace
 import tracekit as tk
 
 from ._adapter import adapter
-from ._operators import kernel, operator, over_batches, remembering
+from ._exact import captured, diagonal_of, trace_of
+from ._operators import Priced, kernel, operator, over_batches, remembering
 from ._products import chunk, cut, in_chunks, itemsize
 
 Array = Any
@@ -87,6 +89,7 @@ def jacobian(
 def ntk(
     f: Callable[..., Any],
     params: Any,
+    x: Any = None,
     *,
     batches: Iterable[Any] | None = None,
     chunk_size: int | None = None,
@@ -99,6 +102,10 @@ def ntk(
         As for `jacobian`.
     params : tree of arrays
         As for `jacobian`.
+    x : array, or tree of arrays with one sample axis, optional
+        Inputs of N samples: then ``f(params, x)``, and where samples do not mix and all that reads
+        the parameters is known (see `explain`), the trace and the diagonal are exact from as many
+        products on as a sample has outputs.
     batches : iterable, optional
         As for `jacobian`.
     chunk_size : int, optional
@@ -118,9 +125,27 @@ def ntk(
     >>> K = tkn.ntk(lambda w: x @ w, w)
     >>> K.dims, float(tk.hutchinson(K, 10, rng=0))
     ((5, 2), 30.0)
+    >>> tk.trace(tkn.ntk(lambda w, x: x @ w, w, x))
+    Estimate(30.0 +- 0.0, 2 matvecs, ntk_trace, exact for 2 products)
     """
-    J, shape = _linearised(f, params, batches, chunk_size)
-    return replace(kernel(J, chunk_size), dims=shape or None)
+    if x is None:
+        J, shape = _linearised(f, params, batches, chunk_size)
+        return replace(kernel(J, chunk_size), dims=shape or None)
+    if batches is not None:
+        raise ValueError("x and batches are both given; pass x for data that fits in memory")
+    K = ntk(lambda p: f(p, x), params, chunk_size=chunk_size)
+    try:
+        found = captured(f, params, x)
+    except ValueError:  # samples mix
+        found = None
+    if found is None:
+        return K
+    known = {"trace": (trace_of, "ntk_trace"), "diagonal": (diagonal_of, "ntk_diagonal")}
+    exact = {
+        what: Priced(partial(of, found, params, chunk_size), found.outputs, method)
+        for what, (of, method) in known.items()
+    }
+    return replace(K, exact=exact)
 
 
 def parameter_gram(

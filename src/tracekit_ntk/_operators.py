@@ -122,6 +122,18 @@ def remembering(product: Product, xp: Any) -> Product:
     return run
 
 
+class Priced:
+    """What an operator's maker knows, the products it costs, and how it is found."""
+
+    def __init__(
+        self, known: Callable[[], Array], num_matvecs: int, method: str = "exact_trace"
+    ) -> None:
+        self.known, self.num_matvecs, self.method = known, num_matvecs, method
+
+    def __call__(self) -> Array:
+        return self.known()
+
+
 def _mark(y: Array) -> complex:
     """A number that changes with the order of the outputs; none that is known under jax.jit."""
     if is_traced(y):

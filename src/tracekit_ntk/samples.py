@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,8 @@ from array_api_compat import array_namespace
 import tracekit as tk
 
 from ._adapter import adapter
+from ._exact import captured, diagonal_of, from_factors, trace_of
+from ._operators import Priced
 from ._products import chunk, itemsize
 
 Array = Any
@@ -56,8 +58,11 @@ def sample_ntk(
     For the trace of the whole kernel its off-diagonal blocks are pure noise, which is absent here:
     with N samples the variance falls by about ``|K|_F^2 / sum_s |K_s|_F^2``. For probes that are
     orthogonal in every sample, pass ``probes=tracekit.probes.tiled(tracekit.probes.orthogonal,
-    N)``. A column costs about the flops of one ordinary reverse-mode pass, and N times its memory
-    for gradients, which `chunk_size` bounds. Samples that do mix have no kernels of their own.
+    N)``. Squared lengths of gradients come from their factors, inputs and cotangents of operations,
+    and no gradient is formed, where all that reads parameters is known (see `explain`): a column
+    then costs less than an ordinary reverse-mode pass. Elsewhere, and in products, it costs the
+    flops of one and N times its memory for gradients, which `chunk_size` bounds. Samples that do
+    mix have no kernels of their own.
 
     Examples
     --------
@@ -73,32 +78,35 @@ def sample_ntk(
     N, outputs = shape[0], math.prod(shape[1:])
     size = chunk(chunk_size, P, itemsize(own.dtype, xp))
     at_once, columns = min(N, size), max(1, size // N)
-
-    def pieces(k: int) -> Iterator[list[tuple[slice, slice]]]:
-        for c in range(0, k, columns):
-            columns_now = slice(c, min(c + columns, k))
-            yield [(slice(s, min(s + at_once, N)), columns_now) for s in range(0, N, at_once)]
+    found = captured(f, params, x)
 
     def over_samples(product: Callable[[Any, Array], Array], rows: int, X: Array) -> Array:
         blocks = xp.reshape(X, (N, rows, X.shape[1]))
-        done = [
-            xp.concat([product(own.part(s), blocks[s, :, c]) for s, c in row], axis=0)
-            for row in pieces(X.shape[1])
-        ]
+        done = []
+        for c in range(0, X.shape[1], columns):
+            now = slice(c, min(c + columns, X.shape[1]))
+            pieces = [slice(s, min(s + at_once, N)) for s in range(0, N, at_once)]
+            done.append(xp.concat([product(own.part(s), blocks[s, :, now]) for s in pieces]))
         return xp.concat(done, axis=-1)
 
     def flat(product: Callable[[Any, Array], Array], rows: int, X: Array) -> Array:
         return xp.reshape(over_samples(product, rows, X), (-1, X.shape[1]))
 
-    def quad(X: Array) -> Array:
-        return xp.sum(over_samples(own.squares, outputs, X), axis=0)
+    def squares(X: Array) -> Array:  # |J_s^H v|^2, (N, k)
+        if found is None:
+            return over_samples(own.squares, outputs, X)
+        blocks = xp.reshape(X, (N, outputs, X.shape[1]))
+        return from_factors(found, blocks, None if chunk_size is None else columns)
 
-    def diagonal() -> Array:  # all samples' first outputs, then their second ones, ...
+    def diagonal() -> Array:
+        if found is not None:
+            return xp.reshape(diagonal_of(found, params, chunk_size), (-1,))
         E = xp.eye(outputs, dtype=own.dtype, device=own.device)
-        squares = over_samples(own.squares, outputs, xp.tile(E, (N, 1)))
-        return xp.reshape(squares, (-1,))
+        return xp.reshape(squares(xp.tile(E, (N, 1))), (-1,))
 
-    exact = {"trace": lambda: xp.sum(diagonal()), "diagonal": diagonal}
+    def trace() -> Array:
+        return xp.sum(diagonal()) if found is None else trace_of(found, params, chunk_size)
+
     L = tk.LinearOperator(
         (N * outputs, N * P),
         partial(flat, own.pushforward, P),
@@ -108,17 +116,9 @@ def sample_ntk(
         device=own.device,
     )
     product = partial(flat, own.kernel, outputs)
+    name = "exact_trace" if found is None else "ntk_trace"
     return replace(
-        tk.gram(L), matmat=product, rmatmat=product, quad=quad, dims=shape,
-        exact={name: _Priced(known, outputs) for name, known in exact.items()},
+        tk.gram(L), matmat=product, rmatmat=product,
+        quad=lambda X: xp.sum(squares(X), axis=0), dims=shape,
+        exact={"trace": Priced(trace, outputs, name), "diagonal": Priced(diagonal, outputs)},
     )  # fmt: skip
-
-
-class _Priced:
-    """What an operator's maker knows, and the products it costs."""
-
-    def __init__(self, known: Callable[[], Array], num_matvecs: int) -> None:
-        self.known, self.num_matvecs = known, num_matvecs
-
-    def __call__(self) -> Array:
-        return self.known()

@@ -1,0 +1,293 @@
+"""Three ways to compute a kernel, to choose from as `implementation` of `kernel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from math import prod
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace, device, is_jax_array
+
+from ._adapter import adapter
+from ._products_of_uses import Form
+from ._tiles import gram, permuted
+from .factors import Capture
+
+Array = Any
+BYTES_AT_ONCE = 2**27  # of cotangents, where no chunk size is asked for
+BYTES_KEPT = 2**32  # of cotangents where chunks have to meet each other
+
+
+class Wanted(NamedTuple):
+    """Axes of the output of one sample: only equal ones meet, summed over, and crossed.
+
+    `paired`: every sample meets itself alone. `whole`: the batch is one sample.
+    """
+
+    shape: tuple[int, ...]
+    diagonal: tuple[int, ...]
+    traced: tuple[int, ...]
+    crossed: tuple[int, ...]
+    paired: bool = False
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """All of them, in the order of `Form`."""
+        return self.diagonal + self.traced + self.crossed
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Outputs along each kind of axes."""
+        kinds = (self.diagonal, self.traced, self.crossed)
+        D, T, R = (prod(self.shape[a] for a in kind) for kind in kinds)
+        return D, T, R
+
+
+def structured_derivatives(
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
+) -> Array:
+    """A kernel from factors, for each parameter in the order of contraction of least work.
+
+    Parameters
+    ----------
+    f : callable
+        As `kernel` got it; it calls this function.
+    params : tree of arrays
+        As `kernel` got it.
+    x1 : array or tree of arrays
+        Samples.
+    x2 : array or tree of arrays
+        Samples, or None for those of x1.
+    wanted : callable
+        From the shape of a sample's output to the axes that are wanted.
+    chunk_size : int or None
+        As `kernel` got it.
+
+    Returns
+    -------
+    (N1, N2, D, R, R) array
+        D outputs of which only equal ones meet, R that are crossed; others are summed over.
+
+    References
+    ----------
+    Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.4; here Jacobian
+    contraction and NTK-vector products are two of the orders.
+    """
+    first = capture(f, params, x1)
+    second = first if x2 is None else capture(f, params, x2)
+    wanted = wanted(first.output_shape)
+    D, T, R = wanted.sizes
+    chunk = chunk_of(first, chunk_size, BYTES_KEPT)
+    if chunk >= first.outputs:
+        a = permuted(first.uses(0, first.outputs), wanted.shape, wanted.axes)
+        b = a if second is first else permuted(
+            second.uses(0, second.outputs), wanted.shape, wanted.axes)  # fmt: skip
+        K = gram(a, b, Form(D, T, wanted.paired))
+        shape = (first.samples, 1 if wanted.paired else second.samples, D, R, R)
+        return zeros(params, shape) if K is None else K
+    if list(wanted.axes) != sorted(wanted.axes):
+        f = _reordered(f, wanted)
+        first = capture(f, params, x1)
+        second = first if x2 is None else capture(f, params, x2)
+    return in_chunks(first, second, wanted, chunk, params)
+
+
+def in_chunks(first: Capture, second: Capture, wanted: Wanted, chunk: int, params: Any) -> Array:
+    """The kernel from chunks of outputs, which lie in the order (diagonal, traced, crossed)."""
+    D, T, R = wanted.sizes
+    crossed = [(r, min(r + chunk, R)) for r in range(0, R, chunk)]
+    d_step, t_step = max(1, chunk // (T * R)), min(T, max(1, chunk // R))
+    diagonal = []
+    for d in range(0, D, d_step):
+        count, total = min(d_step, D - d), None
+        for t in range(0, T, t_step):
+            low, kept = d * T * R + t * R, min(t_step, T - t)
+            form = Form(count, kept, wanted.paired)
+            K = _crossed(first, second, form, low, count * kept * R, crossed, params)
+            total = K if total is None else total + K
+        diagonal.append(total)
+    return array_namespace(diagonal[0]).concat(diagonal, axis=2)
+
+
+def _crossed(first: Capture, second: Capture, form: Form, low: int, size: int,
+             spans: list[tuple[int, int]], params: Any) -> Array:  # fmt: skip
+    """Blocks of crossed outputs; those below the diagonal are mirrored where both sides are one."""
+    N1, N2 = first.samples, 1 if form.paired else second.samples
+    if len(spans) == 1:
+        a = first.uses(low, low + size)
+        K = gram(a, a if second is first else second.uses(low, low + size), form)
+        R = size // (form.diagonal * form.traced)
+        return zeros(params, (N1, N2, form.diagonal, R, R)) if K is None else K
+    blocks: dict[tuple[int, int], Array] = {}
+    for i, (i1, i2) in enumerate(spans):
+        a = first.uses(low + i1, low + i2)
+        for j, (j1, j2) in enumerate(spans):
+            if second is first and j < i:
+                K = blocks[j, i]
+                xp = array_namespace(K)
+                K = xp.permute_dims(K, (0, 1, 2, 4, 3) if form.paired else (1, 0, 2, 4, 3))
+                K = xp.conj(K) if xp.isdtype(K.dtype, "complex floating") else K
+            else:
+                b = a if second is first and i == j else second.uses(low + j1, low + j2)
+                K = gram(a, b, form)
+                K = zeros(params, (N1, N2, 1, i2 - i1, j2 - j1)) if K is None else K
+            blocks[i, j] = K
+    xp = array_namespace(blocks[0, 0])
+    count = range(len(spans))
+    return xp.concat([xp.concat([blocks[i, j] for j in count], axis=4) for i in count], axis=3)
+
+
+def jacobian_contraction(
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
+) -> Array:
+    """A kernel as the product of two explicit Jacobians.
+
+    Parameters
+    ----------
+    f : callable
+        As `kernel` got it; it calls this function.
+    params : tree of arrays
+        As `kernel` got it.
+    x1 : array or tree of arrays
+        Samples.
+    x2 : array or tree of arrays
+        Samples, or None for those of x1.
+    wanted : callable
+        From the shape of a sample's output to the axes that are wanted.
+    chunk_size : int or None
+        As `kernel` got it.
+
+    Returns
+    -------
+    (N1, N2, D, R, R) array
+        D outputs of which only equal ones meet, R that are crossed; others are summed over.
+
+    References
+    ----------
+    Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.2.
+    """
+    J1 = _jacobian(f, params, x1, chunk_size)
+    J2 = J1 if x2 is None else _jacobian(f, params, x2, chunk_size)
+    xp = array_namespace(J1[0])
+    sample = J1[1]
+    (N1, M, P), N2 = J1[0].shape, J2[0].shape[0]
+    a, b = (xp.reshape(J[0], (-1, P)) for J in (J1, J2))
+    b = xp.conj(b) if xp.isdtype(b.dtype, "complex floating") else b
+    K = xp.reshape(a @ xp.matrix_transpose(b), (N1, M, N2, M))
+    return reduced(xp.permute_dims(K, (0, 2, 1, 3)), wanted(sample))
+
+
+def ntk_vector_products(
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
+) -> Array:
+    """A kernel column by column: one reverse and one forward pass for each.
+
+    Parameters
+    ----------
+    f : callable
+        As `kernel` got it; it calls this function.
+    params : tree of arrays
+        As `kernel` got it.
+    x1 : array or tree of arrays
+        Samples.
+    x2 : array or tree of arrays
+        Samples, or None for those of x1.
+    wanted : callable
+        From the shape of a sample's output to the axes that are wanted.
+    chunk_size : int or None
+        As `kernel` got it.
+
+    Returns
+    -------
+    (N1, N2, D, R, R) array
+        D outputs of which only equal ones meet, R that are crossed; others are summed over.
+
+    References
+    ----------
+    Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.3.
+    """
+    library = adapter(params)
+    own1 = library.per_sample(f, params, x1)
+    own2 = own1 if x2 is None else library.per_sample(f, params, x2)
+    xp = array_namespace(own1.output)
+    shape = tuple(own1.output.shape[1:])
+    N1, N2, M, P = own1.output.shape[0], own2.output.shape[0], prod(shape), own1.parameters
+    step = M if chunk_size is None else min(M, chunk_size)
+    eye = xp.eye(M, dtype=own1.dtype, device=own1.device)
+    columns = []
+    for m in range(N2):
+        parts = []
+        for o in range(0, M, step):
+            E = eye[None, :, o : o + step]
+            T = own2.pullback(own2.part(slice(m, m + 1)), E)
+            T = xp.broadcast_to(T, (N1, P, T.shape[2]))
+            parts.append(own1.pushforward(own1.part(slice(0, N1)), T))
+        columns.append(xp.concat(parts, axis=2))
+    return reduced(xp.stack(columns, axis=1), wanted(shape))
+
+
+def reduced(K: Array, wanted: Wanted) -> Array:
+    """A whole kernel (N1, N2, O, O), summed over some axes, of others the diagonal alone."""
+    xp = array_namespace(K)
+    N1, N2, shape, k = K.shape[0], K.shape[1], wanted.shape, len(wanted.shape)
+    D, T, R = wanted.sizes
+    if wanted.paired:
+        K, N2 = xp.stack([K[n, n, ...] for n in range(N1)])[:, None, ...], 1
+    K = xp.reshape(K, (N1, N2, *shape, *shape))
+    axes = (0, 1, *(2 + a for a in wanted.axes), *(2 + k + a for a in wanted.axes))
+    K = xp.reshape(xp.permute_dims(K, axes), (N1, N2, D * T, R, D * T, R))
+    K = xp.stack([K[:, :, i, :, i, :] for i in range(D * T)], axis=2)
+    return xp.sum(xp.reshape(K, (N1, N2, D, T, R, R)), axis=3)
+
+
+def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = False) -> Capture:
+    """The capture of the library that the parameters are of."""
+    return _captures(params).capture(f, params, x, whole=whole)  # type: ignore[no-any-return]
+
+
+def chunk_of(found: Capture, chunk_size: int | None, most: int = BYTES_AT_ONCE) -> int:
+    """How many outputs of each sample go through one reverse pass, a whole number of rows."""
+    if chunk_size is not None:
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size} is no number of outputs; pass at least 1")
+        return min(chunk_size, found.outputs)
+    each = 8 * found.samples * max(1, getattr(found, "numbers", 1))
+    fits = max(1, int(most / each))
+    last = found.output_shape[-1] if found.output_shape else 1
+    return min(found.outputs, fits if fits < last else fits // last * last)
+
+
+def _captures(params: Any) -> ModuleType:
+    return import_module(adapter(params).__name__ + "_capture")
+
+
+def _jacobian(f: Callable[[Any, Any], Any], params: Any, x: Any, chunk_size: int | None) -> Any:
+    own = adapter(params).per_sample(f, params, x)
+    xp = array_namespace(own.output)
+    shape = tuple(own.output.shape)
+    N, M = shape[0], prod(shape[1:])
+    eye = xp.eye(M, dtype=own.dtype, device=own.device)
+    step = M if chunk_size is None else min(M, chunk_size)
+    parts = []
+    for o in range(0, M, step):
+        E = xp.broadcast_to(eye[None, :, o : o + step], (N, M, min(step, M - o)))
+        parts.append(own.pullback(own.part(slice(0, N)), E))
+    J = xp.permute_dims(xp.concat(parts, axis=2), (0, 2, 1))
+    return xp.conj(J) if xp.isdtype(J.dtype, "complex floating") else J, shape[1:]
+
+
+def _reordered(f: Callable[[Any, Any], Any], wanted: Wanted) -> Callable[[Any, Any], Any]:
+    def turned(params: Any, x: Any) -> Any:
+        y = f(params, x)
+        return array_namespace(y).permute_dims(y, (0, *(1 + a for a in wanted.axes)))
+
+    return turned
+
+
+def zeros(params: Any, shape: tuple[int, ...]) -> Array:
+    """Zeros of the parameters' dtype, where they are."""
+    leaf = adapter(params).leaves(params)[0][1]
+    xp = array_namespace(leaf)
+    return xp.zeros(shape, dtype=leaf.dtype, device=None if is_jax_array(leaf) else device(leaf))

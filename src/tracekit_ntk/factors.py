@@ -1,0 +1,36 @@
+"""A network's Jacobian in factored form, and what is computed from it without forming it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ._uses import Array, Dense, Lookup, Outer, Use, dense, stack
+
+__all__ = ["Capture", "Dense", "Lookup", "Outer", "Use", "dense", "stack"]
+
+
+class Capture(Protocol):
+    """What a capture gives: one forward pass of a network, ready for reverse passes.
+
+    With whole=True the batch is one sample: samples == 1, outputs == N * O.
+    """
+
+    samples: int
+    outputs: int  # of each sample
+    output_shape: tuple[int, ...]  # of one sample; of the batch where that is the sample
+    numbers: int  # of all cotangents that one output of one sample has
+    sizes: dict[str, int]  # entries of every parameter, in the order of the tree
+
+    def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
+        """All uses of every parameter, for the outputs start to stop of every sample.
+
+        The outputs of a sample are counted in C order. A parameter that these outputs cannot reach
+        has an empty list; positions that they cannot reach may be left out.
+        """
+
+    def combined(self, V: Array) -> dict[str, list[Use]]:
+        """The same for k combinations of each sample's own outputs, V of shape (N, O, k)."""
+
+    @property
+    def report(self) -> list[tuple[str, str, int, str]]:
+        """Every read: parameter, operation, positions, why its Jacobian is formed (or "")."""

@@ -1,0 +1,227 @@
+"""Neural tangent kernels as arrays, exact, from the structure of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from ._exact import ntk_diagonal, ntk_norm, ntk_trace
+from ._explain import explain
+from ._factored import factored_ntk
+from ._methods import (
+    BYTES_KEPT,
+    Wanted,
+    capture,
+    chunk_of,
+    in_chunks,
+    jacobian_contraction,
+    ntk_vector_products,
+    reduced,
+    structured_derivatives,
+    zeros,
+)
+from ._products_of_uses import Form
+from ._tiles import gram
+
+__all__ = [
+    "explain",
+    "factored_ntk",
+    "jacobian_contraction",
+    "kernel",
+    "kernel_matrix",
+    "ntk_diagonal",
+    "ntk_norm",
+    "ntk_trace",
+    "ntk_vector_products",
+    "structured_derivatives",
+]
+Array = Any
+
+
+def kernel(
+    f: Callable[[Any, Any], Any],
+    params: Any,
+    x1: Any,
+    x2: Any = None,
+    *,
+    trace_axes: int | Sequence[int] = (),
+    diagonal_axes: int | Sequence[int] = (),
+    implementation: Callable[..., Array] = structured_derivatives,
+    whole: bool = False,
+    chunk_size: int | None = None,
+) -> Array:
+    """The empirical neural tangent kernel between two batches of samples, as an array.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(params, x) -> array`` with samples on axis 0 of x and of the output.
+    params : tree of arrays
+        PyTorch or JAX arrays. What is not in the tree is held fixed.
+    x1, x2 : array or tree of arrays
+        The samples, any number in each; `x2` is `x1` if not given, and costs nothing more then.
+    trace_axes : int or sequence of int
+        Axes of f's output that are summed over on the diagonal: a sum, not a mean.
+    diagonal_axes : int or sequence of int
+        Axes of f's output of which only the diagonal is wanted. Axis 0, the samples, can be in
+        either where `x2` is not given.
+    implementation : callable
+        `structured_derivatives`, `jacobian_contraction` or `ntk_vector_products`. They agree up to
+        rounding; the first is the union of all three, with the order of contraction chosen for
+        every parameter by counted work. Only it asks for no forward mode and mixes in fall-backs.
+    whole : bool
+        Whether f couples samples, as BatchNorm does in training mode: the batch is treated as one
+        sample with all its outputs. Without it such f are refused.
+    chunk_size : int, optional
+        Outputs of each sample that are pulled back at once; as many as 4 GB of cotangents allow if
+        not given. All chunks meet each other, so that k of them cost up to k (k + 1) / 2 passes.
+
+    Returns
+    -------
+    (N1, N2, ..., ..., ...) array
+        After the samples: axes in `diagonal_axes`, then the others for `x1`, then for `x2`; a
+        kernel (N1, N2, O, O) for outputs (N, O). Axis 0 in `diagonal_axes` leaves one axis of
+        samples, in `trace_axes` none.
+
+    Raises
+    ------
+    ValueError
+        If an axis does not exist or is named twice, or samples are coupled and not `whole`.
+
+    See Also
+    --------
+    kernel_matrix : The same as a matrix.
+    ntk_trace, ntk_diagonal, ntk_norm : What can be had without the kernel.
+    explain : What is computed, and what it costs.
+
+    Notes
+    -----
+    For every parameter, a kernel is contracted from what operations read (X) and from the
+    derivatives of the outputs by what they gave (G), which one batched reverse pass over the O
+    outputs gives for all samples and parameters: its Jacobian is not formed. Memory, in numbers:
+    the kernel three times over, the factors ``N C (X + G)`` for a chunk of C outputs, and at most
+    16.8 million of intermediate arrays, for which samples are taken in tiles.
+
+    References
+    ----------
+    Novak, Sohl-Dickstein, Schoenholz (2022), "Fast Finite Width Neural Tangent Kernel",
+    arXiv:2206.08720.
+
+    Examples
+    --------
+    >>> import torch, tracekit_ntk as tkn
+    >>> from tracekit_ntk.kernel import kernel
+    >>> x, w = torch.ones(5, 3), torch.ones(3, 2)
+    >>> K = kernel(lambda w, x: x @ w, w, x)
+    >>> K.shape, float(K[0, 1, 0, 0]), float(K[0, 1, 0, 1])
+    (torch.Size([5, 5, 2, 2]), 3.0, 0.0)
+    >>> kernel(lambda w, x: x @ w, w, x, trace_axes=1).shape
+    torch.Size([5, 5])
+    """
+    asked: list[tuple[Wanted, bool]] = []
+
+    def wanted(shape: tuple[int, ...]) -> Wanted:
+        traced = _axes(trace_axes, len(shape), "trace_axes")
+        diagonal = _axes(diagonal_axes, len(shape), "diagonal_axes")
+        if twice := set(traced) & set(diagonal):
+            raise ValueError(
+                f"axis {min(twice) + 1} of the output is both in trace_axes and in diagonal_axes; "
+                "name it in one of them"
+            )
+        paired = -1 in traced + diagonal
+        if paired and x2 is not None:
+            raise ValueError(
+                "axis 0 of trace_axes or diagonal_axes asks for each sample with itself, but x2 is "
+                "given; leave x2 out, or axis 0"
+            )
+        crossed = tuple(a for a in range(len(shape)) if a not in traced + diagonal)
+        summed = -1 in traced
+        diagonal, traced = (tuple(a for a in axes if a >= 0) for axes in (diagonal, traced))
+        asked.append((Wanted(shape, diagonal, traced, crossed, paired), summed))
+        return asked[-1][0]
+
+    run = _as_one if whole else implementation
+    K = run(f, params, x1, x2, wanted, chunk_size)
+    xp = array_namespace(K)
+    (shape, diagonal, _, crossed, paired), summed = asked[-1]
+    outputs = [shape[a] for a in crossed]
+    batch = K.shape[:1] if paired else K.shape[:2]
+    K = xp.reshape(K, (*batch, *(shape[a] for a in diagonal), *outputs, *outputs))
+    return xp.sum(K, axis=0) if summed else K
+
+
+def kernel_matrix(K: Array) -> Array:
+    """A kernel between samples and outputs as one matrix, in the layout of the flat outputs.
+
+    Parameters
+    ----------
+    K : (N1, N2, ..., ...) array
+        What `kernel` gives: samples, then the axes of the outputs, twice.
+
+    Returns
+    -------
+    (N1 O, N2 O) array
+        ``J1 @ J2.H`` for outputs flattened in C order, samples first: symmetric (Hermitian) and
+        positive semidefinite for one batch. `ntk` is the operator of the same matrix.
+
+    Raises
+    ------
+    ValueError
+        If the axes of the outputs are not there twice.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tracekit_ntk.kernel import kernel, kernel_matrix
+    >>> x, w = torch.ones(5, 3), torch.ones(3, 2)
+    >>> kernel_matrix(kernel(lambda w, x: x @ w, w, x)).shape
+    torch.Size([10, 10])
+    """
+    xp = array_namespace(K)
+    N1, N2, *axes = K.shape
+    half = len(axes) // 2
+    if len(axes) % 2 or axes[:half] != axes[half:]:
+        raise ValueError(
+            f"a kernel of shape {tuple(K.shape)} has no matrix: after two axes of samples it needs "
+            "the axes of the outputs twice; compute it without diagonal_axes"
+        )
+    order = (0, *range(2, 2 + half), 1, *range(2 + half, 2 + 2 * half))
+    M = prod(axes[:half])
+    return xp.reshape(xp.permute_dims(K, order), (N1 * M, N2 * M))
+
+
+def _as_one(
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
+) -> Array:
+    """The kernel of functions that couple samples: of all outputs, then of what is wanted."""
+    first = capture(f, params, x1, whole=True)
+    second = first if x2 is None else capture(f, params, x2, whole=True)
+    (N1, *shape), (N2, *_) = first.output_shape, second.output_shape
+    if second is first:
+        every = Wanted(first.output_shape, (), (), tuple(range(len(first.output_shape))))
+        K = in_chunks(first, first, every, chunk_of(first, chunk_size, BYTES_KEPT), params)
+    else:
+        K = gram(first.uses(0, first.outputs), second.uses(0, second.outputs), Form())
+        K = zeros(params, (first.outputs, second.outputs)) if K is None else K
+    xp = array_namespace(K)
+    M = prod(shape)
+    K = xp.permute_dims(xp.reshape(K, (N1, M, N2, M)), (0, 2, 1, 3))
+    return reduced(K, wanted(tuple(shape)))
+
+
+def _axes(axes: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
+    """Axes of the output of one sample, from those of the whole output; -1 for the samples."""
+    given = (axes,) if isinstance(axes, int) else tuple(axes)
+    found = []
+    for axis in given:
+        place = axis if axis >= 0 else axis + ndim + 1
+        if not 0 <= place <= ndim:
+            raise ValueError(
+                f"{name}={axes} names axis {axis}, but the output has {ndim + 1} axes; name one of "
+                f"0 (samples) to {ndim}"
+            )
+        found.append(place - 1)
+    return tuple(sorted(set(found)))
