@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import _pictures_functions  # beside this file
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ def draw(folder: Path) -> None:
     """Write all pictures into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {"norms": norms, "alignment": alignment, "diagonals": diagonals,
-                "partial_traces": partial_traces}  # fmt: skip
+                "partial_traces": partial_traces, **_pictures_functions.PICTURES}  # fmt: skip
     with mpl.rc_context(STYLE):
         for name, picture in pictures.items():
             picture().savefig(folder / f"{name}.svg", metadata={"Date": None})

@@ -746,3 +746,47 @@ def read(descriptor):
         return os.read(descriptor, 4096).decode()
     except OSError:
         return ""
+
+
+@pytest.mark.parametrize("name", _cli_estimate.FUNCTIONS)
+def test_functions_print_what_the_library_computes(report, run, folder, name):
+    A = np.load(folder / "flat.npy")
+    f = getattr(tk.functions, name)
+    expected = tk.trace_function(A, f, 60, rng=3)
+    printed = report("flat.npy", "--function", name, "--num-matvecs", 60, "--seed", 3)
+    assert printed["value"] == pytest.approx(float(expected), rel=1e-9)
+    assert printed["standard_error"] == pytest.approx(float(expected.standard_error), rel=1e-6)
+    for field in ("num_matvecs", "method", "reason"):
+        assert printed[field] == getattr(expected, field)
+    assert (printed["function"], printed["converged"]) == (name, True)
+    code, out, _ = run("estimate", "flat.npy", "--function", name, "--seed", 3)
+    assert code == 0
+    assert out.startswith(f"trace of {name}(A)")
+
+
+def test_a_function_exactly_of_a_power_and_with_a_plot(report, folder, tmp_path):
+    sign, exact = np.linalg.slogdet(np.load(folder / "flat.npy"))
+    printed = report("flat.npy", "--function", "log", "--exact")
+    assert sign * printed["value"] == pytest.approx(exact, rel=1e-10)
+    assert (printed["standard_error"], printed["num_matvecs"]) == (0.0, 300)
+    squared = report("flat.npy", "--function", "log", "--exact", "--power", 2)
+    assert squared["value"] == pytest.approx(2 * exact, rel=1e-10)
+    path = tmp_path / "log.png"
+    assert report("flat.npy", "--function", "log", "--seed", 0, "--plot", path)["plot"] == str(path)
+    assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "more", [("--rtol", "0.1"), ("--method", "xtrace"), ("--psd",), ("--checkpoint", "kept.npz")]
+)
+def test_functions_refuse_what_they_have_no_use_for(run, more):
+    code, _, err = run("estimate", "flat.npy", "--function", "log", *more)
+    assert code == 2
+    assert f"goes without {more[0]}" in err
+
+
+@pytest.mark.parametrize(("file", "reason"), [("decay.npy", None), ("graph.mtx", "0 or more")])
+def test_a_logarithm_that_does_not_exist_exits_1_with_the_reason(run, file, reason):
+    code, _, err = run("estimate", file, "--function", "log", "--seed", 0)
+    assert code == (0 if reason is None else 1)
+    assert reason is None or reason in err

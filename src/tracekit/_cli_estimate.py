@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import _checkpoint
+from . import _checkpoint, functions
 from ._cli_shared import (
     NOT_CONVERGED,
     OK,
@@ -33,9 +33,21 @@ from ._operator import LinearOperator
 from .auto import trace
 from .estimators import exact_trace, hutchinson, hutchpp, nahutchpp
 from .exchangeable import xnystrace, xtrace
+from .matrix_functions import trace_function
 
 METHODS: dict[str, Callable[..., Estimate]] = {
     method.__name__: method for method in (hutchinson, hutchpp, xtrace, xnystrace, nahutchpp)
+}
+FUNCTIONS: dict[str, functions.Function] = {
+    f.__name__: f
+    for f in (
+        functions.log,
+        functions.inv,
+        functions.exp,
+        functions.sqrt,
+        functions.log1p,
+        functions.entropy,
+    )
 }
 TOLERANT = "auto", "hutchinson", "xtrace", "xnystrace"
 RTOL, NUM_MATVECS = 1e-2, 100
@@ -49,8 +61,8 @@ def add(commands: Any) -> None:
         _run,
         help="estimate the trace of a matrix in a file",
         description=(
-            "Estimate the trace of a square matrix, or of a power of it, from products: as many\n"
-            "as a tolerance needs, or as are given."
+            "Estimate the trace of a square matrix, or of a power or function of it, from\n"
+            "products: as many as a tolerance needs, or as are given."
         ),
     )
     add = parser.add_argument
@@ -58,6 +70,12 @@ def add(commands: Any) -> None:
         "--method",
         choices=("auto", *METHODS),
         help="estimator (default: auto, which picks one and says why)",
+    )
+    add(
+        "--function",
+        choices=tuple(FUNCTIONS),
+        help="trace of this function of the matrix, which has to be Hermitian, by stochastic "
+        "Lanczos quadrature; log gives the logarithm of the determinant (--num-matvecs)",
     )
     add(
         "--rtol",
@@ -126,7 +144,7 @@ def _run(arguments: argparse.Namespace) -> int:
     drawn = arguments.seed is None and not (arguments.exact or resumed)
     try:
         if arguments.plot:
-            if arguments.method not in (None, "auto") and failure is None:
+            if not _is_automatic(arguments) and failure is None:
                 seen = _repeated(A, arguments, seed, min(result.num_matvecs, A.shape[0]))
             earlier = [point for point in seen if point.num_matvecs < result.num_matvecs]
             plot([*earlier, result], report, arguments.plot)
@@ -148,6 +166,12 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     ]
     if arguments.exact and given:
         raise MisusedError(f"--exact goes without {given[0]}; leave out one of them")
+    unsuited = [option for option in given if option not in ("--num-matvecs", "--plot")]
+    if arguments.function and unsuited:
+        raise MisusedError(
+            f"--function {arguments.function} goes without {unsuited[0]}; leave out one of them, "
+            "and set what may be spent by --num-matvecs"
+        )
     if method not in TOLERANT and {"--rtol", "--atol"} & set(given):
         raise MisusedError(
             f"--method {method} knows no tolerance; leave out --rtol and --atol, or pass one of "
@@ -163,10 +187,15 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         require_folder("--checkpoint", arguments.checkpoint)
 
 
+def _is_automatic(arguments: argparse.Namespace) -> bool:
+    """Return whether `trace` picks the method."""
+    return arguments.method in (None, "auto") and not arguments.function
+
+
 def _tolerances(arguments: argparse.Namespace) -> tuple[float, float]:
     """Return rtol and atol; both are 0 where a budget alone is to be spent."""
     limits = arguments.rtol, arguments.atol, arguments.num_matvecs
-    if arguments.method in (None, "auto") and not arguments.exact and limits == (None,) * 3:
+    if _is_automatic(arguments) and not arguments.exact and limits == (None,) * 3:
         return RTOL, 0.0
     return arguments.rtol or 0.0, arguments.atol or 0.0
 
@@ -189,7 +218,7 @@ def _paid_for(
     import numpy as np
 
     n, budget, asked = A.shape[0], arguments.num_matvecs, any(_tolerances(arguments))
-    auto = arguments.method in (None, "auto")
+    auto = _is_automatic(arguments)
     total = budget if asked else min(budget or (n if auto else NUM_MATVECS), n)
     progress = Progress(total, at_most=asked, level=arguments.level)
     failure: BaseException | None = None
@@ -220,9 +249,13 @@ def _estimate(
     """Run the estimator that the arguments name."""
     rtol, atol = _tolerances(arguments)
     budget = arguments.num_matvecs
+    if arguments.function:
+        f = FUNCTIONS[arguments.function]
+        m = A.shape[0] if arguments.exact else budget or NUM_MATVECS
+        return trace_function(A, f, m, rng=seed)
     if arguments.exact:
         return exact_trace(A)
-    if arguments.method in (None, "auto"):
+    if _is_automatic(arguments):
         psd = arguments.psd or None
         show, path = progress.see, arguments.checkpoint
         return trace(
@@ -266,6 +299,7 @@ def _report(result: Estimate, arguments: argparse.Namespace, n: int) -> dict[str
         "file": str(arguments.file),
         "shape": [n, n],
         "power": arguments.power,
+        "function": arguments.function,
         "checkpoint": arguments.checkpoint and str(arguments.checkpoint),
         "plot": None,
     }

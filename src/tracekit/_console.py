@@ -123,7 +123,7 @@ def as_text(report: dict[str, Any], *, drawn: bool = False) -> str:
         else f"{rounded(low, error)} to {rounded(high, error)}{real_part}"
     )
     rows = {
-        f"trace of {matrix}": _emphasised(rounded(report["value"], error)),
+        f"trace of {_of(report, matrix)}": _emphasised(rounded(report["value"], error)),
         "standard error": "unknown" if error is None else f"{error:.2g}",
         f"{100 * report['level']:g} % interval": interval,
         "tolerance": _tolerance(report),
@@ -135,6 +135,11 @@ def as_text(report: dict[str, Any], *, drawn: bool = False) -> str:
     }
     width = max(map(len, rows)) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in rows.items() if value)
+
+
+def _of(report: dict[str, Any], matrix: str) -> str:
+    """Return the matrix, or the function of it that was asked for."""
+    return f"{report['function']}({matrix})" if report.get("function") else matrix
 
 
 def _tolerance(report: dict[str, Any]) -> str:
@@ -190,7 +195,8 @@ def plot(results: Sequence[Estimate], report: dict[str, Any], path: Path) -> Non
         axes.set_xticks(ticks, [str(m) for m in ticks])
         axes.set_xticks([], minor=True)
         axes.set_xlabel(f"products with {matrix}")
-        axes.set_ylabel(f"{'real part of the ' if is_complex else ''}trace of {matrix}")
+        part = "real part of the " if is_complex else ""
+        axes.set_ylabel(f"{part}trace of {_of(report, matrix)}")
         axes.set_title(f"{Path(report['file']).name}, {report['method']}{seed}", fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

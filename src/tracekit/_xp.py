@@ -31,6 +31,18 @@ def is_traced(x: Array) -> bool:
     return False
 
 
+def is_differentiated(x: Array) -> bool:
+    """Whether derivatives of `x` may be asked for."""
+    return is_traced(x) or bool(getattr(x, "requires_grad", False))
+
+
+def constant(X: Array) -> Array:
+    """The same array without its derivatives."""
+    if array_api_compat.is_jax_array(X):
+        return sys.modules["jax"].lax.stop_gradient(X)
+    return X.detach() if array_api_compat.is_torch_array(X) else X
+
+
 def is_finite(x: Array) -> bool:
     """Whether all entries are finite; True where they are not known yet. Waits for the device."""
     return is_traced(x) or bool(namespace(x).all(namespace(x).isfinite(x)))
@@ -136,7 +148,7 @@ def magnitude(X: Array) -> Array:
     xp = namespace(X)
     if math.prod(X.shape) == 0:
         return xp.ones((), dtype=real_dtype(X.dtype, xp), device=device(X))
-    largest = xp.max(xp.abs(_constant(X)))
+    largest = xp.max(xp.abs(constant(X)))
     return xp.where(largest == 0, xp.ones_like(largest), largest)
 
 
@@ -214,13 +226,6 @@ def triangular_dual(R: Array) -> Array:
     lift = xp.where(size < floor, phase * floor - d, xp.zeros_like(d))
     eye = eye_like(R, R.shape[0])
     return xp.linalg.solve(adjoint(R + eye * lift), eye)
-
-
-def _constant(X: Array) -> Array:
-    """The same array without its derivatives."""
-    if array_api_compat.is_jax_array(X):
-        return sys.modules["jax"].lax.stop_gradient(X)
-    return X.detach() if array_api_compat.is_torch_array(X) else X
 
 
 def _elsewhere(x: Array) -> bool:

@@ -1,0 +1,96 @@
+"""Draws the pictures of the page on functions of matrices, when the site is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
+
+import tracekit as tk
+
+SAMPLES, NOISE = 600, 1e-2
+DEPTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+BUDGETS = (60, 120, 200, 320, 480)
+SEEDS = range(9)
+
+
+def kernel() -> np.ndarray:
+    """Of handwritten digits: a Gaussian kernel as wide as the median distance, plus noise."""
+    X = load_digits().data[:SAMPLES]
+    square = np.sum(X * X, axis=1)
+    D2 = np.maximum(square[:, None] + square - 2 * X @ X.T, 0.0)
+    return np.exp(-D2 / (2 * np.median(D2))) + NOISE * np.eye(SAMPLES)
+
+
+def spectral_density() -> Figure:
+    """The density of a graph's eigenvalues, beside their histogram; and the error split."""
+    figure, axes = _panels()
+    rng = np.random.default_rng(0)
+    groups = np.repeat([0, 1, 2], 200)
+    chance = np.where(groups[:, None] == groups, 0.12, 0.01)
+    W = np.triu(rng.random((600, 600)) < chance, 1)
+    W = (W | W.T).astype(float)
+    degree = W.sum(axis=1)
+    L = np.eye(600) - W / np.sqrt(degree[:, None] * degree)
+    axes[0].hist(np.linalg.eigvalsh(L), 60, density=True, color="0.85", label="all eigenvalues")
+    tk.spectral_density(L, 240, rng=0).plot(axes[0])
+    axes[0].lines[-1].set(marker="", label="spectral_density(L, 240)")
+    axes[0].legend(frameon=False, loc="upper left")
+    axes[0].set_ylim(0, 2.4)
+    axes[0].set_title("a graph of three groups", loc="left")
+    _split(axes[1])
+    return figure
+
+
+def logdet() -> Figure:
+    """Errors of the log-determinant against products, with and without a sketch."""
+    figure, axes = _panels()
+    flat = tk.testing.known_spectrum(np.linspace(1.0, 3.0, SAMPLES))
+    for ax, A, title in ((axes[0], kernel(), "kernel with noise"), (axes[1], flat, "flat")):
+        exact = np.linalg.slogdet(A)[1]
+        for name, options in (("logdet(A, m)", {}), ("no sketch", {"deflate": 0})):
+            errors = [
+                np.median(
+                    [abs(float(tk.logdet(A, m, rng=s, **options)) / exact - 1) for s in SEEDS]
+                )
+                for m in BUDGETS
+            ]
+            ax.loglog(BUDGETS, errors, label=name)
+        ax.set(xlabel="products m", ylabel="median relative error")
+        ax.set_xticks(BUDGETS, [str(m) for m in BUDGETS])
+        ax.set_xticks([], minor=True)
+        ax.set_title(title, loc="left")
+        ax.legend(frameon=False)
+    return figure
+
+
+PICTURES = {"spectral_density": spectral_density, "logdet": logdet}
+
+
+def _split(ax: Any) -> None:
+    """Both parts of the error of a log-determinant, against the depth."""
+    A, size = kernel(), None
+    parts = []
+    for depth in DEPTHS:
+        estimate = tk.logdet(A, 480, rng=0, depth=depth, deflate=0)
+        size = abs(float(estimate))
+        parts.append([float(part) / size for part in estimate.kept])
+    monte_carlo, quadrature = np.array(parts).T
+    ax.loglog(DEPTHS, monte_carlo, label="Monte Carlo")
+    ax.loglog(DEPTHS, quadrature, label="quadrature")
+    chosen = tk.logdet(A, 480, rng=0, deflate=0)
+    ax.axvline(
+        int(chosen.reason.split("depth ")[1]), color="0.6", linestyle=":", marker="", label="chosen"
+    )
+    ax.set(xlabel="depth, 480 products in all", ylabel="relative error")
+    ax.set_xticks(DEPTHS[::3], [str(d) for d in DEPTHS[::3]])
+    ax.set_xticks([], minor=True)
+    ax.set_title("log-determinant of a kernel", loc="left")
+    ax.legend(frameon=False)
+
+
+def _panels() -> tuple[Figure, Any]:
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    return figure, figure.subplots(1, 2)

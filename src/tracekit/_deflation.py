@@ -1,0 +1,195 @@
+r"""Takes out of tr f(A) what a low-rank sketch of A knows, so that probes estimate only the rest.
+
+The sketch gives orthonormal V and eigenvalues :math:`\theta`, so that A is close to
+:math:`P = V \theta V^H + \mu (I - V V^H)`. It is Nystrom's for positive semidefinite A, and the
+Ritz pairs of a block Krylov space for any other: all that was multiplied is used. Then, whatever
+the quality of P and without bias,
+
+* :math:`\mathrm{tr} f(A) = \mathrm{tr} f(P) + E\, \omega^H (f(A) - f(P)) \omega` for any f;
+* with :math:`B = P^{-1/2} A P^{-1/2}`, whose spectrum is close to 1, so that few steps suffice,
+  :math:`\log\det A = \log\det P + E\, \omega^H \log(B) \omega` and
+  :math:`\mathrm{tr} A^{-1} = \mathrm{tr} P^{-1} + E\, z^H (B^{-1} - I) z` with
+  :math:`z = P^{-1/2} \omega`.
+
+Saibaba, Alexanderian, Ipsen (2017), arXiv:1605.04893; Wenger, Pleiss, Hennig, Cunningham, Gardner
+(2022), arXiv:2107.00243; Persson, Kressner (2023), arXiv:2209.11023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from . import _lanczos, _leave_one_out, _xp
+from . import probes as _probes
+from ._build import gram
+from ._estimate import require_finite
+from ._face import price
+from ._operator import LinearOperator
+from ._random import Source
+from ._sketch import factor_sketch, nystrom_sketch
+from ._typing import Array
+from .functions import Function, inv, is_semidefinite, log, values
+
+STEPS = 3  # of the block Krylov space that sketches an indefinite operator
+
+
+class Pairs(NamedTuple):
+    """Approximate eigenpairs, and one value for the rest of the spectrum."""
+
+    V: Array
+    theta: Array
+    mu: Array
+
+
+@dataclass(frozen=True)
+class Deflated:
+    """What is left to probes: ``known + E [z^H f(A) z - form(omega)]``, z made of omega."""
+
+    A: LinearOperator
+    root: Callable[[Array], Array] | None = None  # z = root(omega)
+    known: Array | None = None
+    form: Callable[[Array], Array] | None = None
+    scaled: Callable[[Array], Array] | None = None  # P^{-1/2}, where A stands for B
+    V: Array | None = None
+    level: Array | float = 0.0  # of what is left, in the range of V
+
+    def start(self, Omega: Array) -> Array:
+        """What the Krylov spaces start from."""
+        return Omega if self.root is None else self.root(Omega)
+
+    def rest(self, x: Array, Omega: Array) -> Array:
+        """Of the forms of f(A), what is to be averaged."""
+        return x if self.form is None else x - self.form(Omega)
+
+    def inside(self, Omega: Array) -> Array | None:
+        """How much of each probe lies in the range of V."""
+        return None if self.V is None else _xp.colnorm2(_xp.adjoint(self.V) @ Omega)
+
+    def levelled(self, samples: Array, inside: Array) -> Array:
+        """Samples of what is left, relieved of the spread that a constant outside of V causes.
+
+        For each sample the constant is read from all others, so that their mean keeps its
+        expectation.
+        """
+        xp, count, n = _xp.namespace(samples), samples.shape[-1], self.A.shape[0]
+        if self.V is None or count < 2:
+            return samples
+        dimension = xp.sum(_xp.colnorm2(self.V))
+        others = (xp.sum(samples, axis=-1)[..., None] - samples) / (count - 1)
+        level = self.level if isinstance(self.level, float) else self.level[..., None]
+        return samples + (others - n * level) / (n - dimension) * (inside - dimension)
+
+
+def cost(A: LinearOperator, f: Function) -> int:
+    """Products that a column of the sketch costs."""
+    return price(A) if is_semidefinite(f) else _lanczos.cost(A, STEPS)
+
+
+def dimension(f: Function, columns: int) -> int:
+    """What a sketch of so many columns spans."""
+    return columns if is_semidefinite(f) else columns * STEPS
+
+
+def is_preconditioned(f: Function) -> bool:
+    """Whether its value at a product follows from those at the factors."""
+    return f in (log, inv)
+
+
+def deflated(A: LinearOperator, f: Function, b: int, source: Source) -> tuple[Deflated, int]:
+    """What a sketch of b columns leaves, and the products that it costs."""
+    Omega = _probes.orthogonal(source, A.shape[0], b) / A.shape[0] ** 0.5
+    pairs = nystrom_pairs(A, Omega, source) if is_semidefinite(f) else krylov_pairs(A, Omega)
+    spent = b * cost(A, f)
+    if is_preconditioned(f):
+        return _preconditioned(A, f, pairs), spent
+    both = A.xp.concat([pairs.theta, pairs.mu[None]])
+    at = values(f, both, squared=True)
+    gain = at[..., :-1] - at[..., -1:]
+
+    def form(Omega: Array) -> Array:
+        shares = _xp.abs2(_xp.adjoint(pairs.V) @ Omega)
+        return A.xp.sum(gain[..., None] * shares, axis=-2)
+
+    known = A.xp.sum(gain * _xp.colnorm2(pairs.V), axis=-1)  # directions that vanished are zero
+    rest = Deflated(A, known=known, form=form, V=pairs.V, level=at[..., -1])
+    return rest, spent
+
+
+def nystrom_pairs(A: LinearOperator, Omega: Array, source: Source) -> Pairs:
+    """Of a positive semidefinite A, from its products with orthonormal Omega.
+
+    The least eigenvalue of the sketch, which is no less than that of A, stands for the rest.
+    """
+    xp, b = A.xp, Omega.shape[1]
+    if A.factor is None:
+        sketch = nystrom_sketch(A, Omega)
+        shift, C = _shifted_cholesky(_xp.adjoint(Omega) @ sketch.Y)
+        D = xp.linalg.solve(C, _xp.eye_like(C, b))
+        left, unit = (sketch.Y + Omega * shift) @ _xp.adjoint(D), sketch.scale
+    else:
+        made = factor_sketch(A.factor, Omega, source.signs((A.factor.shape[1], b)))
+        left, unit = made.Z, made.scale * made.scale
+        shift = xp.zeros_like(made.scale)
+    Q, R = _xp.householder_qr(left)
+    U, s, _ = xp.linalg.svd(R)
+    theta = s * s - shift
+    rounding = 100 * _xp.eps(theta) * xp.max(theta)  # a singular A is found to be so by the probes
+    return Pairs(
+        Q @ U, xp.maximum(theta, rounding) * unit, xp.maximum(xp.min(theta), rounding) * unit
+    )
+
+
+def _shifted_cholesky(G: Array) -> tuple[Array, Array]:
+    """A multiple of the identity at rounding level, and the factor of what it makes definite."""
+    require_finite(G)
+    eps, traced = _xp.eps(G), _xp.is_traced(G)
+    if not traced:
+        _leave_one_out.check_hermitian(G, eps)
+    unit, eye = _xp.magnitude(G), _xp.eye_like(G, G.shape[0])
+    shift = (100 if traced else 1) * eps * G.shape[0]
+    while True:
+        C = _xp.cholesky((G + _xp.adjoint(G)) / 2 + eye * (unit * shift))
+        if C is not None:
+            return unit * shift, C
+        shift *= 10
+        if shift > max(1e-6, 1e3 * eps * G.shape[0]):
+            raise ValueError(
+                "this function of a matrix needs eigenvalues of 0 or more, and the products show "
+                "that there are negative ones; add a multiple of the identity, A + c I"
+            )
+
+
+def krylov_pairs(A: LinearOperator, Omega: Array) -> Pairs:
+    """Of any Hermitian A, the Ritz pairs of a block Krylov space."""
+    xp, n = A.xp, A.shape[0]
+    K = _lanczos.begin(Omega, Omega.shape[1])
+    for _ in range(STEPS):
+        K = _lanczos.advance(A, K)
+    theta, V = (x[0, ...] for x in _lanczos.ritz(A, K))
+    nodes, M = _lanczos.rule(A, K, 1)
+    whole = xp.mean(_lanczos.forms(nodes, M, nodes)) * n  # mu: the mean eigenvalue outside
+    mu = (whole - xp.sum(theta * _xp.colnorm2(V))) / max(n - theta.shape[0], 1)
+    return Pairs(V, theta, xp.clip(mu, xp.min(theta), xp.max(theta)))
+
+
+def _preconditioned(A: LinearOperator, f: Any, pairs: Pairs) -> Deflated:
+    """Log and inverse, whose value at a product follows from those at its factors."""
+    xp, n, V = A.xp, A.shape[0], pairs.V
+    mu = pairs.mu
+    values(f, mu[None])  # refused if A is zero
+    theta = pairs.theta
+    down = mu**-0.5
+    change = (theta**-0.5 - down)[:, None]
+
+    def root(X: Array) -> Array:
+        return X * down + V @ (change * (_xp.adjoint(V) @ X))
+
+    M = A._like(A.shape, root, root)
+    B = gram(M @ A.factor) if A.factor is not None else M @ A @ M
+    if f is log:
+        known = xp.sum(xp.log(theta / mu)) + n * xp.log(mu)
+        return Deflated(B, known=known, scaled=root, V=V)
+    known = xp.sum(1 / theta - 1 / mu) + n / mu
+    return Deflated(B, root, known, lambda X: _xp.colnorm2(root(X)), scaled=root, V=V)

@@ -1,0 +1,233 @@
+r"""Krylov bases of many probes at once: Lanczos and Golub-Kahan, by single vectors or by blocks.
+
+The probes come in k groups of b columns; each group X has a Krylov space of its own, whose
+orthonormal basis :math:`Q = [Q_1, Q_2, \dots]` starts from :math:`X = Q_1 R`. After d steps
+:math:`Q^H A Q = T` is block tridiagonal, of dimension b d, and :math:`X^H f(A) X` is
+:math:`R^H [f(T)]_{11} R`: a Gauss rule, exact for polynomials of degree below 2 d. Where
+:math:`A = L L^H`, T is never formed: Golub-Kahan gives the bidiagonal C in :math:`T = C C^H`, whose
+small singular values keep their digits. Bases are orthogonalised twice against all earlier
+blocks; a column that vanishes is set to zero and takes no part from then on.
+
+Arrays are stacks: bases (k, n, c), small matrices (k, b, b).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from . import _xp
+from ._estimate import require_finite
+from ._operator import LinearOperator
+from ._typing import Array
+
+PANEL = 4  # blocks of the basis that are kept in one array: appending copies no more than these
+
+
+@dataclass(frozen=True)
+class Krylov:
+    """The bases of k groups of b probes, and what A is on them.
+
+    Memory: d blocks, as many columns as were multiplied.
+    """
+
+    rest: Array  # what the next block of the basis is made of
+    size: Array  # (k, 1): norm of A, as far as it has been seen
+    panels: tuple[Array, ...] = ()
+    diagonal: tuple[Array, ...] = ()  # of T, or of C
+    below: tuple[Array, ...] = ()  # the block below the diagonal of the one before; first: R
+    alive: tuple[Array, ...] = ()  # (k, b): 0 where a column has vanished
+    right: Array | None = None  # Golub-Kahan's newest block on the other side
+
+    @property
+    def depth(self) -> int:
+        """Steps taken: products of A with each column."""
+        return len(self.diagonal)
+
+    @property
+    def block(self) -> int:
+        """Columns in a block."""
+        return int(self.rest.shape[-1])
+
+
+def begin(X: Array, block: int = 1) -> Krylov:
+    """Krylov spaces of the columns of X, `block` of them in each, before the first product."""
+    xp, rest = _xp.namespace(X), _groups(X, block)
+    return Krylov(rest, xp.zeros_like(_xp.real(rest[:, 0, :1])))
+
+
+def advance(A: LinearOperator, K: Krylov) -> Krylov:
+    """One step: a product of A with every column (Golub-Kahan: one of each kind, the first one)."""
+    L, W, P = A.factor, K.rest, K.right
+    if L is not None and P is not None:
+        W = _product(L, P) - _times(_newest(K), _xp.adjoint(K.diagonal[-1]))
+    Q, B, alive = _next_block(W, K)
+    if L is None:
+        Y = _product(A, Q)
+        if K.depth == 1:
+            require_hermitian(_xp.adjoint(_newest(K)) @ Y, B, K.size[..., None])
+        D = _xp.adjoint(Q) @ Y
+        D = (D + _xp.adjoint(D)) / 2
+        K = replace(K, rest=Y - _times(Q, D))
+    else:
+        Y = _product(L.H, Q)
+        P, D, _ = _orthonormal(Y if P is None else Y - _times(P, _xp.adjoint(B)), _floor(K.size))
+        D = _xp.adjoint(D)
+        K = replace(K, right=P)
+    xp, panels = _xp.namespace(Q), K.panels
+    if panels and panels[-1].shape[-1] < PANEL * K.block:
+        panels, Q = panels[:-1], xp.concat([panels[-1], Q], axis=-1)
+    return replace(
+        K,
+        panels=(*panels, Q),
+        diagonal=(*K.diagonal, D),
+        below=(*K.below, B),
+        alive=(*K.alive, alive),
+        size=xp.maximum(K.size, xp.max(_norms(Y), axis=-1)[:, None]),
+    )
+
+
+def cost(A: LinearOperator, depth: int) -> int:
+    """Products that `depth` steps cost for each column, in the unit of `num_matvecs`."""
+    return depth if A.factor is None else 2 * depth - 1
+
+
+def rule(A: LinearOperator, K: Krylov, depth: int | None = None) -> tuple[Array, Array]:
+    r"""Nodes (k, b d), and vectors M (k, b, b d) with :math:`X^H f(A) X = M f(nodes) M^H`."""
+    nodes, U = _eigen(A, K, K.depth if depth is None else depth)
+    return nodes, _xp.adjoint(K.below[0]) @ U[:, : K.block, :]
+
+
+def forms(nodes: Array, M: Array, values: Array) -> Array:
+    """``x^H f(A) x`` of every probe, from the values of f (or of several) at the nodes."""
+    xp = _xp.namespace(nodes)
+    x = xp.sum(_xp.abs2(M) * values[..., None, :], axis=-1)
+    return xp.reshape(x, (*x.shape[:-2], -1))
+
+
+def applied(A: LinearOperator, K: Krylov, f: Callable[[Array], Array]) -> Array:
+    """``f(A) X``, shape (n, k b), in the Krylov space."""
+    nodes, U = _eigen(A, K, K.depth)
+    values = f(nodes)[:, None, :]
+    C = (U * values) @ (_xp.adjoint(U[:, : K.block, :]) @ K.below[0])
+    total, start = None, 0
+    for Q in K.panels:
+        part = Q @ C[:, start : start + Q.shape[-1], :]
+        total = part if total is None else total + part
+        start += Q.shape[-1]
+    return _columns(total)
+
+
+def ritz(A: LinearOperator, K: Krylov) -> tuple[Array, Array]:
+    """Ritz values (k, b d) and their vectors (k, n, b d)."""
+    nodes, U = _eigen(A, K, K.depth)
+    return nodes, _xp.namespace(U).concat(list(K.panels), axis=-1) @ U
+
+
+def require_hermitian(G: Array, B: Array, size: Array) -> None:
+    """Refuse an operator if ``G = B^H`` does not hold, which it does of a Hermitian one."""
+    xp = _xp.namespace(G)
+    skew = xp.max(xp.abs(G - _xp.adjoint(B)) / _xp.positive(size))
+    if not _xp.is_traced(skew) and bool(skew > _xp.eps(skew) ** (1 / 3)):
+        raise ValueError(
+            "the products of this operator show that it is not Hermitian, and f(A) is of Hermitian "
+            "operators; pass gram(A) for functions of the squared singular values"
+        )
+
+
+def _eigen(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors of T.
+
+    Columns that have vanished get a value within the spectrum; they have no part in anything.
+    """
+    xp, b = _xp.namespace(K.rest), K.block
+    k, size = K.rest.shape[0], b * depth
+    first = _xp.real(xp.linalg.trace(K.diagonal[0])) / b
+    if A.factor is not None:  # of either sign, or complex: any singular value will do
+        first = xp.sqrt(xp.sum(_xp.abs2(K.diagonal[0]), axis=(-2, -1)) / b)
+    dead = (1 - xp.stack(K.alive[:depth], axis=1))[..., None] * _xp.eye_like(K.rest, b)
+    D = xp.stack(K.diagonal[:depth], axis=1) + dead * first[:, None, None, None]
+    below = xp.stack([xp.zeros_like(K.below[0]), *K.below[1:depth]], axis=1)
+
+    def spread(blocks: Array, offset: int) -> Array:
+        where = xp.eye(depth, k=offset, dtype=blocks.dtype, device=_xp.device(blocks))
+        wide = blocks[:, :, :, None, :] * where[:, None, :, None]
+        return xp.reshape(wide, (k, size, size))
+
+    C = spread(D, 0) + spread(below, -1)
+    if A.factor is None:
+        nodes, U = xp.linalg.eigh(C + _xp.adjoint(spread(below, -1)))
+        return nodes, U
+    U, s, _ = xp.linalg.svd(C)
+    return s * s, U
+
+
+def _next_block(W: Array, K: Krylov) -> tuple[Array, Array, Array]:
+    """``W = (earlier blocks) + Q B``, by Gram-Schmidt with normalisation, twice."""
+    size = K.size if K.depth else _xp.namespace(W).max(_norms(W), axis=-1)[:, None]
+    Q, B, _ = _orthonormal(_outside(W, K.panels), _floor(size))
+    Q, again, alive = _orthonormal(_outside(Q, K.panels), 0.5)
+    return Q, again @ B, alive
+
+
+def _outside(W: Array, panels: tuple[Array, ...]) -> Array:
+    for Q in panels:
+        W = W - Q @ (_xp.adjoint(Q) @ W)
+    return W
+
+
+def _orthonormal(W: Array, floor: Array | float) -> tuple[Array, Array, Array]:
+    """``W = Q B``; columns of Q that would come from less than `floor` are zero."""
+    xp, unit = _xp.namespace(W), _xp.magnitude(W)
+    W = W / unit
+    if W.shape[-1] == 1:
+        s = xp.sqrt(_xp.colnorm2(W))
+        alive = xp.where(s * unit > floor, xp.ones_like(s), xp.zeros_like(s))
+        Q = W * (alive / xp.where(alive > 0, s, xp.ones_like(s)))[:, None, :]
+        B = (s * alive * unit)[..., None]
+        return Q, xp.astype(B, W.dtype, copy=False), xp.astype(alive, W.dtype, copy=False)
+    Q, R = xp.linalg.qr(W)
+    U, s, V = xp.linalg.svd(R)
+    alive = xp.where(s * unit > floor, xp.ones_like(s), xp.zeros_like(s))
+    keep = xp.astype(alive, W.dtype, copy=False)
+    return (Q @ U) * keep[:, None, :], (s * unit)[..., None] * (V * keep[..., None]), keep
+
+
+def _floor(size: Array) -> Array:
+    """Below which a column is rounding."""
+    return 10 * _xp.eps(size) * size
+
+
+def _norms(Y: Array) -> Array:
+    unit = _xp.magnitude(Y)
+    return _xp.namespace(Y).sqrt(_xp.colnorm2(Y / unit)) * unit
+
+
+def _newest(K: Krylov) -> Array:
+    return K.panels[-1][:, :, -K.block :]
+
+
+def _product(A: LinearOperator, Q: Array) -> Array:
+    """A product with the blocks of all groups at once."""
+    Y = A.matmat(_columns(Q))
+    require_finite(Y)
+    return _groups(Y, Q.shape[2])
+
+
+def _groups(X: Array, block: int) -> Array:
+    """Columns (n, k b) as a stack (k, n, b), laid out so: what follows reads it many times."""
+    n, total = X.shape
+    xp, k = _xp.namespace(X), total // block
+    stack = xp.permute_dims(xp.reshape(X, (n, k, block)), (1, 0, 2))
+    return xp.reshape(xp.reshape(stack, (-1,)), (k, n, block))
+
+
+def _times(Q: Array, D: Array) -> Array:
+    """``Q @ D``, by single numbers where D holds no more."""
+    return Q * D if D.shape[-2:] == (1, 1) else Q @ D
+
+
+def _columns(Q: Array) -> Array:
+    k, n, b = Q.shape
+    xp = _xp.namespace(Q)
+    return xp.reshape(xp.permute_dims(Q, (1, 0, 2)), (n, k * b))

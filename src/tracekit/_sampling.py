@@ -1,0 +1,186 @@
+"""Spends a budget on tr f(A): on a sketch, on the depth of the quadrature, on probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from . import _lanczos, _xp
+from . import probes as _probes
+from ._budget import block_size, blocks
+from ._deflation import Deflated, deflated, dimension, is_preconditioned
+from ._deflation import cost as sketch_cost
+from ._estimate import Estimate, standard_error
+from ._lanczos import Krylov
+from ._quadrature import Sampling, estimated, quadrature_error, read
+from ._random import Source
+from ._typing import Array, Rng
+from .functions import is_semidefinite, values
+
+PILOT, PILOT_DEPTH = 4, 6  # probes that are looked at first, and how deep they are then
+DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
+QUADRATURE = 0.5  # of the Monte Carlo error, that of the quadrature may be
+DEEPEST = 30  # where values are not known
+MEGABYTES = 128
+
+
+def sampled(ask: Sampling, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
+    """The estimate, and the mean of what was read beside it."""
+    source, n, b, columns = Source(rng, ask.A), ask.A.shape[0], ask.block, ask.deflate or 0
+    rest, spent = Deflated(ask.A), 0
+    if columns:
+        rest, spent = deflated(ask.A, ask.f, columns, source)
+    take = _probes.stream(ask.probes, source, n, min(ask.budget, n))
+    groups = _first_groups(ask, ask.budget - spent)
+    X = take(groups * b)
+    K = _lanczos.advance(rest.A, _lanczos.begin(rest.start(X), b))
+    if not ask.needed():
+        ask = ask._replace(beside=None, price=0)
+    _require_budget(ask, ask.budget - spent)
+    known = not _xp.is_traced(K.diagonal[0])
+    if ask.deflate is None and known and ask.budget >= DEFLATE_FROM:
+        K = _advanced(ask, K, min(PILOT_DEPTH, ask.depth or _deepest(ask, groups, ask.budget)))
+        columns = _worthwhile(ask, K)
+        if columns:
+            rest, spent = deflated(ask.A, ask.f, columns, source)
+        if rest.A is not ask.A:  # another operator: the first probes begin again
+            spent += groups * b * _lanczos.cost(ask.A, K.depth)
+            K = _lanczos.advance(rest.A, _lanczos.begin(rest.start(X), b))
+    ask, budget = ask._replace(A=rest.A), ask.budget - spent
+    if ask.depth is not None or not known:
+        depth = ask.depth or _blind_depth(ask, groups, budget)
+        K = _advanced(ask, K, depth)
+    else:
+        K, depth = _deepened(ask, rest, K, X, budget)
+    first, each = (b * (_lanczos.cost(ask.A, d) + ask.price) for d in (K.depth, depth))
+    more = (budget - groups * first) // each
+    batches, beside = [], list[Array]()
+    for spaces, Omega in _all(ask, rest, K, X, take, more, depth):
+        batches.append(read(ask, rest, spaces, Omega, depth))
+        if ask.beside is not None:
+            beside.append(ask.beside(spaces, rest, Omega))
+    spent += groups * first + more * each
+    estimate = estimated(ask, rest, batches, depth, spent, method)
+    reason = f"{(groups + more) * b} probes, depth {depth}"
+    reason += f", {columns} deflated" if columns else ""
+    slope = ask.A.xp.mean(ask.A.xp.concat(beside)) if beside else None
+    return replace(estimate, reason=reason), slope
+
+
+def _first_groups(ask: Sampling, budget: int) -> int:
+    """Groups that are looked at first: as few as tell a spread, if that many are affordable."""
+    b = ask.block
+    few = min(max(PILOT // b, 1), budget // (40 * b))
+    each = b * (_lanczos.cost(ask.A, ask.depth or 1) + ask.price)
+    return max(1, min(max(few, -(-2 // b)), budget // each))
+
+
+def _deepest(ask: Sampling, groups: int, budget: int) -> int:
+    """Steps that a budget allows so many groups, up to the dimension."""
+    products = max(budget // (groups * ask.block) - ask.price, 1)
+    steps = products if ask.A.factor is None else (products + 1) // 2
+    return min(steps, -(-ask.A.shape[0] // ask.block))
+
+
+def _blind_depth(ask: Sampling, groups: int, budget: int) -> int:
+    """Steps where values are not known: for about eight probes."""
+    few = max(-(-8 // ask.block), groups)
+    return min(max(_deepest(ask, few, budget), 3), _deepest(ask, groups, budget), DEEPEST)
+
+
+def _require_budget(ask: Sampling, budget: int) -> None:
+    each = ask.block * (_lanczos.cost(ask.A, ask.depth or 1) + ask.price)
+    if budget < each:
+        raise ValueError(
+            f"num_matvecs={ask.budget} leaves {budget} products for probes of {each} each, that of "
+            "the gradient included; pass more"
+        )
+
+
+def _advanced(ask: Sampling, K: Krylov, depth: int) -> Krylov:
+    while K.depth < depth:
+        K = _lanczos.advance(ask.A, K)
+    return K
+
+
+def _deepened(
+    ask: Sampling, rest: Deflated, K: Krylov, X: Array, budget: int
+) -> tuple[Krylov, int]:
+    """The steps at which the quadrature adds little to the error that the budget leaves."""
+    xp, count = ask.A.xp, X.shape[1]
+    deepest = _deepest(ask, K.rest.shape[0], budget)
+    depth = min(3, deepest)
+    while True:
+        K = _advanced(ask, K, depth)
+        if depth == deepest:
+            return K, depth
+        batch = read(ask, rest, K, X, depth)
+        total = max(budget // (_lanczos.cost(ask.A, depth) + ask.price), count)
+        error = quadrature_error([batch], complete=False)
+        allowed = standard_error(batch.samples) * (QUADRATURE * (count / total) ** 0.5)
+        rounding = 8 * _xp.eps(error) * xp.max(xp.abs(batch.samples), axis=-1)
+        if bool(xp.all((error <= allowed) | (error <= rounding))):
+            return K, depth
+        depth = min(depth + max(1, depth // 6), deepest)
+
+
+def _worthwhile(ask: Sampling, K: Krylov) -> int:
+    """Columns to sketch, by the spectral density that the pilot saw; 0 where that does not pay.
+
+    A sketch for half of the budget is taken to know half as many of the outermost eigenvalues as
+    it has columns. The variance of what is left, over what may be spent on it, is to be less than
+    half of that without a sketch.
+    """
+    nodes, M = _lanczos.rule(ask.A, K)
+    at = values(ask.f, nodes, squared=ask.A.factor is not None)
+    n, m, count = ask.A.shape[0], ask.budget, K.rest.shape[0] * ask.block
+    if is_preconditioned(ask.f):  # the first probes begin again
+        m -= count * _lanczos.cost(ask.A, K.depth)
+    most = m - count * (_lanczos.cost(ask.A, ask.depth or K.depth) + ask.price)
+    shares = _xp.to_host(ask.A.xp.sum(_xp.abs2(M), axis=-2)).ravel()
+    x, weight = _xp.to_host(nodes).ravel(), shares * (n / shares.sum())
+    y = _xp.to_host(at).reshape(-1, x.size)
+    y = y / np.maximum(np.abs(y).max(axis=-1, keepdims=True), np.finfo(float).tiny)
+    order = np.argsort(-x if is_semidefinite(ask.f) else -np.abs(x - np.average(x, weights=weight)))
+    y, weight = y[:, order], weight[order]
+    seen = np.cumsum(weight)
+    most_columns = min(n // 2, MEGABYTES * 2**20 // (n * _itemsize(ask))) // dimension(ask.f, 1)
+
+    def variance(captured: float, products: int) -> float:
+        left = np.clip(seen - captured, 0, weight) + 1e-4 * weight
+        center = (y * left).sum(axis=-1, keepdims=True) / left.sum()
+        return float(np.max((np.abs(y - center) ** 2 * left).sum(axis=-1) / whole) / (m - products))
+
+    center = (y * weight).sum(axis=-1, keepdims=True) / n
+    whole = (np.abs(y - center) ** 2 * weight).sum(axis=-1)
+    if not whole.min() > 0:
+        return 0
+    products = min(m // 2, most)
+    b = min(products // sketch_cost(ask.A, ask.f), most_columns)
+    pays = b > 1 and variance(b / 2, products) < 0.5 / ask.budget
+    return b if pays else 0
+
+
+def _all(
+    ask: Sampling,
+    rest: Deflated,
+    K: Krylov,
+    X: Array,
+    take: Callable[[int], Array],
+    more: int,
+    depth: int,
+) -> Iterator[tuple[Krylov, Array]]:
+    """The Krylov spaces of the first groups, and of `more`, as many at a time as fit."""
+    yield K, X
+    b, n = ask.block, ask.A.shape[0]
+    room = block_size(n, _itemsize(ask) * depth * b, None, megabytes=MEGABYTES)
+    for groups in blocks(more, room):
+        X = take(groups * b)
+        yield _advanced(ask, _lanczos.begin(rest.start(X), b), depth), X
+
+
+def _itemsize(ask: Sampling) -> int:
+    bits = int(ask.A.xp.finfo(ask.A.dtype).bits)
+    return bits // 8 * (2 if _xp.is_complex(ask.A) else 1)

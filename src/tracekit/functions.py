@@ -1,0 +1,291 @@
+"""Functions of a real variable for tr f(A): what they are, and where they are defined.
+
+Any function that takes a real array of the operator's library and returns one of the same shape
+will do as f. Two attributes may be set on it: ``positive = True`` if it is defined above zero
+alone, ``nonnegative = True`` if from zero on. Operators that their products show to be singular or
+indefinite are then refused with the reason, and positive semidefinite ones are sketched by one
+product a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import _xp
+from ._typing import Array
+
+__all__ = ["entropy", "exp", "inv", "log", "log1p", "power", "ridge", "sqrt"]
+
+Function = Callable[[Array], Array]
+
+
+def _defined(*, positive: bool = False, nonnegative: bool = False) -> Callable[[Any], Any]:
+    def mark(f: Any) -> Any:
+        f.positive, f.nonnegative = positive, nonnegative
+        return f
+
+    return mark
+
+
+@_defined(positive=True)
+def log(x: Array) -> Array:
+    """The natural logarithm; its trace is the logarithm of the determinant.
+
+    Parameters
+    ----------
+    x : array
+        Eigenvalues, positive.
+
+    Returns
+    -------
+    array
+        ``log(x)``.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> float(tk.trace_function(np.diag([1.0, 2.0, 4.0]), tk.functions.log, 3).value.round(6))
+    2.079442
+    """
+    return _xp.namespace(x).log(x)
+
+
+@_defined(positive=True)
+def inv(x: Array) -> Array:
+    """The inverse.
+
+    Parameters
+    ----------
+    x : array
+        Eigenvalues, positive. For an indefinite operator pass ``lambda x: 1 / x``, if it has no
+        eigenvalue near zero.
+
+    Returns
+    -------
+    array
+        ``1 / x``.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> float(tk.trace_function(np.diag([1.0, 2.0, 4.0]), tk.functions.inv, 3))
+    1.75
+    """
+    return 1 / x
+
+
+@_defined(nonnegative=True)
+def log1p(x: Array) -> Array:
+    """The logarithm of 1 + x: operator monotone, 0 at 0.
+
+    Parameters
+    ----------
+    x : array
+        Eigenvalues, 0 or more.
+
+    Returns
+    -------
+    array
+        ``log(1 + x)``.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> float(tk.trace_function(np.diag([1.0, 0.0, 3.0]), tk.functions.log1p, 3).value.round(6))
+    2.079442
+    """
+    return _xp.namespace(x).log1p(x)
+
+
+@_defined(nonnegative=True)
+def sqrt(x: Array) -> Array:
+    """The square root: operator monotone.
+
+    Parameters
+    ----------
+    x : array
+        Eigenvalues, 0 or more.
+
+    Returns
+    -------
+    array
+        The root of x.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> float(tk.trace_function(np.diag([1.0, 4.0, 0.0]), tk.functions.sqrt, 3))
+    3.0
+    """
+    return _xp.namespace(x).sqrt(x)
+
+
+@_defined()
+def exp(x: Array) -> Array:
+    """The exponential; of a graph its trace is the Estrada index, its diagonal the centralities.
+
+    Parameters
+    ----------
+    x : array
+        Eigenvalues.
+
+    Returns
+    -------
+    array
+        ``exp(x)``.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> float(tk.trace_function(np.zeros((3, 3)), tk.functions.exp, 3))
+    3.0
+    """
+    return _xp.namespace(x).exp(x)
+
+
+@_defined(nonnegative=True)
+def entropy(x: Array) -> Array:
+    """``-x log(x)``, 0 at 0; of a density matrix its trace is the von Neumann entropy.
+
+    Parameters
+    ----------
+    x : array
+        Eigenvalues, 0 or more.
+
+    Returns
+    -------
+    array
+        ``-x log(x)``.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> float(tk.trace_function(np.eye(4) / 4, tk.functions.entropy, 4).value.round(6))
+    1.386294
+    """
+    xp = _xp.namespace(x)
+    return -x * xp.log(_xp.positive(x))
+
+
+def power(p: float) -> Function:
+    """The function ``x**p`` of eigenvalues of 0 or more.
+
+    Parameters
+    ----------
+    p : float
+        Positive.
+
+    Returns
+    -------
+    callable
+        The function; operator monotone if p is at most 1.
+
+    Raises
+    ------
+    ValueError
+        If p is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> float(tk.trace_function(np.diag([1.0, 2.0, 3.0]), tk.functions.power(3), 3).value.round(6))
+    36.0
+    """
+    checked_positive("p", p)
+    return semidefinite(lambda x: x**p)
+
+
+def ridge(c: float) -> Function:
+    """The function ``x / (x + c)``, whose trace is the effective dimension of ridge regression.
+
+    Parameters
+    ----------
+    c : float
+        Positive, in the unit of the eigenvalues.
+
+    Returns
+    -------
+    callable
+        The function: operator monotone.
+
+    Raises
+    ------
+    ValueError
+        If c is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> float(tk.trace_function(np.diag([1.0, 3.0, 0.0]), tk.functions.ridge(1.0), 3))
+    1.25
+    """
+    checked_positive("ridge", c)
+    return semidefinite(lambda x: x / (x + c))
+
+
+def semidefinite(f: Function) -> Function:
+    """The same function, marked as defined from zero on."""
+    f.nonnegative = True  # type: ignore[attr-defined]
+    return f
+
+
+def checked_positive(name: str, value: Any) -> float:
+    """Refuse what is no positive number."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 < value < float("inf")
+    ):
+        raise ValueError(f"{name}={value!r} does not make sense here; pass a positive number")
+    return value
+
+
+def is_semidefinite(f: Any) -> bool:
+    """Whether f asks for an operator that is positive semidefinite at least."""
+    return bool(getattr(f, "positive", False) or getattr(f, "nonnegative", False))
+
+
+def values(f: Function, x: Array, *, squared: bool = False) -> Array:
+    """F at eigenvalues along the last axis, where it is defined.
+
+    Eigenvalues are known up to rounding of the largest one; to the square of that, if they are
+    squares of singular values.
+    """
+    xp, traced = _xp.namespace(x), _xp.is_traced(x)
+    rounding = 30 * _xp.eps(x)
+    if is_semidefinite(f):
+        low = _xp.number(xp.min(x)).real if not traced else 0.0
+        floor = 0.0 if traced else _xp.number(xp.max(xp.abs(x))).real * rounding
+        if not traced and low < -floor:
+            raise ValueError(
+                f"this function of a matrix needs eigenvalues of 0 or more, and the products show "
+                f"one near {low:.3g} or below; add a multiple of the identity, A + c I"
+            )
+        if (
+            not traced
+            and getattr(f, "positive", False)
+            and low <= floor * (rounding if squared else 1)
+        ):
+            raise ValueError(
+                f"this function is not defined at 0, and the products show that the matrix is "
+                f"singular to working precision (an eigenvalue near {low:.3g}); add a multiple of "
+                "the identity, A + c I"
+            )
+        if getattr(f, "nonnegative", False):
+            x = xp.where(x < 0, xp.zeros_like(x), x)
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        y = f(x)
+    if not _xp.is_array(y) or tuple(y.shape[-x.ndim :]) != tuple(x.shape):
+        raise TypeError(
+            f"f returned {getattr(y, 'shape', type(y).__name__)} for eigenvalues of shape "
+            f"{tuple(x.shape)}; pass a function that takes an array and returns one of that shape"
+        )
+    if not _xp.is_finite(y):
+        raise ValueError(
+            f"f is not finite on the spectrum, which reaches from {_xp.number(xp.min(x)).real:.3g} "
+            f"to {_xp.number(xp.max(x)).real:.3g}; scale or shift the operator, or pass another f"
+        )
+    return y

@@ -1,0 +1,55 @@
+"""Naive dense versions of functions of matrices, by eigenvalues and by Krylov spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from twins import Matrix, Vector
+
+Function = Callable[[Vector], Vector]
+
+
+def matrix_function(A: Matrix, f: Function) -> Matrix:
+    """f(A) of a Hermitian matrix."""
+    w, V = np.linalg.eigh(A)
+    return (V * f(w)) @ V.conj().T
+
+
+def trace(A: Matrix, f: Function) -> complex:
+    """The sum of f over the eigenvalues."""
+    return np.sum(f(np.linalg.eigvalsh(A)))
+
+
+def krylov_basis(A: Matrix, X: Matrix, depth: int) -> Matrix:
+    """Orthonormal basis of X, A X, ..., A^(depth - 1) X, one new direction after the other."""
+    Q = np.zeros((len(A), 0), A.dtype)
+    block = X
+    for _ in range(depth):
+        new = np.zeros((len(A), 0), A.dtype)
+        for x in block.T:
+            size = np.linalg.norm(x)
+            for _ in range(3):
+                x = x - Q @ (Q.conj().T @ x)
+            if np.linalg.norm(x) > 1e-10 * size:
+                q = (x / np.linalg.norm(x))[:, None]
+                Q, new = np.hstack([Q, q]), np.hstack([new, q])
+        block = A @ new
+    return Q
+
+
+def forms(A: Matrix, X: Matrix, f: Function, depth: int, block: int = 1) -> Vector:
+    """``x^H f(A) x`` by projection on the Krylov space of each group of columns."""
+    found = []
+    for i in range(0, X.shape[1], block):
+        group = X[:, i : i + block]
+        Q = krylov_basis(A, group, depth)
+        inside = Q.conj().T @ group
+        F = matrix_function(Q.conj().T @ A @ Q, f)
+        found.append(np.einsum("ij,ij->j", inside.conj(), F @ inside))
+    return np.concatenate(found)
+
+
+def slope_of_logdet(A: Matrix, dA: Matrix, Omega: Matrix) -> Vector:
+    """Samples of ``tr(A^-1 dA)``, one a probe."""
+    return np.einsum("ij,ij->j", np.linalg.solve(A, Omega).conj(), dA @ Omega).real
