@@ -146,7 +146,7 @@ def ntk_norm(
     whole : bool
         As for `ntk_trace`.
     chunk_size : int, optional
-        As for `ntk_trace`.
+        As for `kernel`.
 
     Returns
     -------

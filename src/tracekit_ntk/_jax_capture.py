@@ -93,6 +93,8 @@ class Capture:
         Entries of each parameter, by its path in the tree.
     numbers : int
         Numbers in the derivatives of one output of one sample.
+    bytes_at_once : int
+        Of cotangents, where no chunk size is asked for.
     report : list of tuple
         For each operation that reads a parameter: path, operation, positions, and why its Jacobian
         is formed rather than factored (empty if it need not be).
@@ -107,6 +109,7 @@ class Capture:
         self.dtype = jnp.result_type(plan.output.dtype, *(leaf.dtype for leaf in leaves))
         self.sizes = {name: leaf.size for name, leaf in zip(names, leaves, strict=True)}
         self.numbers = plan.numbers
+        self.bytes_at_once = 2**24 if plan.loops else 2**27  # scans are fastest within the cache
         self._steps: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
 
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:

@@ -16,7 +16,6 @@ from ._tiles import gram, permuted
 from .factors import Capture
 
 Array = Any
-BYTES_AT_ONCE = 2**27  # of cotangents, where no chunk size is asked for
 BYTES_KEPT = 2**32  # of cotangents where chunks have to meet each other
 
 
@@ -247,14 +246,14 @@ def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = 
     return _captures(params).capture(f, params, x, whole=whole)  # type: ignore[no-any-return]
 
 
-def chunk_of(found: Capture, chunk_size: int | None, most: int = BYTES_AT_ONCE) -> int:
+def chunk_of(found: Capture, chunk_size: int | None, most: int | None = None) -> int:
     """How many outputs of each sample go through one reverse pass, a whole number of rows."""
     if chunk_size is not None:
         if chunk_size < 1:
             raise ValueError(f"chunk_size={chunk_size} is no number of outputs; pass at least 1")
         return min(chunk_size, found.outputs)
-    each = 8 * found.samples * max(1, getattr(found, "numbers", 1))
-    fits = max(1, int(most / each))
+    each = 8 * found.samples * max(1, found.numbers)
+    fits = max(1, (most or found.bytes_at_once) // each)
     last = found.output_shape[-1] if found.output_shape else 1
     return min(found.outputs, fits if fits < last else fits // last * last)
 

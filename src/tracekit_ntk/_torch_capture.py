@@ -68,6 +68,8 @@ def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = 
 class Capture:
     """A function's Jacobian at one point, in factors; see `factors.Capture`."""
 
+    bytes_at_once = 2**27
+
     def __init__(self, f: Callable[..., Any], params: Any, x: Any, whole: bool) -> None:
         named = leaves(params)
         self._f, self._params, self._x, self._whole = f, params, x, whole

@@ -19,6 +19,7 @@ class Capture(Protocol):
     outputs: int  # of each sample
     output_shape: tuple[int, ...]  # of one sample; of the batch where that is the sample
     numbers: int  # of all cotangents that one output of one sample has
+    bytes_at_once: int  # of cotangents, where no chunk size is asked for
     sizes: dict[str, int]  # entries of every parameter, in the order of the tree
 
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
