@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import array_api_compat
 import numpy as np
 import pytest
+
+# What is started in the background by a shell ignores Ctrl-C, and so would what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Double precision is a process-wide switch of JAX: thrown once, before any array is made.
 if importlib.util.find_spec("jax") is not None:
