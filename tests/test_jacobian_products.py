@@ -357,7 +357,7 @@ def fused() -> tuple[Callable[[Any], Array], Any, np.ndarray]:
 
 
 def test_a_missing_forward_mode_is_said_and_not_needed() -> None:
-    import torch
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
     f, params, J = fused()
     K = tkn.ntk(f, params)
@@ -373,7 +373,7 @@ def test_a_missing_forward_mode_is_said_and_not_needed() -> None:
 
 
 def test_a_basis_from_differences_where_forward_mode_is_missing() -> None:
-    import torch
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
     f, params, J = fused()
     sizes = [p.numel() for p in params.values()]

@@ -346,7 +346,7 @@ def torch_modules() -> dict[str, Any]:
     "name", ["batch norm", "batch norm of images", "dropout", "attention across the batch"]
 )
 def test_modules_that_mix_samples_are_refused(name: str) -> None:
-    import torch
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
     torch.manual_seed(0)
     module = torch_modules()[name]
