@@ -299,8 +299,12 @@ def test_complex_networks(library: str) -> None:
 
         J = dense(tkn.jacobian(lambda w: g(w, x), w)).reshape(6, 5, 15)
         S = tkn.sample_ntk(g, w, x)
-        first = dense(S)[:5, :5]
-        close(first, J[0] @ J[0].conj().T)
+        K = dense(S)
+        close(K[:5, :5], J[0] @ J[0].conj().T)
+        X = np.random.default_rng(0).standard_normal((2, len(K), 3))
+        X = X[0] + 1j * X[1]
+        of_device = S.xp.asarray(X, dtype=S.dtype)
+        close(S.quad(of_device), np.sum(X.conj() * (K @ X), axis=0))  # type: ignore[misc]
 
 
 def test_compiled_mapped_and_differentiated() -> None:

@@ -147,14 +147,14 @@ class Capture:
         Parameters
         ----------
         V : (N, O, k) array
-            The combinations.
+            The combinations, ``V^H`` times the outputs.
 
         Returns
         -------
         dict of list of Outer, Lookup or Dense
             As `uses` gives them, for k outputs.
         """
-        columns = jnp.moveaxis(V, 2, 1).astype(self._plan.output.dtype)
+        columns = jnp.moveaxis(jnp.conj(V), 2, 1).astype(self._plan.output.dtype)
         columns = columns.reshape(self.samples, -1, *self.output_shape)
         found = self._plan.uses(self._leaves, self._x, columns, (), each=True)
         return dict(zip(self.sizes, found, strict=True))

@@ -105,7 +105,7 @@ class Capture:
         return self._pulled(self._rows(start, stop), (start, stop) == (0, self.outputs))
 
     def combined(self, V: Array) -> dict[str, list[Use]]:
-        """The same for k combinations of each sample's own outputs: V of shape (N, O, k)."""
+        """The same for k combinations ``V^H y`` of each sample's own outputs: V (N, O, k)."""
         rows = V.to(self._y.dtype).permute(2, 0, 1)
         return self._pulled(rows.reshape(-1, *self._y.shape), True)
 

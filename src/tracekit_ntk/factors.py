@@ -30,7 +30,7 @@ class Capture(Protocol):
         """
 
     def combined(self, V: Array) -> dict[str, list[Use]]:
-        """The same for k combinations of each sample's own outputs, V of shape (N, O, k)."""
+        """The same for k combinations ``V^H y`` of each sample's own outputs, V (N, O, k)."""
 
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
