@@ -1,0 +1,173 @@
+"""Each public function with each feature it is marked with, and refused what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from capabilities import CASES, FEATURES, NETWORK_CASES, NETWORK_FEATURES, Case, N
+from conftest import library, matrix
+
+import tracekit as tk
+import tracekit_ntk as tkn
+
+SEED = 3
+KINDS = {"complex": "complex psd", "non-Hermitian": "real"}
+NOT_ESTIMATED = {  # records, ways to make operators or change them, and what has tests of its own
+    *("Comparison", "Estimate", "LinearOperator", "NotFiniteError", "SpectralDensity"),
+    *("SpectralSummary", "Tracked", "as_operator", "block_diagonal", "centered", "compare"),
+    *("counted", "difference_basis", "functions", "gram", "probes", "range_basis", "resume"),
+    *("testing", "vstack", "with_dims"),
+}
+NOT_NUMBERS = {
+    *("difference_basis", "explain", "functional", "jacobian_from_pair", "kernel_matrix"),
+    *("structured_derivatives", "track", "track_module"),
+}
+
+
+def pairs(cases: tuple[Case, ...], features: tuple[str, ...]) -> Any:
+    """Every case with every feature, named."""
+    return pytest.mark.parametrize(
+        ("case", "feature"),
+        [pytest.param(c, f, id=f"{c.name}-{f}") for c in cases for f in features],
+    )
+
+
+def positive(kind: str = "psd") -> np.ndarray:
+    """A well-conditioned positive definite matrix, or one that is not Hermitian."""
+    return matrix(kind, N) + 0.5 * np.eye(N)
+
+
+def on(name: str, case: Case, A: np.ndarray, *, compiled: bool = False) -> np.ndarray:
+    """The numbers of a case in one library."""
+    lib = library(name)
+    f = lambda A: case.call(A, SEED)  # noqa: E731
+    if compiled:
+        f = transforms().jit(f)
+    return lib.numpy(f(lib.array(A)))
+
+
+def gradients(case: Case, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The derivative of the sum of a case's numbers, in JAX and in PyTorch."""
+    torch, jax = library("torch"), library("jax")
+    g = transforms().grad(lambda A: jax.xp.sum(case.call(A, SEED)))
+    leaf = torch.array(A).requires_grad_()
+    torch.xp.sum(case.call(leaf, SEED)).backward()
+    compiled = g if case.looks else transforms().jit(g)
+    return jax.numpy(compiled(jax.array(A))), torch.numpy(leaf.grad)
+
+
+def transforms() -> Any:
+    """What has jit and grad."""
+    return pytest.importorskip("jax", reason="JAX is not installed")
+
+
+def slope(call: Callable[[float], Any], step: float = 1e-5) -> float:
+    """A derivative by central differences."""
+    return float(np.sum(call(step) - call(-step))) / (2 * step)
+
+
+def show(case: Case, feature: str) -> None:
+    """Hold that a case has a feature: the numbers are those of NumPy with the same seed."""
+    A = positive(KINDS.get(feature, "psd"))
+    if feature == "gradient":
+        of_jax, of_torch = gradients(case, A)
+        assert np.all(np.isfinite(of_jax))
+        assert np.max(np.abs(of_jax)) > 0
+        if not case.looks:
+            np.testing.assert_allclose(of_torch, of_jax, rtol=1e-6, atol=1e-8)
+        elif case.name != "logdet":  # whose gradient is an estimate of its own
+            along = np.sum(of_torch * A)
+            assert along == pytest.approx(slope(lambda t: on("numpy", case, (1 + t) * A)), abs=1e-6)
+        return
+    expected = on("numpy", case, A)
+    assert np.all(np.isfinite(expected))
+    others = {"PyTorch": "torch", "JAX": "jax", "array-api-strict": "strict:CPU_DEVICE"}
+    if feature == "jax.jit":
+        found = on("jax", case, A, compiled=True)
+    elif feature in KINDS:
+        found = on("torch", case, A)
+    else:
+        found = on(others.get(feature, "numpy-readonly"), case, A)
+    another = case.looks and feature == "jax.jit"
+    np.testing.assert_allclose(found, expected, rtol=0.1 if another else 1e-8, atol=1e-10)
+
+
+@pairs(CASES, FEATURES)
+def test_estimators(case: Case, feature: str) -> None:
+    if feature in case.lacks:
+        with pytest.raises((TypeError, ValueError, RuntimeError)):
+            show(case, feature)
+    else:
+        show(case, feature)
+
+
+def network(lib: Any, *, cplx: bool = False) -> tuple[Callable[..., Any], dict[str, Any], Any]:
+    """A network of one hidden layer, its parameters and a batch, the same in every library."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> Any:
+        X = rng.standard_normal(shape)
+        return lib.array(X + 1j * rng.standard_normal(shape) if cplx else X)
+
+    params = {"U": draw(4, 5), "V": draw(5, 3)}
+    return lambda params, x: lib.xp.tanh(x @ params["U"]) @ params["V"], params, draw(6, 4)
+
+
+def show_of_network(case: Case, feature: str) -> None:
+    """Hold that a case has a feature: the numbers are those of PyTorch with the same seed."""
+    torch, jax = library("torch"), library("jax")
+    if feature == "gradient":
+        f, params, x = network(jax)
+        total = lambda params: jax.xp.sum(case.call(f, params, x, SEED))  # noqa: E731
+        g = transforms().grad(total)(params)
+        along = sum(float(jax.xp.sum(g[name] * leaf)) for name, leaf in params.items())
+        scaled = lambda t: total({name: (1 + t) * leaf for name, leaf in params.items()})  # noqa: E731
+        assert along == pytest.approx(slope(scaled), rel=1e-6)
+        return
+    cplx = feature == "complex"
+    expected = torch.numpy(case.call(*network(torch, cplx=cplx), SEED))
+    assert np.all(np.isfinite(expected))
+    if feature == "PyTorch":
+        f, params, x = network(torch)
+        for leaf in params.values():
+            leaf.requires_grad_()
+        found = torch.numpy(case.call(f, params, x, SEED))
+    elif feature == "jax.jit":
+        f, params, x = network(jax)
+        found = jax.numpy(
+            transforms().jit(lambda params, x: case.call(f, params, x, SEED))(params, x)
+        )
+    else:
+        found = jax.numpy(case.call(*network(jax, cplx=cplx), SEED))
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@pairs(NETWORK_CASES, NETWORK_FEATURES)
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_kernels_of_networks(case: Case, feature: str) -> None:
+    show_of_network(case, feature)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cupy"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_gpu(case: Case, device: str) -> None:
+    """The numbers of the host, on the device."""
+    if device == "cuda":
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("PyTorch finds no GPU")
+        found = case.call(torch.asarray(positive(), device="cuda"), SEED)
+        assert found.device.type == "cuda"
+        found = found.cpu().numpy()
+    else:
+        lib = library("cupy")
+        found = lib.numpy(case.call(lib.array(positive()), SEED))
+    np.testing.assert_allclose(found, on("numpy", case, positive()), rtol=1e-8, atol=1e-10)
+
+
+def test_no_function_is_left_out() -> None:
+    assert {case.name for case in CASES} == set(tk.__all__) - NOT_ESTIMATED
+    assert {case.name for case in NETWORK_CASES} == set(tkn.__all__) - NOT_NUMBERS
