@@ -220,6 +220,11 @@ def test_raw_namespaces_are_understood() -> None:
     assert tk.exact_trace(B).value.dtype == np.float32
 
 
+def test_no_namespace_stands_for_numpy() -> None:
+    A = tk.LinearOperator((3, 3), lambda X: 2 * X, xp=None)
+    assert float(tk.exact_trace(A)) == 6.0
+
+
 def test_third_party_types_are_registered() -> None:
     class Diagonal:
         def __init__(self, *entries: float) -> None:

@@ -75,7 +75,7 @@ class LinearOperator:
     quad: Product | None = None
     _: KW_ONLY
     dtype: DType = None
-    xp: Namespace = _xp.np_compat
+    xp: Namespace = None  # type: ignore[assignment]  # replaced where it is made
     device: Device = None
     factor: LinearOperator | None = None
     dims: tuple[int, ...] | None = None
@@ -90,7 +90,7 @@ class LinearOperator:
 
         m, n = _shape(self.shape)
         put("shape", (m, n))
-        put("xp", _xp.namespace(self.xp.empty(0)))  # the wrapped namespace of a raw module
+        put("xp", _xp.wrapped(self.xp))
         put("dtype", _dtype(self.dtype, self.xp, self.device))
         if self.device is None:
             put("device", _xp.device(self.xp.empty(0)))  # the library's default one

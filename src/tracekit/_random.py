@@ -39,6 +39,14 @@ class Source:
     Notes
     -----
     Column j of the stream does not depend on how many columns are asked for at a time.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = tk.as_operator(np.eye(3))
+    >>> source = tk.probes.Source(0, A)
+    >>> tk.probes.rademacher(source, 3, 2).shape
+    (3, 2)
     """
 
     def __init__(self, rng: Rng, like: Space) -> None:
@@ -46,7 +54,18 @@ class Source:
         self._engine = _engine(rng, self)
 
     def normal(self, shape: tuple[int, int]) -> Array:
-        """Standard normal entries; circularly symmetric with ``E|x|^2 = 1`` if complex."""
+        """Standard normal entries; circularly symmetric with ``E|x|^2 = 1`` if complex.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (n, m), of one column for each test vector.
+
+        Returns
+        -------
+        (n, m) array
+            In the operator's library and dtype, on its device.
+        """
         n, m = shape
         if not _xp.is_complex(self):
             return self._place(self._engine.normal(n, m))
@@ -54,7 +73,18 @@ class Source:
         return self._complex(both[:n, :], both[n:, :], math.sqrt(0.5))
 
     def signs(self, shape: tuple[int, int]) -> Array:
-        """Entries of modulus one: signs, or phases uniform on the unit circle if complex."""
+        """Entries of modulus one: signs, or phases uniform on the unit circle if complex.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (n, m), of one column for each test vector.
+
+        Returns
+        -------
+        (n, m) array
+            In the operator's library and dtype, on its device.
+        """
         n, m = shape
         if not _xp.is_complex(self):
             return self._place(self._engine.signs(n, m))
@@ -62,16 +92,39 @@ class Source:
         return self._complex(self.xp.cos(angle), self.xp.sin(angle), 1.0)
 
     def distinct(self, n: int, m: int) -> Array:
-        """`m` distinct integers below `n`, uniform, in random order."""
+        """`m` distinct integers below `n`, uniform, in random order.
+
+        Parameters
+        ----------
+        n, m : int
+            How many there are, and how many are drawn.
+
+        Returns
+        -------
+        (m,) array of int
+            In the operator's library, on its device.
+        """
         return self.xp.asarray(self._engine.distinct(n, m), device=self.device)
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on drawing later, as JSON-able values."""
+        """All that is needed to go on drawing later.
+
+        Returns
+        -------
+        dict
+            Of values that JSON can hold.
+        """
         state: dict[str, Any] = self._engine.state()
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on drawing where `state` was taken."""
+        """Go on drawing where a state was taken.
+
+        Parameters
+        ----------
+        state : dict
+            What `state` gave, of a generator of the same kind.
+        """
         self._engine.restore(state)
 
     def _place(self, draw: Array, *, real: bool = False) -> Array:

@@ -15,6 +15,11 @@ namespace = array_api_compat.array_namespace
 is_array = array_api_compat.is_array_api_obj
 
 
+def wrapped(xp: Namespace | None) -> Namespace:
+    """A namespace as array_api_compat wraps it; NumPy's if there is none."""
+    return np_compat if xp is None else namespace(xp.empty(0))
+
+
 def device(x: Array) -> Device:
     """Where to create arrays that meet `x`: None for JAX, whose placement follows the data."""
     return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)

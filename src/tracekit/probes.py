@@ -22,7 +22,16 @@ from . import _xp
 from ._random import Source
 from ._typing import Array, Probes
 
-__all__ = ["basis", "hadamard", "normal", "orthogonal", "rademacher", "sphere", "tiled"]
+__all__ = [
+    "Source",
+    "basis",
+    "hadamard",
+    "normal",
+    "orthogonal",
+    "rademacher",
+    "sphere",
+    "tiled",
+]
 
 
 def _law(*, spherical: bool = False, joint: bool = False) -> Callable[[Probes], Probes]:
