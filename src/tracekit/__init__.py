@@ -23,7 +23,7 @@ from .sequence import Tracked, Tracker
 from .spectrum import effective_rank, frobenius_norm, spectral_summary
 from .zonal import SpectralSummary, one_sided_alignment, one_sided_summary
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
