@@ -266,6 +266,67 @@ def test_jax_kernels_are_compiled_and_differentiated(world: World) -> None:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-8, atol=1e-9)
 
 
+def tanh_network(lib: Any) -> tuple[Callable[..., Array], list[tuple[int, int]]]:
+    """Seven layers of 64 inputs, and the shapes of their parameters."""
+
+    def f(params: Any, x: Array) -> Array:
+        for W in params[:-1]:
+            x = lib.tanh(x @ W)
+        return x @ params[-1]
+
+    return f, [*[(64, 64)] * 6, (64, 4)]
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_compiled_methods_hold_gradients_of_one_parameter_at_a_time(
+    method: Callable[..., Array],
+) -> None:
+    jax = pytest.importorskip("jax")
+    f, shapes = tanh_network(jax.numpy)
+    params = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    x = jax.ShapeDtypeStruct((3, 64), np.float32)
+    compiled = jax.jit(lambda params, x: kernel(f, params, x, implementation=method))
+    used = compiled.lower(params, x).compile().memory_analysis().temp_size_in_bytes
+    assert used < 2 * (4 * 3 * 4 * 64 * 64)  # of all parameters they are six times this
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_no_array_holds_gradients_by_all_parameters(
+    torch: Any, method: Callable[..., Array]
+) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            made = function(*args, **(kwargs or {}))
+            for x in made if isinstance(made, tuple | list) else (made,):
+                if isinstance(x, torch.Tensor):
+                    self.size = max(self.size, x.numel())
+            return made
+
+    f, shapes = tanh_network(torch)
+    params, x = [torch.randn(shape) / 8 for shape in shapes], torch.randn(3, 64)
+    with Largest() as seen:
+        kernel(f, params, x, implementation=method, chunk_size=2)
+    assert seen.size == 3 * 2 * 64 * 64  # samples, outputs of a chunk, the largest parameter
+
+
+def test_jacobians_of_what_only_a_loop_over_samples_can_differentiate(torch: Any) -> None:
+    net = torch.nn.GRU(3, 4)
+    params = {name: p.detach() for name, p in net.named_parameters()}
+
+    def f(p: Any, x: Array) -> Array:
+        return torch.func.functional_call(net, p, (x.transpose(0, 1),))[0][-1]
+
+    x = torch.randn(4, 5, 3)
+    ours = kernel(f, params, x, implementation=jacobian_contraction)
+    torch.testing.assert_close(ours, kernel(f, params, x))
+
+
 def test_explain_tells_reads_orders_and_fall_backs(torch: Any) -> None:
     net = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     params = {name: p.detach() for name, p in net.named_parameters()}
@@ -292,6 +353,8 @@ BAD = [
     ({"diagonal_axes": (1, -4)}, r"diagonal_axes=\(1, -4\) names axis -4"),
     ({"trace_axes": 1, "diagonal_axes": 1}, "axis 1 of the output is both"),
     ({"chunk_size": 0}, "chunk_size=0"),
+    ({"chunk_size": 0, "implementation": jacobian_contraction}, "chunk_size=0"),
+    ({"chunk_size": 0, "implementation": ntk_vector_products}, "chunk_size=0"),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -75,17 +76,13 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     """The samples' own derivatives of f at params, after a check that samples do not mix."""
     primals = [detached(leaf) for _, leaf in leaves(params)]
     x = tree_map(jnp.asarray, x)
-    f = jax.jit(f)
+    given, f = f, jax.jit(f)
     y = f(unflatten(params, primals), x)
     _check_output(y)
     _checks.samples([part.shape for part in jax.tree.leaves(x)], y.shape)
 
-    def one(values: Any, sample: Any) -> Array:
-        batch = tree_map(lambda part: part[None], sample)
-        return jnp.ravel(f(unflatten(params, values), batch)[0])
-
     try:
-        alone = jax.vmap(lambda sample: one(primals, sample))(x)
+        alone = jax.vmap(lambda sample: _one(f, params, primals, sample))(x)
     except Exception as error:
         raise _checks.alone(error) from error
     if not is_traced(y):
@@ -97,11 +94,31 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     check = linearise if jnp.iscomplexobj(primals[0]) else _abstractly
     check(lambda values: f(values, first), params)
     dtype = _common(primals, y.dtype)
-    products = of_samples(one, primals, dtype, Transforms(_vjp, jax.jvp, jax.vmap, jax.vmap, jnp))
+    tree = unflatten(params, primals)
+    between = (partial(_compiled(given, run), tree) for run in (_contraction, _kernel_columns))
     return PerSample(
         y, sum(p.size for p in primals), dtype, _device(y),
-        lambda s: tree_map(lambda part: part[s], x), *products,
+        lambda s: tree_map(lambda part: part[s], x), *_of_samples(f, tree, dtype)[:4], *between,
     )  # fmt: skip
+
+
+def _one(f: Callable[[Any, Any], Any], params: Any, values: Any, sample: Any) -> Array:
+    """The flat output of one sample, by a tree like `params` of these values."""
+    batch = tree_map(lambda part: part[None], sample)
+    return jnp.ravel(f(unflatten(params, values), batch)[0])
+
+
+def _of_samples(f: Callable[[Any, Any], Any], params: Any, dtype: Any) -> tuple[Any, ...]:
+    by_jax = Transforms(_vjp, jax.jvp, jax.vmap, jax.vmap, jnp)
+    return of_samples(partial(_one, f, params), jax.tree.leaves(params), dtype, by_jax)
+
+
+def _contraction(f: Any, params: Any, x1: Any, x2: Any, V1: Array, V2: Array) -> Array:
+    return _of_samples(f, params, V1.dtype)[4](x1, x2, V1, V2)
+
+
+def _kernel_columns(f: Any, params: Any, x1: Any, x2: Any, V: Array) -> Array:
+    return _of_samples(f, params, V.dtype)[5](x1, x2, V)
 
 
 def _abstractly(f: Callable[[Any], Any], params: Any) -> None:
@@ -112,7 +129,7 @@ def _abstractly(f: Callable[[Any], Any], params: Any) -> None:
 def _linearise(f: Callable[[Any], Any], params: Any) -> tuple[Array, Any]:
     """Value and pushforward; compiled, unless the Python code of f looks at values."""
     try:
-        y, push = _compiled(f)(params)
+        y, push = _compiled(f, jax.linearize)(params)
     except jax.errors.JAXTypeError:
         y, push = jax.linearize(f, params)
     _check_output(y)
@@ -122,19 +139,19 @@ def _linearise(f: Callable[[Any], Any], params: Any) -> tuple[Array, Any]:
     return y, push
 
 
-def _compiled(f: Callable[[Any], Any]) -> Any:
-    """``jax.linearize`` of f, compiled once for as long as f lives."""
+def _compiled(f: Callable[..., Any], run: Callable[..., Any]) -> Any:
+    """``run(f, ...)``, compiled once for as long as f lives."""
     try:
-        known = _COMPILED.get(f)
+        known = _COMPILED.setdefault(f, {})
     except TypeError:  # no key: an object that compares by its arrays, such as a module
-        return jax.jit(lambda params: jax.linearize(lambda p: f(p), params))
-    if known is None:
+        return jax.jit(lambda *args: run(lambda *given: f(*given), *args))
+    if run not in known:
         alive: Any = weakref.ref(f)
-        known = _COMPILED[f] = jax.jit(lambda params: jax.linearize(alive(), params))
-    return known
+        known[run] = jax.jit(lambda *args: run(alive(), *args))
+    return known[run]
 
 
-_COMPILED: weakref.WeakKeyDictionary[Any, Callable[[Any], Any]] = weakref.WeakKeyDictionary()
+_COMPILED: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 def _push(push: Any, params: Any, X: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from itertools import product
 from math import prod
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from array_api_compat import array_namespace, device, is_jax_array
 
 from ._adapter import adapter
+from ._products import chunk, itemsize
 from ._products_of_uses import Form
 from ._tiles import gram, permuted
 from .factors import Capture
@@ -55,10 +57,8 @@ def structured_derivatives(
         As `kernel` got it; it calls this function.
     params : tree of arrays
         As `kernel` got it.
-    x1 : array or tree of arrays
-        Samples.
-    x2 : array or tree of arrays
-        Samples, or None for those of x1.
+    x1, x2 : array or tree of arrays
+        Samples; `x2` is None for those of x1.
     wanted : callable
         From the shape of a sample's output to the axes that are wanted.
     chunk_size : int or None
@@ -141,7 +141,7 @@ def _crossed(first: Capture, second: Capture, form: Form, low: int, size: int,
 def jacobian_contraction(
     f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
 ) -> Array:
-    """A kernel as the product of two explicit Jacobians.
+    """A kernel as the product of two explicit Jacobians, parameter by parameter.
 
     Parameters
     ----------
@@ -149,10 +149,8 @@ def jacobian_contraction(
         As `kernel` got it; it calls this function.
     params : tree of arrays
         As `kernel` got it.
-    x1 : array or tree of arrays
-        Samples.
-    x2 : array or tree of arrays
-        Samples, or None for those of x1.
+    x1, x2 : array or tree of arrays
+        Samples; `x2` is None for those of x1.
     wanted : callable
         From the shape of a sample's output to the axes that are wanted.
     chunk_size : int or None
@@ -163,19 +161,32 @@ def jacobian_contraction(
     (N1, N2, D, R, R) array
         D outputs of which only equal ones meet, R that are crossed; others are summed over.
 
+    Notes
+    -----
+    Gradients are N C P numbers for a chunk of C outputs, on each side of a block; C is all outputs
+    up to 4 GB. In JAX XLA holds those by one parameter at a time.
+
     References
     ----------
     Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.2.
     """
-    J1 = _jacobian(f, params, x1, chunk_size)
-    J2 = J1 if x2 is None else _jacobian(f, params, x2, chunk_size)
-    xp = array_namespace(J1[0])
-    sample = J1[1]
-    (N1, M, P), N2 = J1[0].shape, J2[0].shape[0]
-    a, b = (xp.reshape(J[0], (-1, P)) for J in (J1, J2))
-    b = xp.conj(b) if xp.isdtype(b.dtype, "complex floating") else b
-    K = xp.reshape(a @ xp.matrix_transpose(b), (N1, M, N2, M))
-    return reduced(xp.permute_dims(K, (0, 2, 1, 3)), wanted(sample))
+    own1, own2, eye = _both(f, params, x1, x2)
+    xp, shape = array_namespace(own1.output), tuple(own1.output.shape[1:])
+    N1, N2 = own1.output.shape[0], own2.output.shape[0]
+    a, b = own1.part(slice(0, N1)), own2.part(slice(0, N2))
+    numbers = max(N1, N2) * own1.parameters
+    spans = _spans(prod(shape), chunk(chunk_size, numbers, itemsize(own1.dtype, xp), BYTES_KEPT))
+    blocks: dict[tuple[int, int], Array] = {}
+    for (i, s), (j, t) in product(enumerate(spans), repeat=2):
+        if own2 is own1 and j < i:
+            K = xp.permute_dims(blocks[j, i], (2, 3, 0, 1))
+            blocks[i, j] = xp.conj(K) if xp.isdtype(K.dtype, "complex floating") else K
+        else:
+            other = None if own2 is own1 and i == j else b
+            blocks[i, j] = own1.contraction(a, other, eye[:, s], eye[:, t])
+    count = range(len(spans))
+    K = xp.concat([xp.concat([blocks[i, j] for j in count], axis=3) for i in count], axis=1)
+    return reduced(xp.permute_dims(K, (0, 2, 1, 3)), wanted(shape))
 
 
 def ntk_vector_products(
@@ -189,10 +200,8 @@ def ntk_vector_products(
         As `kernel` got it; it calls this function.
     params : tree of arrays
         As `kernel` got it.
-    x1 : array or tree of arrays
-        Samples.
-    x2 : array or tree of arrays
-        Samples, or None for those of x1.
+    x1, x2 : array or tree of arrays
+        Samples; `x2` is None for those of x1.
     wanted : callable
         From the shape of a sample's output to the axes that are wanted.
     chunk_size : int or None
@@ -203,28 +212,27 @@ def ntk_vector_products(
     (N1, N2, D, R, R) array
         D outputs of which only equal ones meet, R that are crossed; others are summed over.
 
+    Notes
+    -----
+    Gradients are P numbers for each of C outputs of a sample of `x2`, of as many at once as fit in
+    256 MB if C is not given. In JAX XLA holds those by one parameter at a time.
+
     References
     ----------
     Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.3.
     """
-    library = adapter(params)
-    own1 = library.per_sample(f, params, x1)
-    own2 = own1 if x2 is None else library.per_sample(f, params, x2)
-    xp = array_namespace(own1.output)
-    shape = tuple(own1.output.shape[1:])
-    N1, N2, M, P = own1.output.shape[0], own2.output.shape[0], prod(shape), own1.parameters
-    step = M if chunk_size is None else min(M, chunk_size)
-    eye = xp.eye(M, dtype=own1.dtype, device=own1.device)
-    columns = []
-    for m in range(N2):
-        parts = []
-        for o in range(0, M, step):
-            E = eye[None, :, o : o + step]
-            T = own2.pullback(own2.part(slice(m, m + 1)), E)
-            T = xp.broadcast_to(T, (N1, P, T.shape[2]))
-            parts.append(own1.pushforward(own1.part(slice(0, N1)), T))
-        columns.append(xp.concat(parts, axis=2))
-    return reduced(xp.stack(columns, axis=1), wanted(shape))
+    own1, own2, eye = _both(f, params, x1, x2)
+    xp, shape = array_namespace(own1.output), tuple(own1.output.shape[1:])
+    N1, N2 = own1.output.shape[0], own2.output.shape[0]
+    numbers, size = own1.parameters, itemsize(own1.dtype, xp)
+    step = min(prod(shape), chunk(chunk_size, numbers, size))
+    outputs, samples = _spans(prod(shape), step), _spans(N2, chunk(None, step * numbers, size))
+    a = own1.part(slice(0, N1))
+    columns = [
+        xp.concat([own1.kernel_columns(a, own2.part(s), eye[:, o]) for o in outputs], axis=3)
+        for s in samples
+    ]
+    return reduced(xp.permute_dims(xp.concat(columns, axis=2), (0, 2, 1, 3)), wanted(shape))
 
 
 def reduced(K: Array, wanted: Wanted) -> Array:
@@ -262,19 +270,17 @@ def _captures(params: Any) -> ModuleType:
     return import_module(adapter(params).__name__ + "_capture")
 
 
-def _jacobian(f: Callable[[Any, Any], Any], params: Any, x: Any, chunk_size: int | None) -> Any:
-    own = adapter(params).per_sample(f, params, x)
+def _both(f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any) -> tuple[Any, Any, Array]:
+    """Per-sample products of both batches, and a column for each output of a sample."""
+    per_sample = adapter(params).per_sample
+    own = per_sample(f, params, x1)
     xp = array_namespace(own.output)
-    shape = tuple(own.output.shape)
-    N, M = shape[0], prod(shape[1:])
-    eye = xp.eye(M, dtype=own.dtype, device=own.device)
-    step = M if chunk_size is None else min(M, chunk_size)
-    parts = []
-    for o in range(0, M, step):
-        E = xp.broadcast_to(eye[None, :, o : o + step], (N, M, min(step, M - o)))
-        parts.append(own.pullback(own.part(slice(0, N)), E))
-    J = xp.permute_dims(xp.concat(parts, axis=2), (0, 2, 1))
-    return xp.conj(J) if xp.isdtype(J.dtype, "complex floating") else J, shape[1:]
+    eye = xp.eye(prod(own.output.shape[1:]), dtype=own.dtype, device=own.device)
+    return own, own if x2 is None else per_sample(f, params, x2), eye
+
+
+def _spans(count: int, step: int) -> list[slice]:
+    return [slice(low, min(low + step, count)) for low in range(0, count, step)]
 
 
 def _reordered(f: Callable[[Any, Any], Any], wanted: Wanted) -> Callable[[Any, Any], Any]:

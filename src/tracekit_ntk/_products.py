@@ -41,6 +41,10 @@ class PerSample:
     All take samples as `part` cuts them out, and a block for each sample: `squares` (N, O, k) to
     ``|J_s^H v|^2``, (N, k); `kernel` (N, O, k) to ``J_s J_s^H v``, (N, O, k); `pullback` (N, O, k)
     to (N, P, k); `pushforward` (N, P, k) to (N, O, k).
+
+    Two take samples of both sides, and columns that all samples share: `contraction` (O, k1) and
+    (O, k2) to ``(J_s^H v)^H`` by ``J_t^H w``, (N1, k1, N2, k2); `kernel_columns` (O, k) to
+    ``J_s J_t^H v``, (N1, O, N2, k). Neither lays the parameters end to end.
     """
 
     output: Array
@@ -52,6 +56,8 @@ class PerSample:
     kernel: Callable[[Any, Array], Array]
     pullback: Callable[[Any, Array], Array]
     pushforward: Callable[[Any, Array], Array]
+    contraction: Callable[[Any, Any, Array, Array], Array]
+    kernel_columns: Callable[[Any, Any, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Transforms:
 def of_samples(
     one: Callable[..., Array], primals: Sequence[Array], dtype: Any, t: Transforms
 ) -> tuple[Any, ...]:
-    """`squares`, `kernel`, `pullback` and `pushforward` of all samples, which give `dtype`.
+    """The products of `PerSample`, in its order, which give `dtype`.
 
     ``one(leaves, sample)`` gives the flat output of one sample.
     """
@@ -83,14 +89,17 @@ def of_samples(
             grads = [re + 1j * im for re, im in zip(grads, columns(-1j * V), strict=True)]
         return tuple(to(g, dtype) for g in grads)
 
-    def push(sample: Any, tangents: Sequence[Array]) -> Array:  # leaves of (k, ...) -> (O, k)
+    def pull_all(samples: Any, V: Array) -> Any:  # (O, k) -> leaves of (N, k, ...)
+        return t.over_samples(lambda sample: pull(sample, V))(samples)
+
+    def push(values: Callable[..., Array], tangents: Sequence[Array]) -> Array:
+        """Leaves of (k, ...) to derivatives (k, ...) of the values that leaves give."""
+
         def along(*ts: Array) -> Array:
             ts = tuple(to(part, p.dtype) for part, p in zip(ts, primals, strict=True))
-            return to(t.jvp(lambda *leaves: one(leaves, sample), tuple(primals), ts)[1], dtype)
+            return to(t.jvp(values, tuple(primals), ts)[1], dtype)
 
-        def columns(*ts: Array) -> Array:
-            return xp.matrix_transpose(t.vmap(along)(*ts))
-
+        columns = t.vmap(along)
         if real and any(xp.isdtype(ts.dtype, "complex floating") for ts in tangents):
             re, im = ([part(ts) for ts in tangents] for part in (xp.real, xp.imag))
             return columns(*re) + 1j * columns(*im)
@@ -99,14 +108,37 @@ def of_samples(
     def squares(sample: Any, V: Array) -> Array:
         return sum(xp.sum(xp.abs(flat(g)) ** 2, axis=1) for g in pull(sample, V))
 
+    def push_one(sample: Any, tangents: Sequence[Array]) -> Array:  # leaves of (k, ...) -> (O, k)
+        return xp.matrix_transpose(push(lambda *leaves: one(leaves, sample), tangents))
+
     def kernel(sample: Any, V: Array) -> Array:
-        return push(sample, pull(sample, V))
+        return push_one(sample, pull(sample, V))
 
     def pullback(sample: Any, V: Array) -> Array:
         return xp.matrix_transpose(xp.concat([flat(g) for g in pull(sample, V)], axis=1))
 
     def pushforward(sample: Any, X: Array) -> Array:
-        return push(sample, cut(xp.matrix_transpose(X), sizes, primals, xp))
+        return push_one(sample, cut(xp.matrix_transpose(X), sizes, primals, xp))
+
+    def contraction(x1: Any, x2: Any, V1: Array, V2: Array) -> Array:
+        grads = pull_all(x1, V1)
+        others = grads if x2 is None else pull_all(x2, V2)
+
+        def product(g: Array, h: Array) -> Array:
+            g, h = (xp.reshape(part, (part.shape[0] * part.shape[1], -1)) for part in (g, h))
+            g = xp.conj(g) if xp.isdtype(dtype, "complex floating") else g
+            return g @ xp.matrix_transpose(h)
+
+        K = sum(map(product, grads, others))
+        return xp.reshape(K, (*grads[0].shape[:2], *others[0].shape[:2]))
+
+    def kernel_columns(x1: Any, x2: Any, V: Array) -> Array:
+        def values(*leaves: Array) -> Array:
+            return t.over_samples(lambda sample: one(leaves, sample))(x1)
+
+        grads = pull_all(x2, V)
+        Y = push(values, [xp.reshape(g, (-1, *g.shape[2:])) for g in grads])  # (N2 k, N1, O)
+        return xp.permute_dims(xp.reshape(Y, (*grads[0].shape[:2], *Y.shape[1:])), (2, 3, 0, 1))
 
     def flat(g: Array) -> Array:
         return xp.reshape(g, (g.shape[0], -1))
@@ -114,7 +146,8 @@ def of_samples(
     def to(x: Array, wanted: Any) -> Array:
         return xp.astype(x, wanted, copy=False)
 
-    return tuple(map(t.over_samples, (squares, kernel, pullback, pushforward)))
+    alone = map(t.over_samples, (squares, kernel, pullback, pushforward))
+    return (*alone, contraction, kernel_columns)
 
 
 def cut(rows: Array, sizes: Sequence[int], leaves: Sequence[Array], xp: Any) -> list[Array]:
@@ -150,10 +183,10 @@ def itemsize(dtype: Any, xp: Any) -> int:
     return int(xp.finfo(dtype).bits) // 8 * (2 if xp.isdtype(dtype, "complex floating") else 1)
 
 
-def chunk(wanted: Any, floats: int, itemsize: int) -> int:
+def chunk(wanted: Any, floats: int, itemsize: int, most: int = BYTES_AT_ONCE) -> int:
     """Columns at once: as asked, or as many as keep within the memory meant for them."""
     if wanted is None:
-        return max(1, BYTES_AT_ONCE // (itemsize * max(floats, 1)))
+        return max(1, most // (itemsize * max(floats, 1)))
     if not isinstance(wanted, int) or wanted < 1:
         raise ValueError(
             f"chunk_size={wanted!r} is no number of columns; pass an int of at least 1"

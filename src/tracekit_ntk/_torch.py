@@ -134,10 +134,10 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     deviation = (alone - y.reshape(alone.shape)).abs().max() / y.abs().max().clip(1e-30)
     _checks.independent(float(deviation), torch.finfo(y.dtype).eps ** 0.5)
 
-    def quietly(product: Callable[[Any, Array], Array]) -> Callable[[Any, Array], Array]:
-        def run(part: Any, block: Array) -> Array:
+    def quietly(product: Callable[..., Array]) -> Callable[..., Array]:
+        def run(*blocks: Any) -> Array:
             with _quiet(), _forward_mode():
-                return product(part, block)
+                return product(*blocks)
 
         return run
 
@@ -150,13 +150,13 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     )  # fmt: skip
 
 
-def _looped(product: Callable[..., Array]) -> Callable[..., Array]:
+def _looped(product: Callable[..., Any]) -> Callable[..., Any]:
     """What vmap does, for operations that it has no rule for, such as fused recurrent cells."""
 
-    def run(*trees: Any) -> Array:
+    def run(*trees: Any) -> Any:
         n = len(tree_flatten(trees)[0][0])
         each = [tree_map(lambda part: part[i], trees) for i in range(n)]  # noqa: B023
-        return torch.stack([product(*parts) for parts in each])
+        return tree_map(lambda *made: torch.stack(made), *(product(*parts) for parts in each))
 
     return run
 
