@@ -11,10 +11,10 @@ PIP  := $(BIN)/python -m pip install --quiet --disable-pip-version-check --const
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint docs bench paper clean
+.PHONY: help demo test lint docs bench dashboard bench-check accuracy peers dist-check paper clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DONE)/demo ## triangles of a graph counted, a network's kernel before and after training; plots
 	@MPLBACKEND=Agg $(BIN)/python -m examples.triangles
@@ -36,14 +36,32 @@ docs: $(DONE)/docs ## the documentation site, in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(DONE)/bench ## median errors and overheads beside their reference figures
+bench: $(DONE)/bench ## times, memory and errors on every array library here, some 10 minutes; MACHINE=name names the machine
+	@$(BIN)/python -m benchmarks.asv._backends
+	$(BIN)/python -m asv run --environment existing:$(BIN)/python --set-commit-hash "$$(git rev-parse HEAD)"
+	@$(MAKE) --no-print-directory dashboard
+
+dashboard: $(DONE)/bench ## the pages of all results so far, which need no network, in .asv/html
+	$(BIN)/python -m asv publish --no-pull
+	@echo ".asv/html: $(BIN)/python -m http.server --directory .asv/html"
+
+bench-check: $(DONE)/bench ## the gate on regressions: errors, coverage and products spent, not times
+	$(BIN)/python -m benchmarks.check
+
+accuracy: $(DONE)/bench ## median errors and overheads beside their reference figures
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py
+
+peers: $(DONE)/bench ## accuracy, times and faults beside those of other libraries, each in an environment of its own
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers
+
+dist-check: $(DONE)/dist ## wheel and sdist, installed in clean environments, used and type-checked
+	$(BIN)/python tools/dist_check.py
 
 paper: $(DONE)/paper ## the experiments of Hazelden (2025) and their figures; FULL=1 for 50 seeds
 	@MPLBACKEND=Agg OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m examples.hazelden2025
 
 clean: ## remove environments, caches and outputs
-	rm -rf $(VENV) output docs/_build docs/generated build dist .asv .hypothesis .mypy_cache .pytest_cache .ruff_cache .rumdl_cache
+	rm -rf $(VENV) .venv-peers output docs/_build docs/generated build dist .asv .hypothesis .mypy_cache .pytest_cache .ruff_cache .rumdl_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments -----------------------------------------------------------------------------
@@ -66,7 +84,7 @@ $(DONE)/torch: constraints.txt | $(DONE)/venv
 	@$(PIP) torch
 	@touch $@
 
-$(DONE)/test $(DONE)/paper: $(DONE)/torch
+$(DONE)/test $(DONE)/bench $(DONE)/paper: $(DONE)/torch
 
 $(DONE)/%: pyproject.toml constraints.txt | $(DONE)/venv
 	@echo "Installing what 'make $*' needs into $(VENV) (a minute or two, once)"
