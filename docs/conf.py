@@ -9,12 +9,7 @@ from typing import Any
 import tracekit
 
 sys.path.insert(0, str(Path(__file__).parent))
-import _capabilities  # beside this file
-import _pictures
-import _pictures_novak
-import _pictures_peers
-import _pictures_performance
-import _pictures_tracking
+from _draw import capabilities, kernels, novak2022, peers, performance, tracking  # beside this
 
 project = "tracekit"
 author = "The tracekit developers"
@@ -47,7 +42,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "generated/backreferences",  # API pages show who uses them
     "doc_module": ("tracekit", "tracekit_ntk"),
     "inspect_global_variables": False,
-    "reset_modules": ("_gallery.reset",),  # beside this file
+    "reset_modules": ("_draw.gallery.reset",),  # beside this file
     "capture_repr": (),
     "image_srcset": ["2x"],
     "download_all_examples": False,
@@ -81,12 +76,5 @@ html_sidebars = {page: [] for page in ("index", "quickstart", "extending")}  # w
 def setup(app: Any) -> None:
     """Draw the pictures, and make the tables, before pages are read."""
     folder = Path(app.srcdir) / "generated" / "pictures"
-    for made in (
-        _capabilities,
-        _pictures,
-        _pictures_novak,
-        _pictures_peers,
-        _pictures_performance,
-        _pictures_tracking,
-    ):
+    for made in (capabilities, kernels, novak2022, peers, performance, tracking):
         app.connect("builder-inited", lambda app, draw=made.draw: draw(folder))

@@ -232,8 +232,8 @@ def links(page: Path) -> Iterator[str]:
 
 def drawn(picture: str) -> bool:
     """Whether a module names the picture, if need be after a prefix that is the module's own."""
-    for path in DOCS.glob("_pictures*.py"):
-        prefix = path.stem.removeprefix("_pictures").removeprefix("_") + "_"
+    for path in (DOCS / "_draw").glob("*.py"):
+        prefix = path.stem + "_"
         if re.search(rf'"({picture}|{picture.removeprefix(prefix)})\b', path.read_text()):
             return True
     return False

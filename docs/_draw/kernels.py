@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import _pictures_functions  # beside this file
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,19 +14,20 @@ from sklearn.datasets import load_digits
 
 import tracekit as tk
 
+from . import functions
+from .style import STYLE
+
 SAMPLES, CLASSES, HIDDEN = 60, 10, 24
 DIMS = SAMPLES, CLASSES  # of the kernel's domain, in C order
 SEEDS = range(15)
 BUDGETS = (24, 48, 96, 192, 384)
-STYLE = {"svg.hashsalt": "tracekit", "font.size": 9, "axes.spines.top": False,
-         "axes.spines.right": False, "lines.marker": "o", "lines.markersize": 4}  # fmt: skip
 
 
 def draw(folder: Path) -> None:
     """Write all pictures into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {"norms": norms, "alignment": alignment, "diagonals": diagonals,
-                "partial_traces": partial_traces, **_pictures_functions.PICTURES}  # fmt: skip
+                "partial_traces": partial_traces, **functions.PICTURES}  # fmt: skip
     with mpl.rc_context(STYLE):
         for name, picture in pictures.items():
             picture().savefig(folder / f"{name}.svg", metadata={"Date": None})

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from _pictures import STYLE, jacobian
 from matplotlib.figure import Figure
 
 import tracekit as tk
+
+from .kernels import jacobian
+from .style import STYLE
 
 STEPS = range(0, 101, 4)
 PRODUCTS = 24

@@ -1,30 +1,24 @@
-"""Draws the picture of the README and the landing page; run it to renew the committed file."""
+"""Draws the picture of the README and the landing page: python -m docs._draw.landing renews it."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 import tracekit as tk
+from examples.triangles import count_triangles, cube_operator, neighbour_graph
 
-HERE = Path(__file__).parent
+from .style import DOCS, STYLE
+
 BUDGETS = (12, 18, 30, 45, 60, 90, 120, 180, 240, 360, 480)
 METHODS = {"Girard-Hutchinson": (tk.hutchinson, "#999999"), "Hutch++": (tk.hutchpp, "#d98c00"),
            "XTrace": (tk.xtrace, "#0060a8")}  # fmt: skip
 SEEDS = range(30)
-STYLE = {"svg.hashsalt": "tracekit", "font.size": 10, "axes.spines.top": False,
-         "axes.spines.right": False, "figure.facecolor": "white"}  # fmt: skip
 
 
 def landing() -> Figure:
     """The triangles of a graph: intervals that narrow, and errors at equal products."""
-    sys.path.insert(0, str(HERE.parent))
-    from examples.triangles import count_triangles, cube_operator, neighbour_graph
-
     graph = neighbour_graph()
     cube, exact = cube_operator(graph), count_triangles(graph)
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
@@ -56,5 +50,5 @@ def landing() -> Figure:
 
 
 if __name__ == "__main__":
-    with mpl.rc_context(STYLE):
-        landing().savefig(HERE / "figures" / "landing.svg", metadata={"Date": None})
+    with mpl.rc_context(STYLE | {"font.size": 10, "figure.facecolor": "white"}):
+        landing().savefig(DOCS / "figures" / "landing.svg", metadata={"Date": None})

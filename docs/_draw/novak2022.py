@@ -9,10 +9,11 @@ from pathlib import Path
 import jax
 import matplotlib as mpl
 import numpy as np
-from _pictures import STYLE
 from matplotlib.figure import Figure
 
 import tracekit_ntk as tkn
+
+from .style import STYLE
 
 SAMPLES, INPUTS, LAYERS = 8, 64, 4  # hidden layers
 METHODS = {

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 YES, NO, UNTRIED = "✓", "-", "○"
 SHORT = {"array-api-strict": "strict", "jax.jit": "jit", "non-Hermitian": "general"}  # headings
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from _pictures import STYLE
 from matplotlib.figure import Figure
 
-MEASURED = Path(__file__).parent / "measured" / "asv.json"
+from .style import MEASURED, STYLE
+
+FIGURES = MEASURED / "asv.json"
 LIBRARIES = ("numpy:cpu", "torch:cpu", "jax:cpu", "torch:cuda", "jax:cuda", "cupy:cuda")
 OVERHEAD = "estimators.Overhead.track_overhead"
 TRACES = "estimators.Traces.time_estimate"
@@ -35,7 +36,7 @@ def draw(folder: Path) -> None:
 def measured(benchmark: str) -> Figures:
     """Figures by parameters, of all machines; a parameter's come from the first that has it."""
     found: Figures = {}
-    for machine in reversed(json.loads(MEASURED.read_text(encoding="utf-8"))):
+    for machine in reversed(json.loads(FIGURES.read_text(encoding="utf-8"))):
         for key, value in machine["figures"].get(benchmark, {}).items():
             found[tuple(key.split(", "))] = value
     return found
@@ -91,7 +92,7 @@ def growth() -> Figure:
 
 def machines() -> Iterator[str]:
     """A list of what the machines are."""
-    for told in json.loads(MEASURED.read_text(encoding="utf-8")):
+    for told in json.loads(FIGURES.read_text(encoding="utf-8")):
         gpu = f", {told['gpu']}" if told.get("gpu") else ""
         yield f"- {told['cpu']}, {told['num_cpu']} cores{gpu}; {told['versions']}."
 

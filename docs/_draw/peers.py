@@ -9,17 +9,17 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-MEASURED = Path(__file__).with_name("measured") / "peers.json"
+from .style import MEASURED, STYLE
+
+FIGURES = MEASURED / "peers.json"
 OURS = "tracekit"
-STYLE = {"svg.hashsalt": "tracekit", "font.size": 9, "axes.spines.top": False,
-         "axes.spines.right": False, "lines.marker": "o", "lines.markersize": 4}  # fmt: skip
 SIZE = (2000, 300)  # dimension and budget of the times
 
 
 def draw(folder: Path) -> None:
     """Write all pictures into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    results = json.loads(MEASURED.read_text(encoding="utf-8"))
+    results = json.loads(FIGURES.read_text(encoding="utf-8"))
     with mpl.rc_context(STYLE):
         for name, picture in {"peers_trace": traces, "peers_time": times}.items():
             picture(results).savefig(folder / f"{name}.svg", metadata={"Date": None})

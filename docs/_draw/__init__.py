@@ -1,0 +1,1 @@
+"""Draws the pictures of the site, and makes its tables, when it is built."""
