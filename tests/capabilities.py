@@ -67,6 +67,7 @@ CASES = (
     Case("one_sided_alignment", lambda L, rng: tk.one_sided_alignment(L, L * L, 8, rng=rng).value),
     Case("diagonal", lambda A, rng: tk.diagonal(A, 8, rng=rng).value),
     Case("xdiag", lambda A, rng: tk.xdiag(A, 8, rng=rng).value),
+    Case("xnysdiag", lambda A, rng: tk.xnysdiag(A, 8, rng=rng).value, HERMITIAN),
     Case("block_traces", lambda A, rng: tk.block_traces(A, DIMS, 1, 2, rng=rng).value),
     Case("partial_trace", lambda A, rng: tk.partial_trace(A, DIMS, 1, 2, rng=rng).value),
     Case(

@@ -9,19 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import KINDS, NAMES, PSD, Library, installed, library, matrix
-from twins import range_basis, standard_error
+from twins import combined_errors, range_basis, standard_error
 
 import tracekit as tk
 from tracekit import probes
 from tracekit._columns import DEFLATE_FROM, add, fitted
 from tracekit._random import Source
-from tracekit.diagonal import block_traces, diagonal, leave_one_out, xdiag
+from tracekit.diagonal import block_traces, diagonal
+from tracekit.exchangeable_diagonal import leave_one_out, xdiag, xnysdiag
 
 N = 20
 LAWS = (probes.rademacher, probes.sphere, probes.normal, probes.orthogonal, probes.hadamard)
 every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 kinds = pytest.mark.parametrize("kind", KINDS)
-estimators = pytest.mark.parametrize("estimator", [diagonal, xdiag], ids=lambda f: f.__name__)
+estimators = pytest.mark.parametrize(
+    "estimator", [diagonal, xdiag, xnysdiag], ids=lambda f: f.__name__
+)
 
 
 @pytest.fixture(params=[name for name in NAMES if name != "jax"])
@@ -64,14 +67,6 @@ def xnysdiag_twin(L: np.ndarray, Omega: np.ndarray) -> np.ndarray:
         near, w = matrix_of(L @ V), Omega[:, i]
         samples.append(np.diagonal(near) + w.conj() * ((matrix_of(L) - near) @ w))
     return np.array(samples).T
-
-
-def combined_error(twin: Any, Omega: np.ndarray) -> np.ndarray:
-    """Geometric mean of the spread and the jackknife, row by row."""
-    k = Omega.shape[1]
-    without = np.array([twin(np.delete(Omega, i, axis=1)).mean(axis=1) for i in range(k)])
-    jackknife = np.sqrt((k - 1) / k * np.sum(np.abs(without - without.mean(axis=0)) ** 2, axis=0))
-    return np.sqrt(jackknife * [standard_error(row) for row in twin(Omega)])
 
 
 def z_scores(values: list[Any], exact: np.ndarray) -> np.ndarray:
@@ -237,7 +232,7 @@ def test_xdiag_is_its_twin(kind: str) -> None:
         np.testing.assert_allclose(estimate.value, twin(Omega).mean(axis=1), rtol=1e-10, atol=1e-12)
         if m >= 8:
             np.testing.assert_allclose(
-                estimate.standard_error, combined_error(twin, Omega), rtol=1e-6
+                estimate.standard_error, combined_errors(twin, Omega), rtol=1e-6
             )
 
 
@@ -251,7 +246,7 @@ def test_xdiag_of_a_factor_is_its_twin(kind: str) -> None:
         np.testing.assert_allclose(estimate.samples, twin(Omega), rtol=1e-9, atol=1e-11)
         if m >= 8:
             np.testing.assert_allclose(
-                estimate.standard_error, combined_error(twin, Omega), rtol=1e-6
+                estimate.standard_error, combined_errors(twin, Omega), rtol=1e-6
             )
 
 
@@ -431,7 +426,7 @@ def test_zero_operator(quick: Library, estimator: Any) -> None:
         assert not quick.numpy(estimate.standard_error).any()
 
 
-@estimators
+@pytest.mark.parametrize("estimator", [diagonal, xdiag], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("kind", ["real", "complex psd"])
 def test_scale_equivariant(estimator: Any, kind: str) -> None:
     A, L = matrix(kind, N), factor(kind, 40, 40)

@@ -54,6 +54,7 @@ FLOORS = {
     "spectrum": 5,
     "partial": 5,
     "diagonal": 5,
+    "exchangeable_diagonal": 5.5,  # falls back to plain probes, as `exchangeable` does
     "determinant": 5,
     "named_traces": 5,
     "schatten": 5,

@@ -66,6 +66,16 @@ def xnystrace(A: Matrix, Omega: Matrix, *, resphere: bool) -> Vector:
     return np.array(samples)
 
 
+def xnysdiag(A: Matrix, Omega: Matrix) -> Matrix:
+    """XNysDiag (arXiv:2301.07825): each probe tests what the Nystrom of the others leaves."""
+    samples = []
+    for i, w in enumerate(Omega.T):
+        near = nystrom(A, np.delete(Omega, i, axis=1))
+        tested = w.conj() * ((A - near) @ w) / np.abs(w) ** 2
+        samples.append(np.real(np.diagonal(near) + tested))
+    return np.array(samples).T
+
+
 def standard_error(samples: Vector) -> float:
     """Of the mean of independent samples."""
     return float(
@@ -78,6 +88,16 @@ def jackknife(estimator: Callable[[Matrix], Vector], Omega: Matrix) -> float:
     k = Omega.shape[1]
     without = np.array([estimator(np.delete(Omega, i, axis=1)).mean() for i in range(k)])
     return float(np.sqrt((k - 1) / k * np.sum(np.abs(without - without.mean()) ** 2)))
+
+
+def combined_errors(estimator: Callable[[Matrix], Matrix], Omega: Matrix) -> Vector:
+    """Geometric mean of the spread and the jackknife, row by row."""
+    return np.array(
+        [
+            np.sqrt(standard_error(row) * jackknife(lambda X, i=i: estimator(X)[i], Omega))
+            for i, row in enumerate(estimator(Omega))
+        ]
+    )
 
 
 def haar(rng: np.random.Generator, n: int, m: int, *, cplx: bool = False) -> Matrix:

@@ -42,6 +42,7 @@ TRACES: dict[str, Callable[..., tk.Estimate]] = {
 QUANTITIES: dict[str, Callable[..., tk.Estimate]] = {
     "diagonal": tk.diagonal,
     "xdiag": tk.xdiag,
+    "xnysdiag": tk.xnysdiag,
     "partial_trace": partial_trace,
     "frobenius_norm": tk.frobenius_norm,
     "effective_rank": tk.effective_rank,

@@ -34,6 +34,7 @@ TRUTHS: dict[str, Callable[[np.ndarray], Any]] = {
     "one_sided": lambda A: np.sum(A * A),
     "diagonal": np.diagonal,
     "xdiag": np.diagonal,
+    "xnysdiag": np.diagonal,
     "partial_trace": _partial_trace,
     "frobenius_norm": np.linalg.norm,
     "effective_rank": lambda A: np.trace(A) ** 2 / np.sum(A * A),

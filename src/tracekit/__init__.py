@@ -11,9 +11,10 @@ from .auto import resume, trace
 from .comparison import Comparison, compare
 from .density import SpectralDensity, spectral_density
 from .determinant import logdet
-from .diagonal import block_traces, diagonal, xdiag
+from .diagonal import block_traces, diagonal
 from .estimators import exact_trace, hutchinson, hutchpp, nahutchpp
 from .exchangeable import xnystrace, xtrace
+from .exchangeable_diagonal import xdiag, xnysdiag
 from .matrix_functions import function_operator, trace_function
 from .named_traces import effective_dimension, estrada_index, trace_inverse
 from .onesided import difference_basis, one_sided, range_basis
@@ -77,6 +78,7 @@ __all__ = [
     "vstack",
     "with_dims",
     "xdiag",
+    "xnysdiag",
     "xnystrace",
     "xtrace",
 ]

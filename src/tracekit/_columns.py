@@ -113,6 +113,12 @@ def exact_cost(A: LinearOperator) -> int:
     return A.shape[0] if A.factor is None else min(A.factor.shape)
 
 
+def diagonal_cost(A: LinearOperator) -> int:
+    """Products from which the exact diagonal is no dearer."""
+    known = A.exact and "diagonal" in A.exact
+    return max(1, maker_price(A, "diagonal")) if known else exact_cost(A)
+
+
 def exact_diagonal(A: LinearOperator, block_size: int | None) -> tuple[Array, int]:
     """The diagonal, and what it cost."""
     if A.exact and "diagonal" in A.exact:

@@ -65,22 +65,40 @@ def xtrace(
 def xnystrace(Omega: Array, Y: Array, *, resphere: bool) -> tuple[Array, Array | None]:
     """XNysTrace from ``Y = A Omega``: samples, and jackknife replicates.
 
-    A multiple of the identity at rounding level makes ``Omega^H Y`` positive definite; where
-    rounding needs more, the shift grows. Equal sign vectors, which small dimensions bring, need
-    one of ``Omega^H Y`` itself. Raises ValueError if the sketch shows that A is not
-    Hermitian or not positive semidefinite.
+    Raises ValueError if the sketch shows that A is not Hermitian or not positive semidefinite.
     """
-    xp, n, eps = _xp.namespace(Y), Y.shape[0], _xp.eps(Y)
+    xp, n = _xp.namespace(Y), Y.shape[0]
+    gram = _xp.adjoint(Omega) @ Omega
+    ridge = gram if resphere else gram + _xp.eye_like(gram, gram.shape[0]) * n
+    B, _, D, nu = nystrom_factor(Omega, Y, ridge, "xtrace, or trace without psd")
+    inverse = xp.linalg.inv(gram) if resphere else None
+    samples, replicates = nystrom(_xp.adjoint(B) @ B, D, n, inverse)
+    added = nu * (n if resphere else 2 * n)  # to the trace; and to every test, by the ridge
+    return xp.where(xp.max(xp.abs(Y)) == 0, xp.zeros_like(samples), samples - added), replicates
+
+
+def nystrom_factor(
+    Omega: Array, Y: Array, ridge: Array, instead: str
+) -> tuple[Array, Array, Array, Array]:
+    """B, R, ``D = R^{-H}`` and nu: ``B B^H`` is the Nystrom approximation of ``A + nu I``.
+
+    It is made of ``Y = A Omega`` by ``R^H R = Omega^H Y + nu ridge`` and
+    ``B = (Y + nu Omega) R^{-1}``. The ridge is the Gram matrix of the probes, which a nu at
+    rounding level makes positive definite (where rounding needs more, it grows); equal sign
+    vectors, which small dimensions bring, need a multiple of the identity besides. Raises
+    ValueError, which says what to call `instead`, if the sketch shows that A is not Hermitian or
+    not positive semidefinite.
+    """
     require_finite(Y)
-    G0, gram = _xp.adjoint(Omega) @ Y, _xp.adjoint(Omega) @ Omega
-    traced = _xp.is_traced(Y)
+    xp, eps, traced = _xp.namespace(Y), _xp.eps(Y), _xp.is_traced(Y)
+    H = _xp.adjoint(Omega) @ Y
     if not traced:
-        check_hermitian(G0, eps)
-    size = xp.sqrt(xp.sum(_xp.abs2(Y)) / n)
+        check_hermitian(H, eps, instead)
+    size = _xp.positive(xp.sqrt(xp.sum(_xp.abs2(Y)) / Y.shape[0]))
     shift = (100 if traced else 1) * eps
     while True:
-        nu = _xp.positive(size) * shift
-        G = G0 + (gram if resphere else gram + _xp.eye_like(gram, gram.shape[0]) * n) * nu
+        nu = size * shift
+        G = H + ridge * nu
         C = _xp.cholesky((G + _xp.adjoint(G)) / 2)
         if C is not None:
             break
@@ -88,13 +106,10 @@ def xnystrace(Omega: Array, Y: Array, *, resphere: bool) -> tuple[Array, Array |
         if shift > max(1e-6, 1e3 * eps):
             raise ValueError(
                 "the products of this operator show that it is not positive semidefinite; call "
-                "xtrace, or trace without psd"
+                + instead
             )
     D = xp.linalg.solve(C, _xp.eye_like(C, C.shape[0]))
-    B = (Y + Omega * nu) @ _xp.adjoint(D)
-    inverse = xp.linalg.inv(gram) if resphere else None
-    samples, replicates = nystrom(_xp.adjoint(B) @ B, D, n, inverse)
-    return xp.where(size == 0, xp.zeros_like(samples), samples - nu * n), replicates
+    return (Y + Omega * nu) @ _xp.adjoint(D), _xp.adjoint(C), D, nu
 
 
 def factored(Omega: Array, R: Array, Z: Array, *, resphere: bool) -> tuple[Array, Array | None]:
@@ -162,14 +177,15 @@ def resphered(form: Array, length: Array, dimension: int, n: int) -> Array:
     return xp.where(gone, xp.zeros_like(form), form * (dimension / safe))
 
 
-def check_hermitian(G: Array, eps: float) -> None:
+def check_hermitian(
+    G: Array, eps: float, instead: str = "xtrace, or trace without psd and hermitian"
+) -> None:
     """Raise ValueError if ``G = Omega^H A Omega`` shows that A is not Hermitian."""
     xp = _xp.namespace(G)
     skew = xp.sqrt(xp.sum(_xp.abs2(G - _xp.adjoint(G))))
     if bool(skew > eps ** (1 / 3) * xp.sqrt(xp.sum(_xp.abs2(G)))):
         raise ValueError(
-            "the products of this operator show that it is not Hermitian; call xtrace, or trace "
-            "without psd and hermitian"
+            f"the products of this operator show that it is not Hermitian; call {instead}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Diagonals, and their sums over tensor axes: exact, by random probes, and leave-one-out."""
+"""Diagonals, and their sums over tensor axes: exact and by random probes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from ._axes import read_axes
 from ._budget import checked_budget
 from ._columns import (
     add,
-    adjoint_sketch,
+    diagonal_cost,
     drawn,
-    exact_cost,
     exact_diagonal,
     fitted,
     outer_products,
     width,
 )
-from ._estimate import Estimate, exact, require_finite
-from ._face import blocked, done, leave_one_out_estimate, maker_price, renamed, square
-from ._operator import LinearOperator
+from ._estimate import Estimate, exact
+from ._face import done, square
 from ._random import Source
 from ._typing import Array, Probes, Rng
 
@@ -73,7 +71,8 @@ def diagonal(
     :math:`\sqrt{2/m}` in every entry; and, with V an orthonormal basis of the range of
     :math:`L^H \Omega`, the row norms of L V plus the mean of :math:`|L (I - V V^H) p_k|^2`.
     Memory is one block of probes and one of products, and m / 3 columns of L.H with the latter.
-    `xdiag` makes better use of the same products where the spectrum decays.
+    `xdiag`, and `xnysdiag` where A is positive semidefinite, make better use of the same products
+    where the spectrum decays.
 
     References
     ----------
@@ -92,7 +91,7 @@ def diagonal(
     A = square(A, "diagonal")
     m = None if num_matvecs is None else checked_budget(num_matvecs)
     size = width(A, block_size)
-    if m is None or m >= _cost(A):
+    if m is None or m >= diagonal_cost(A):
         value, spent = exact_diagonal(A, block_size)
         return done(exact(value, spent, "diagonal"), A)
     source = Source(rng, A)
@@ -104,89 +103,6 @@ def diagonal(
     assert running is not None
     correction = _probes.finite_population(probes, m, A.shape[0])
     return done(fitted(running, m, "diagonal", correction=correction), A)
-
-
-def xdiag(
-    A: Any,
-    num_matvecs: int,
-    *,
-    rng: Rng = None,
-    probes: Probes = _probes.rademacher,
-    block_size: int | None = None,
-) -> Estimate:
-    r"""XDiag estimate of the diagonal: every probe sketches the range and tests that of the others.
-
-    Parameters
-    ----------
-    A : LinearOperator or anything that `as_operator` reads
-        Square, of dimension n; with a product with its adjoint, unless it is Hermitian.
-    num_matvecs : int
-        Products m to spend: ``m // 2`` probes, one product with A and one with its adjoint each; an
-        odd one is left unspent. For ``A = L L^H``, made by `gram`, these are columns through L.H
-        and L. Below 3 probes there is nothing to leave out: `diagonal` is used. Where m suffices
-        for the exact diagonal, that is the result.
-    rng : None, int, or generator, optional
-        As for `hutchinson`.
-    probes : callable, optional
-        A law of independent columns whose entries have modulus one; others are refused, since they
-        would bias the estimate.
-    block_size : int, optional
-        Columns in a block of products; chosen to fit 128 MB if not given.
-
-    Returns
-    -------
-    Estimate
-        Unbiased, with a value and a standard error of shape (n,), in A's library, dtype and device.
-        The standard error is, entry by entry, the geometric mean of the leave-one-out spread and
-        the jackknife: calibrated by experiment. `samples` has one column a probe.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As for `diagonal`; if the probes are of another kind; and if A has no product with its
-        adjoint and the sketch shows that it is not Hermitian.
-
-    Notes
-    -----
-    With :math:`Q R = A \Omega`, :math:`Z = A^H Q`, and s_i the normalised columns of
-    :math:`R^{-H}`, whose norms are :math:`\rho_i`: the mean over i of
-
-    .. math:: \mathrm{diag}(Q Z^H) - Q s_i \circ \overline{Z s_i}
-              + \bar\omega_i \circ Q s_i / \rho_i.
-
-    For ``A = L L^H`` the same with :math:`V R = L^H \Omega` and L V in place of both Q and Z, which
-    is the Nystrom form, with twice the probes for the same columns through L and L.H. Costs
-    O(n m^2) operations besides the products, and memory for about 4 m columns. Use it where the
-    spectrum decays within m / 2 terms; `diagonal` is better for flat spectra and tiny budgets.
-    Intervals of 95 % cover 95 to 100 % of the entries.
-
-    References
-    ----------
-    Epperly, Tropp, Webber (2024), SIAM J. Matrix Anal. Appl. 45, arXiv:2301.07825,
-    doi:10.1137/23M1548323.
-
-    Examples
-    --------
-    >>> import numpy as np, tracekit as tk
-    >>> v = np.arange(50.0)
-    >>> estimate = tk.xdiag(np.outer(v, v), 10, rng=0)  # of rank one: exact
-    >>> bool(np.allclose(estimate.value, v * v))
-    True
-    """
-    A = square(A, "diagonal")
-    n, k = A.shape[0], checked_budget(num_matvecs) // 2
-    law = _unimodular(probes)
-    if num_matvecs >= _cost(A) or k < 3:
-        estimate = diagonal(A, num_matvecs, rng=rng, probes=law, block_size=block_size)
-        return renamed(estimate, "xdiag")
-    Omega = law(Source(rng, A), n, k)
-    size = width(A, block_size)
-    if A.factor is not None:
-        Q, R, Z, scale = _factor_sketch(A.factor, Omega, size)
-    else:
-        Q, R, Z, scale, _ = adjoint_sketch(A, Omega, size)
-    samples, left_out = leave_one_out(Omega, Q, R, Z)
-    return leave_one_out_estimate(samples, left_out, scale, 2 * k, "xdiag", A)
 
 
 def block_traces(
@@ -253,7 +169,7 @@ def block_traces(
     axes = read_axes(A, dims, axis)
     m = None if num_probes is None else checked_budget(num_probes, "num_probes")
     size = width(A, block_size)
-    if m is None or m >= _cost(A):
+    if m is None or m >= diagonal_cost(A):
         entries, spent = exact_diagonal(A, block_size)
         value = axes.summed(entries[:, None])[:, 0]
         return done(exact(value, spent, "block_traces"), A)
@@ -270,71 +186,3 @@ def block_traces(
     assert running is not None
     correction = _probes.finite_population(probes, m, A.shape[0])
     return done(fitted(running, m, "block_traces", correction=correction), A)
-
-
-def leave_one_out(Omega: Array, Q: Array, R: Array, Z: Array) -> tuple[Array, Array | None]:
-    r"""XDiag from ``Q R = A Omega`` and ``Z = A^H Q``: samples, and jackknife replicates.
-
-    Both have one column a probe. Of the range of all probes but two, i and j, the projector loses
-    that on the plane of s_i and s_j, whose Gram matrix has the off-diagonal entry
-    :math:`\gamma_{ij} = s_i^H s_j`, and what it leaves of probe j is
-    :math:`(s_j - \gamma_{ij} s_i) / (\rho_j (1 - |\gamma_{ij}|^2))`. Costs O(n b^2) with b probes.
-    """
-    xp, b = _xp.namespace(Q), Omega.shape[1]
-    D = _xp.triangular_dual(R)
-    rho = xp.sqrt(_xp.colnorm2(D))
-    S = D / rho
-    B, C = Q @ S, _xp.conj(Z @ S)
-    alive = xp.astype(xp.max(xp.abs(R)) > 0, rho.dtype)  # zero has no range to leave anything of
-    own, tests = B * C, _xp.conj(Omega) * (alive / rho)
-    within = xp.sum(Q * _xp.conj(Z), axis=-1)[:, None]
-    samples = within - own + tests * B
-    if b < 4:
-        return samples, None
-    # row i of E is left out of the sketch, column j is the probe that tests the rest
-    G, eye = _xp.adjoint(S) @ S, _xp.eye_like(rho, b)
-    det = 1 - _xp.abs2(G)
-    det = xp.where(det < 1e-14, xp.ones_like(det) * 1e-14, det)
-    E = (1 - eye) / ((det + eye) * (b - 1))
-    Et, EGt = xp.astype(xp.matrix_transpose(E), G.dtype), xp.matrix_transpose(E * G)
-    lost = own * xp.sum(E, axis=-1) - B * (C @ EGt) - C * (B @ _xp.conj(EGt)) + own @ Et
-    tested = (tests * B) @ Et - B * (tests @ EGt)
-    return samples, within - lost + tested
-
-
-def _factor_sketch(L: LinearOperator, Omega: Array, size: int) -> tuple[Array, Array, Array, Array]:
-    """``V R = L^H Omega`` and ``F = L V``, which stands for both sides, and their unit."""
-    G = blocked(L.H.matmat, size)(Omega)
-    require_finite(G)
-    scale = _xp.magnitude(G)
-    V, R = _xp.orthonormalise(G / scale)
-    F = blocked(L.matmat, size)(V) / scale
-    return F, R, F, scale * scale
-
-
-def _unimodular(probes: Probes) -> Probes:
-    """The same law, if its columns are independent and its entries have modulus one."""
-    name = getattr(probes, "__name__", probes)
-    if getattr(probes, "joint", False):
-        raise ValueError(
-            f"{name} draws columns that depend on each other, which biases this estimator; pass "
-            "probes.rademacher"
-        )
-
-    def law(source: Source, n: int, m: int) -> Array:
-        Omega = _probes.draw(probes, source, n, m)
-        uneven = source.xp.max(source.xp.abs(_xp.abs2(Omega) - 1)) > 1e-3
-        if getattr(probes, "spherical", False) or (not _xp.is_traced(uneven) and bool(uneven)):
-            raise ValueError(
-                f"{name} draws entries that are not of modulus one, which biases this estimator; "
-                "pass probes.rademacher"
-            )
-        return Omega
-
-    return law
-
-
-def _cost(A: LinearOperator) -> int:
-    """Products from which the exact diagonal is no dearer."""
-    known = A.exact and "diagonal" in A.exact
-    return max(1, maker_price(A, "diagonal")) if known else exact_cost(A)
