@@ -17,7 +17,7 @@ PEER = Peer(
     "0.6.3",
     "https://github.com/pnkraemer/matfree",
     "JAX",
-    "XNysDiag; squared row norms with leave-one-out; products of operators on pytrees; gradients "
+    "squared row norms with leave-one-out; products of operators on pytrees; gradients "
     "through Lanczos, Arnoldi and bidiagonalisation by adjoints; LSMR; partial Cholesky "
     "preconditioners; functions of nonsymmetric matrices",
 )

@@ -19,7 +19,7 @@ METHODS = {
         "XTrace": "xtrace",
         "XNysTrace": "xnystrace",
     },
-    "diagonal": {"Hutchinson": "diagonal", "XDiag": "xdiag"},
+    "diagonal": {"Hutchinson": "diagonal", "XDiag": "xdiag", "XNysDiag": "xnysdiag"},
     "norm": {"frobenius_norm": "frobenius_norm"},
     "logdet": {"logdet": "logdet"},
 }
