@@ -50,5 +50,5 @@ def landing() -> Figure:
 
 
 if __name__ == "__main__":
-    with mpl.rc_context(STYLE | {"font.size": 10, "figure.facecolor": "white"}):
+    with mpl.rc_context(STYLE | {"lines.marker": "None", "figure.facecolor": "white"}):
         landing().savefig(DOCS / "figures" / "landing.svg", metadata={"Date": None})
