@@ -43,7 +43,7 @@ REPEATS = {(2000, 300): 9, (2000, 60): 15, (200, 30): 101}
 SHORT = 5e-3
 
 
-class Session:
+class Task:
     """One adapter, the folder of problems, and what is known of them."""
 
     def __init__(self, adapter: str, folder: Path) -> None:
@@ -65,37 +65,37 @@ class Session:
                 yield method
 
 
-def accuracy(session: Session) -> list[Any]:
+def accuracy(task: Task) -> list[Any]:
     """Return [quantity, problem, budget, method, products, relative errors, ms] of all methods."""
     rows = []
     for quantity, problems in PLAN.items():
         for problem, budgets in problems.items():
-            facts = session.told["accuracy"][problem]
-            matrix = session.matrix(facts["file"])
+            facts = task.told["accuracy"][problem]
+            matrix = task.matrix(facts["file"])
             truth = np.diagonal(matrix) if quantity == "diagonal" else facts[quantity]
-            for method in session.methods(quantity, facts["psd"]):
+            for method in task.methods(quantity, facts["psd"]):
                 for m in budgets:
-                    found = _errors(session, quantity, method, matrix, m, truth)
+                    found = _errors(task, quantity, method, matrix, m, truth)
                     rows.append([quantity, problem, m, method, *found])
     return rows
 
 
 def _errors(
-    session: Session, quantity: str, method: str, matrix: np.ndarray, m: int, truth: Any
+    task: Task, quantity: str, method: str, matrix: np.ndarray, m: int, truth: Any
 ) -> tuple[int, Any, float]:
     """Return the products and the CPU time of one run, and errors of all or why there are none."""
-    make = session.module.make
+    make = task.module.make
     try:
-        run = make(quantity, method, matrix, m, session.modes[-1], None)
+        run = make(quantity, method, matrix, m, task.modes[-1], None)
         answers, times = _within(run, SEEDS, ALLOWANCE, seed=1000 * m)
     except Exception as error:
         return 0, said(error), 0.0
-    if (quantity, method, m) not in session.products:  # none of these budgets is adaptive
+    if (quantity, method, m) not in task.products:  # none of these budgets is adaptive
         counter = Counter()
-        make(quantity, method, matrix, m, session.modes[0], counter)(0)
-        session.products[quantity, method, m] = counter.products
+        make(quantity, method, matrix, m, task.modes[0], counter)(0)
+        task.products[quantity, method, m] = counter.products
     errors = [float(np.linalg.norm(a.value - truth) / np.linalg.norm(truth)) for a in answers]
-    return session.products[quantity, method, m], errors, 1e3 * float(np.median(times))
+    return task.products[quantity, method, m], errors, 1e3 * float(np.median(times))
 
 
 def _within(run: Run, seeds: int, allowance: float, seed: int) -> tuple[list[Answer], list[float]]:
@@ -107,18 +107,18 @@ def _within(run: Run, seeds: int, allowance: float, seed: int) -> tuple[list[Ans
     return answers, times
 
 
-def coverage(session: Session) -> list[Any]:
+def coverage(task: Task) -> list[Any]:
     """Return [quantity, problem, budget, method, runs, share of nominal 95 % intervals]."""
     rows = []
     for quantity, (problems, m) in COVERED.items():
         for problem in problems:
-            facts = session.told["accuracy"][problem]
-            matrix = session.matrix(facts["file"])
-            for method in session.methods(quantity, facts["psd"]):
+            facts = task.told["accuracy"][problem]
+            matrix = task.matrix(facts["file"])
+            for method in task.methods(quantity, facts["psd"]):
                 if method.startswith("SLQ") and not method.endswith(COVERED_DEPTH):
                     continue
                 try:
-                    run = session.module.make(quantity, method, matrix, m, session.modes[-1], None)
+                    run = task.module.make(quantity, method, matrix, m, task.modes[-1], None)
                     if run(0).half_width is None:
                         continue
                     answers, _ = _within(run, COVERAGE_SEEDS, COVERAGE_ALLOWANCE, seed=7_000_000)
@@ -130,13 +130,13 @@ def coverage(session: Session) -> list[Any]:
     return rows
 
 
-def tolerance(session: Session) -> list[Any]:
+def tolerance(task: Task) -> list[Any]:
     """Return [problem, method, runs, share within the tolerance, median products]."""
     rows = []
-    for problem in TOLERATED if hasattr(session.module, "tolerance") else ():
-        facts = session.told["accuracy"][problem]
-        matrix, counter = session.matrix(facts["file"]), Counter()
-        made = session.module.tolerance(matrix, TOLERANCE, counter, facts["psd"])
+    for problem in TOLERATED if hasattr(task.module, "tolerance") else ():
+        facts = task.told["accuracy"][problem]
+        matrix, counter = task.matrix(facts["file"]), Counter()
+        made = task.module.tolerance(matrix, TOLERANCE, counter, facts["psd"])
         for method, run in made.items():
             kept, spent = [], []
             for seed in range(SEEDS):
@@ -148,22 +148,22 @@ def tolerance(session: Session) -> list[Any]:
     return rows
 
 
-def cases(session: Session) -> list[Any]:
+def cases(task: Task) -> list[Any]:
     """Return [case, method, what came of it] for the traces of small delicate matrices."""
     rows = []
-    for name, facts in session.told["cases"].items():
-        matrix = session.matrix(facts["file"])
-        for method in session.methods("trace", facts["psd"]):
-            rows.append([name, method, _verdict(session, method, matrix, facts)])
+    for name, facts in task.told["cases"].items():
+        matrix = task.matrix(facts["file"])
+        for method in task.methods("trace", facts["psd"]):
+            rows.append([name, method, _verdict(task, method, matrix, facts)])
     return rows
 
 
-def _verdict(session: Session, method: str, matrix: np.ndarray, facts: dict[str, Any]) -> str:
+def _verdict(task: Task, method: str, matrix: np.ndarray, facts: dict[str, Any]) -> str:
     """Judge the mean and the spread of some runs by what Girard-Hutchinson's error would be."""
     truth = complex(*facts["trace"])
     try:
-        make = session.module.make
-        run = make("trace", method, matrix, facts["budget"], session.modes[-1], None)
+        make = task.module.make
+        run = make("trace", method, matrix, facts["budget"], task.modes[-1], None)
         values = np.array([complex(np.squeeze(run(s).value)) for s in range(CASE_SEEDS)])
     except Exception as error:
         return said(error)
@@ -183,18 +183,18 @@ def _short(value: complex) -> str:
     return parts if abs(value.imag) < 1e-9 * abs(value) else f"{parts}{value.imag:+.3g}i"
 
 
-def timing(session: Session) -> list[Any]:
+def timing(task: Task) -> list[Any]:
     """Return [n, budget, mode, method, first ms, ms, ms of the bare product, their ratio]."""
     rows = []
     for n, m in REPEATS:
-        matrix = session.matrix(session.told["timed"][str(n)])
-        for mode in session.modes:
-            bare = session.module.bare(matrix, m, mode)
-            for method in session.methods("trace", psd=True):
+        matrix = task.matrix(task.told["timed"][str(n)])
+        for mode in task.modes:
+            bare = task.module.bare(matrix, m, mode)
+            for method in task.methods("trace", psd=True):
                 if method not in TIMED:
                     continue
                 try:
-                    run = session.module.make("trace", method, matrix, m, mode, None)
+                    run = task.module.make("trace", method, matrix, m, mode, None)
                     first = cpu(lambda run=run: run(0))
                     found = _interleaved(run, bare, REPEATS[n, m])
                 except Exception as error:
@@ -219,12 +219,12 @@ def _interleaved(run: Run, bare: Callable[[], Any], repeats: int) -> tuple[float
     return float(np.median(ours)), float(np.median(plain)), float(np.median(ours / plain))
 
 
-def kernels(session: Session) -> list[Any]:
+def kernels(task: Task) -> list[Any]:
     """Return [network, method, first ms, ms, trace, norm] of exact kernels of networks."""
     rows = []
-    for name, file in session.told["networks"].items() if _has_kernels(session) else ():
-        X, *weights = np.load(session.folder / file).values()
-        for method, (run, read) in session.module.kernels(weights, X).items():
+    for name, file in task.told["networks"].items() if _has_kernels(task) else ():
+        X, *weights = np.load(task.folder / file).values()
+        for method, (run, read) in task.module.kernels(weights, X).items():
             first = cpu(run)
             K = np.asarray(read(run()), np.float64)
             times = [cpu(run) for _ in range(9)]
@@ -233,8 +233,8 @@ def kernels(session: Session) -> list[Any]:
     return rows
 
 
-def _has_kernels(session: Session) -> bool:
-    return hasattr(session.module, "kernels")
+def _has_kernels(task: Task) -> bool:
+    return hasattr(task.module, "kernels")
 
 
 def cpu(work: Callable[[], Any]) -> float:
@@ -257,10 +257,10 @@ def main(adapter: str, section: str, folder: str, out: str) -> None:
     """Write the version, the seconds and the rows of one section."""
     warnings.simplefilter("ignore")
     start = time.process_time()
-    session = Session(adapter, Path(folder))
-    rows = SECTIONS[section](session)
+    task = Task(adapter, Path(folder))
+    rows = SECTIONS[section](task)
     try:
-        version = importlib.metadata.version(session.module.PEER.distribution)
+        version = importlib.metadata.version(task.module.PEER.distribution)
     except importlib.metadata.PackageNotFoundError:
         version = ""
     found = {"version": version, "rows": rows, "seconds": time.process_time() - start}
