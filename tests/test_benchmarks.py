@@ -51,7 +51,10 @@ def test_every_benchmark_runs_at_its_first_parameters(benchmark, monkeypatch):
     runs = [name for name in dir(made) if re.match("(time|timeraw|track)_", name)]
     assert runs
     if hasattr(made, "setup"):
-        made.setup(*params)
+        try:
+            made.setup(*params)
+        except NotImplementedError as why:  # as asv skips it
+            pytest.skip(str(why))
     before = (dict(tracked.tracked([params])),) if hasattr(made, "setup_cache") else ()
     for name in runs:
         result = getattr(made, name)(*before, *params)
