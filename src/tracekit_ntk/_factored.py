@@ -12,7 +12,7 @@ from array_api_compat import array_namespace, device, is_jax_array
 import tracekit as tk
 
 from ._methods import capture, zeros
-from ._products_of_uses import Form
+from ._products_of_uses import Form, conjugate
 from ._tiles import gram
 from ._uses import Dense, Lookup, Outer, Use
 
@@ -162,8 +162,7 @@ def _padded(P: Array, start: int, size: int) -> Array:
 
 def _adjoint(X: Array) -> Array:
     xp = array_namespace(X)
-    X = xp.matrix_transpose(X)
-    return xp.conj(X) if xp.isdtype(X.dtype, "complex floating") else X
+    return conjugate(xp.matrix_transpose(X))
 
 
 def _place(x: Array) -> Any:

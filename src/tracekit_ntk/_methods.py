@@ -13,7 +13,7 @@ from array_api_compat import array_namespace, device, is_jax_array
 
 from ._adapter import adapter
 from ._products import chunk, itemsize
-from ._products_of_uses import Form
+from ._products_of_uses import Form, conjugate
 from ._tiles import gram, permuted
 from .factors import Capture
 
@@ -126,8 +126,8 @@ def _crossed(first: Capture, second: Capture, form: Form, low: int, size: int,
             if second is first and j < i:
                 K = blocks[j, i]
                 xp = array_namespace(K)
-                K = xp.permute_dims(K, (0, 1, 2, 4, 3) if form.paired else (1, 0, 2, 4, 3))
-                K = xp.conj(K) if xp.isdtype(K.dtype, "complex floating") else K
+                axes = (0, 1, 2, 4, 3) if form.paired else (1, 0, 2, 4, 3)
+                K = conjugate(xp.permute_dims(K, axes))
             else:
                 b = a if second is first and i == j else second.uses(low + j1, low + j2)
                 K = gram(a, b, form)
@@ -179,8 +179,7 @@ def jacobian_contraction(
     blocks: dict[tuple[int, int], Array] = {}
     for (i, s), (j, t) in product(enumerate(spans), repeat=2):
         if own2 is own1 and j < i:
-            K = xp.permute_dims(blocks[j, i], (2, 3, 0, 1))
-            blocks[i, j] = xp.conj(K) if xp.isdtype(K.dtype, "complex floating") else K
+            blocks[i, j] = conjugate(xp.permute_dims(blocks[j, i], (2, 3, 0, 1)))
         else:
             other = None if own2 is own1 and i == j else b
             blocks[i, j] = own1.contraction(a, other, eye[:, s], eye[:, t])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import array_api_compat
 
 from ._contract import Order, cheapest, contract, orders
-from ._products_of_uses import NUMBERS_AT_ONCE, Form
+from ._products_of_uses import NUMBERS_AT_ONCE, Form, conjugate
 from ._uses import Array, Dense, Use, cotangent, take_samples
 
 WORTH_HALVING = 2**31  # multiply-adds from which leaving out the lower triangle pays
@@ -71,8 +71,7 @@ def tiles(uses1: Uses, uses2: Uses, form: Form) -> Iterator[tuple[Span, Span, Ar
 def mirrored(K: Array) -> Array:
     """The same kernel with both sides exchanged, (B, D, N2, N1, R2, R1)."""
     xp = namespace(K)
-    K = xp.permute_dims(K, (0, 1, 3, 2, 5, 4))
-    return xp.conj(K) if xp.isdtype(K.dtype, "complex floating") else K
+    return conjugate(xp.permute_dims(K, (0, 1, 3, 2, 5, 4)))
 
 
 def meet(a: Use, b: Use) -> bool:
