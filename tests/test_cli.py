@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import json
 import math
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import sparse
-from scipy.io import mmwrite
+from scipy.io import mmwrite, savemat
 
 import tracekit as tk
 from tracekit import _cli_estimate, _cli_shared, _console, cli
@@ -590,13 +591,79 @@ def test_help_loads_nothing_heavy(folder):
     assert spawn(folder, "-c", script).stdout.endswith("[]\n")
 
 
-def test_a_closed_pipe_is_quiet(folder):
-    script = (
-        "import os, sys; from tracekit.cli import main; r, w = os.pipe(); os.close(r);"
-        "os.dup2(w, 1); sys.exit(main(['estimate', 'graph.mtx']))"
+def shell(folder, line):
+    """Run a line of the shell, where `tracekit` is the command: exit code, output, errors."""
+    command = f'tracekit() {{ "{sys.executable}" -W error -m tracekit "$@"; }}; '
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command + line],
+        cwd=folder,
+        env=environment(PYTHONUNBUFFERED=""),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    done = spawn(folder, "-c", script)
-    assert (done.returncode, done.stderr) == (1, "")
+    return done.returncode, done.stdout, done.stderr
+
+
+UNMET = "tracekit estimate flat.npy --power 2 --rtol 1e-9 --num-matvecs 24 --seed 0"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell and its streams")
+@pytest.mark.parametrize(
+    ("line", "code", "out", "err"),
+    [
+        ("tracekit estimate decay.npy | head -1", 0, "^trace of A .*\n$", ""),
+        ("tracekit estimate decay.npy | true", 141, "", ""),
+        (f"{UNMET} | true", 141, "", ""),
+        ("tracekit --help | true", 141, "", ""),
+        (UNMET, 3, "not met", ""),
+        (f"{UNMET} 2>&-", 3, "not met", ""),
+        (f"{UNMET} 2>/dev/full", 3, "not met", ""),
+        ("tracekit estimate decay.npy 2>&-", 0, "^trace of A ", ""),
+        ("tracekit estimate missing.npy 2>&-", 2, "^$", ""),
+        ("tracekit estimate missing.npy 2>/dev/full", 2, "^$", ""),
+        ("tracekit estimate --unknown 2>/dev/full", 2, "^$", ""),
+        ("tracekit estimate decay.npy >&-", 2, "^$", "standard output.* is closed"),
+        ("tracekit estimate decay.npy >&- 2>&-", 2, "^$", ""),
+        ("tracekit estimate decay.npy >/dev/full", 2, "^$", "No space left"),
+        (f"{UNMET} >/dev/full", 2, "^$", "No space left"),
+        ("tracekit --version >/dev/full", 2, "^$", "No space left"),
+    ],
+)
+def test_streams_that_are_closed_or_full(folder, line, code, out, err):
+    if "/dev/full" in line and not Path("/dev/full").exists():
+        pytest.skip("no device that is always full")
+    ended, printed, told = shell(folder, line)
+    assert ended == code
+    assert re.search(out, printed)
+    assert told.count("\n") == bool(err), told
+    assert re.search(err, told)
+
+
+def test_progress_that_nobody_can_read_does_not_end_the_run(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    with _console.Progress(60, Full(), seconds_between=0) as progress:
+        progress.add(30)
+        progress.see(seen(2.0, 0.01, 30))
+    assert progress.latest.num_matvecs == 30
+
+
+@pytest.mark.parametrize("suffix", [".mtx.bz2", ".mat", ".edges"])
+def test_every_kind_of_file_is_estimated(run, folder, tmp_path, suffix):
+    matrix, path = adjacency(folder), tmp_path / f"graph{suffix}"
+    if suffix == ".mat":
+        savemat(path, {"A": sparse.csc_array(matrix)})
+    elif suffix == ".edges":
+        np.savetxt(path, np.argwhere(np.triu(matrix)), fmt="%d")
+    else:
+        path.write_bytes(bz2.compress((folder / "graph.mtx").read_bytes()))
+    code, out, err = run("estimate", path, "--power", 3, "--exact", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["value"] == np.trace(np.linalg.matrix_power(matrix, 3))
 
 
 class Terminal(io.StringIO):

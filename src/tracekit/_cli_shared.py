@@ -13,7 +13,7 @@ from ._face import blocked
 from ._operator import LinearOperator
 from .io import read_operator
 
-OK, FAILED, MISUSED, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
+OK, FAILED, MISUSED, NOT_CONVERGED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 
 EPILOG = """\
 exit codes:
@@ -24,6 +24,7 @@ exit codes:
   3    the tolerance is not met with the products that may be spent; what
        they gave is printed
   130  interrupted; what was paid for is printed, if it gives an estimate
+  141  nobody reads the output any more, as after SIGPIPE
 
 Progress goes to standard error: one line that is rewritten on a terminal,
 plain lines, a few seconds apart, elsewhere. NO_COLOR is honoured.
@@ -52,7 +53,10 @@ def add_command(
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "file", metavar="FILE", help="Matrix Market (.mtx, .mtx.gz), SciPy sparse .npz, or .npy"
+        "file",
+        metavar="FILE",
+        help="Matrix Market (.mtx), edges of an undirected graph (.edges, .edgelist, .txt), each "
+        "also .gz or .bz2; SciPy sparse .npz, NumPy .npy, MATLAB .mat",
     )
     parser.add_argument(
         "--power",

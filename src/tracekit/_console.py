@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -106,8 +106,27 @@ class Progress:
             self._write(line + "\n")
 
     def _write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:  # nobody looks: no reason to stop
+            silence(self.stream)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Write a line to standard error, if that takes one."""
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Send all that a stream still holds nowhere, so that Python does not try again as it ends."""
+    with suppress(OSError, ValueError):  # of streams that are no files
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, stream.fileno())
+        os.close(descriptor)
 
 
 def as_text(report: dict[str, Any], *, drawn: bool = False) -> str:

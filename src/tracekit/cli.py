@@ -6,9 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import _cli_compare, _cli_estimate
-from ._cli_shared import EPILOG, FAILED, INTERRUPTED, MISUSED, OK, MisusedError
+from ._cli_shared import BROKEN_PIPE, EPILOG, FAILED, INTERRUPTED, MISUSED, OK, MisusedError
+from ._console import say, silence
 
 __all__ = ["main"]
 
@@ -24,21 +26,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0 done, 1 the products failed, 2 wrong usage or a bad file, 3 the tolerance
-        is not met, 130 interrupted.
+        The exit code: 0 done, 1 the products failed, 2 wrong usage, a bad file or no output, 3 the
+        tolerance is not met, 130 interrupted, 141 the output's reader is gone.
     """
+    if sys.stderr is None:  # closed by `2>&-`
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:  # closed by `>&-`
+        return _fail(MisusedError("standard output, where results go, is closed"), MISUSED)
+    code = OK
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `tracekit ... | head`: nobody listens any more
+        silence(sys.stdout)
+        return BROKEN_PIPE
+    except OSError as error:  # as that of /dev/full; _run has said it if it met it first
+        silence(sys.stdout)
+        return code if code == MISUSED else _fail(error, MISUSED)
+    finally:
+        say("", end="")  # with what argparse wrote there
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         code: int = arguments.run(arguments)
-        sys.stdout.flush()
     except SystemExit as stop:  # argparse leaves this way: --help, --version, wrong usage
         return int(stop.code or OK)
     except KeyboardInterrupt as interruption:
-        print(": ".join(("tracekit: interrupted", *map(str, interruption.args))), file=sys.stderr)
+        say(": ".join(("tracekit: interrupted", *map(str, interruption.args))))
         return INTERRUPTED
-    except BrokenPipeError:  # `tracekit ... | head`: nobody listens any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except BrokenPipeError:
+        raise
     except (MisusedError, OSError) as error:
         return _fail(error, MISUSED)
     except (ValueError, TypeError, ArithmeticError, MemoryError) as error:
@@ -65,5 +85,5 @@ def _parser() -> argparse.ArgumentParser:
 def _fail(error: Exception, code: int) -> int:
     """Say on one line what went wrong, and return the exit code."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    print(f"tracekit: error: {reason}", file=sys.stderr)
+    say(f"tracekit: error: {reason}")
     return code
