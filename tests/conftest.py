@@ -216,3 +216,17 @@ def matrix(kind: str, n: int, *, seed: int = 0) -> np.ndarray:
 
 KINDS = ("real", "symmetric", "psd", "complex", "hermitian", "complex psd")
 PSD = ("psd", "complex psd")
+
+
+@pytest.fixture
+def mesh(tmp_path: Any) -> Iterator[Any]:
+    """A mesh of this process alone, for tensors of PyTorch that may lie on several devices."""
+    distributed = pytest.importorskip("torch.distributed")
+    if not distributed.is_gloo_available():
+        pytest.skip("gloo is not there")
+    from torch.distributed.device_mesh import init_device_mesh
+
+    store = (tmp_path / "store").as_uri()
+    distributed.init_process_group("gloo", init_method=store, world_size=1, rank=0)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -242,6 +242,83 @@ def test_products_of_another_library(trace: Any) -> None:
     S = sp.csr_array(EYE)
     refused("numpy|torch", trace, liar(lambda X: S @ X, dtype=torch.float64, xp=torch))
     refused("numpy|jax", trace, liar(lambda X: S @ X, dtype=jnp.float64, xp=jnp))
+
+
+class Lazy:
+    """The face of an array of dask, in a class of the same name."""
+
+    ndim, dtype, device = 2, np.dtype(float), "cpu"
+
+    def __init__(self, held: np.ndarray) -> None:
+        self.held, self.shape = held, held.shape
+
+    def __array_namespace__(self, **_: Any) -> Any:
+        raise AssertionError("it is refused before")
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        return self.held
+
+    def __matmul__(self, X: Any) -> Lazy:
+        return Lazy(self.held @ np.asarray(X))
+
+
+Lazy.__name__, Lazy.__module__ = "Array", "dask.array.core"
+
+
+@traces
+def test_lazy_arrays(trace: Any) -> None:
+    A = Lazy(matrix("psd", N))
+    for thing in (A, liar(A.__matmul__)):
+        refused(r"dask arrays are not supported.*; pass .*compute\(\)", trace, thing)
+
+
+@traces
+def test_arrays_of_dask(trace: Any) -> None:
+    da = pytest.importorskip("dask.array")
+    A = da.from_array(matrix("psd", N), chunks=(10, 10))
+    for thing in (A, liar(lambda X: A @ X), liar(lambda X: da.from_array(EYE @ X))):
+        refused(r"dask arrays are not supported.*; pass .*compute\(\)", trace, thing)
+
+
+def test_products_of_lazy_arrays_are_computed_once_each() -> None:
+    """Those of an operator that is declared to be of dask."""
+    A, calls = matrix("psd", N), []
+
+    def product(X: Lazy) -> Lazy:
+        assert isinstance(X, Lazy), "what dask.array.asarray gives"
+        calls.append(X.shape[1])
+        return Lazy(A @ X.held)
+
+    namespace: Any = ModuleType("dask.array")
+    namespace.asarray = Lazy
+    lazy = tk.LinearOperator((N, N), product, product, xp=namespace)
+    for trace in TRACES:
+        calls.clear()
+        estimate = trace(lazy)
+        assert float(estimate) == float(
+            trace(tk.LinearOperator((N, N), A.__matmul__, A.__matmul__))
+        )
+        assert sum(calls) == estimate.num_matvecs
+    try:
+        import dask.array as da
+    except ImportError:
+        return
+    real = tk.LinearOperator((N, N), lambda X: da.from_array(A, chunks=(10, 10)) @ X, xp=da)
+    assert float(tk.exact_trace(real)) == pytest.approx(np.trace(A))
+
+
+@traces
+def test_tensors_in_parts(mesh: Any, trace: Any) -> None:
+    torch = pytest.importorskip("torch")
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    A = distribute_tensor(torch.eye(N, dtype=torch.float64), mesh, [Shard(0)])
+
+    def product(X: Any) -> Any:
+        return distribute_tensor(X, mesh, [Replicate()])
+
+    for thing in (A, liar(product, dtype=torch.float64, xp=torch)):
+        refused(r"DTensors.*not supported; pass .*full_tensor\(\)", trace, thing)
 
 
 @traces

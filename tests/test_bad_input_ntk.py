@@ -266,3 +266,57 @@ def test_pairs_that_are_none() -> None:
     wrong = tkn.jacobian_from_pair(lambda X: X[:2], lambda U: U, (3, 3))
     with pytest.raises(ValueError, match="shape"):
         tk.exact_trace(wrong)
+
+
+def test_parameters_and_inputs_in_parts(mesh: Any) -> None:
+    torch = pytest.importorskip("torch")
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    def f(w: Any, x: Any) -> Any:
+        return torch.tanh(x @ w)
+
+    w, x = torch.ones(3, 2), torch.ones(4, 3)
+    w_parts, x_parts = (distribute_tensor(t, mesh, [Shard(0)]) for t in (w, x))
+    of_parameters = (tkn.jacobian, tkn.ntk, tkn.parameter_gram, tkn.per_parameter)
+    of_samples = (
+        tkn.kernel, tkn.ntk_trace, tkn.ntk_diagonal, tkn.ntk_norm, tkn.sample_ntk, tkn.ntk,
+        tkn.factored_ntk, tkn.explain,
+    )  # fmt: skip
+    calls = [lambda of=of: of(lambda p: f(p, x), w_parts) for of in of_parameters]
+    for params, inputs in ((w_parts, x_parts), (w_parts, x), (w, x_parts), ({"w": w_parts}, x)):
+        calls += [lambda of=of, p=params, i=inputs: of(f, p, i) for of in of_samples]
+    calls += [
+        lambda: tkn.kernel(f, w, x, x_parts),
+        lambda: tkn.kernel(f, w, x_parts, implementation=tkn.jacobian_contraction),
+        lambda: tkn.kernel(f, w, x, x_parts, implementation=tkn.ntk_vector_products),
+        lambda: tkn.jacobian(f, w, batches=[x, x_parts]),
+        lambda: tkn.cross_ntk(lambda p: f(p, x), lambda p: f(p, x), w, w_parts),
+        lambda: tkn.difference_basis(lambda p: f(p, x), w_parts, 2),
+    ]
+    for call in calls:
+        refused(TypeError, r"a DTensor .*not supported; pass .*full_tensor\(\)", call)
+
+
+def test_sharded_modules(mesh: Any) -> None:
+    """FSDP2 swaps parameters as it runs, so that a kernel would be 0."""
+    torch = pytest.importorskip("torch")
+    from torch.distributed.fsdp import fully_shard
+
+    whole = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    part = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    fully_shard(whole, mesh=mesh)
+    fully_shard(part[0], mesh=mesh)
+    for module in (whole, part):
+        refused(TypeError, r"sharded \(FSDP\).*; pass", lambda: tkn.functional(module))  # noqa: B023
+        refused(
+            TypeError, r"sharded \(FSDP\).*; pass",
+            lambda: tkn.track_module(module, tk.Tracker(8, rng=0), torch.ones(4, 3)),  # noqa: B023
+        )  # fmt: skip
+        refused(
+            TypeError, "DTensor",
+            lambda: tkn.ntk_trace(
+                lambda p, x: torch.func.functional_call(module, p, x),  # noqa: B023
+                dict(module.named_parameters()),  # noqa: B023
+                torch.ones(4, 3),
+            ),
+        )  # fmt: skip

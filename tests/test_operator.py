@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import tracemalloc
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -259,6 +261,248 @@ def test_integers_do_not_overflow() -> None:
     M = np.full((3, 3), 100, dtype=np.int8)
     np.testing.assert_array_equal(tk.as_operator(M) @ np.ones(3), [300.0] * 3)
     np.testing.assert_array_equal(tk.as_operator(sp.csr_array(M)) @ np.ones(3), [300.0] * 3)
+
+
+# Operators and containers of other packages ----------------------------------------------------
+
+
+class Foreign:
+    """The face of operators of linear_operator, CoLA and curvlinops: shape, dtype, device and @."""
+
+    def __init__(self, M: Any, adjoint: str = "", **told: Any) -> None:
+        self.M, self.shape = M, tuple(M.shape)
+        for name, value in ({"dtype": M.dtype, "device": M.device} | told).items():
+            setattr(self, name, value)
+        if adjoint == "T":
+            self.T = Foreign(M.T, **told)
+        elif adjoint == "adjoint":
+            self.adjoint = lambda: Foreign(M.conj().T, **told)
+        elif adjoint:
+            setattr(self, adjoint, Foreign(M.conj().T, **told))
+
+    def __matmul__(self, X: Any) -> Any:
+        return self.M @ X
+
+
+@fields
+@pytest.mark.parametrize("adjoint", ["H", "mH", "adjoint", "T", ""])
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_the_library_of_a_foreign_operator_is_told_by_its_dtype_or_device(
+    library: str, adjoint: str, cplx: bool
+) -> None:
+    lib = next(installed(library))  # dtypes of JAX are NumPy's, so that its device tells
+    M = dense(N, P, cplx=cplx)
+    A = tk.as_operator(Foreign(lib.array(M), adjoint))
+    assert A.xp is lib.xp
+    assert_is(A, M, lib, adjoint=bool(adjoint))
+
+
+def test_a_device_of_pytorch_is_enough() -> None:
+    torch = pytest.importorskip("torch")
+    A = tk.as_operator(Foreign(torch.ones((3, 3), dtype=torch.float32), dtype=None))
+    assert float(tk.hutchinson(A, 3, rng=0)) == 3.0
+
+
+def test_adjoints_of_foreign_operators_are_heeded_only_where_they_fit() -> None:
+    M = dense(N, P)
+
+    class Odd:
+        shape, T, H = (N, P), 300.0, np.eye(3)
+
+        def __matmul__(self, X: np.ndarray) -> np.ndarray:
+            return M @ X
+
+        def adjoint(self, X: np.ndarray) -> np.ndarray:  # a product, not an operator
+            return M.T @ X
+
+    assert_is(tk.as_operator(Odd()), M, adjoint=False)
+    assert tk.as_operator(Odd()).rmatmat is None
+
+
+def test_operators_of_gpytorch_cola_and_curvlinops() -> None:
+    """With the real packages, where they are installed."""
+    torch, lib = pytest.importorskip("torch"), next(installed("torch"))
+    M, seen = dense(N, N), 0
+    try:
+        from linear_operator import to_linear_operator
+    except ImportError:
+        pass
+    else:
+        assert_is(tk.as_operator(to_linear_operator(torch.tensor(M))), M, lib)
+        seen += 1
+    try:
+        import cola
+    except ImportError:
+        pass
+    else:
+        for held in (lib, next(installed("jax"))):
+            assert_is(tk.as_operator(cola.ops.Dense(held.array(M))), M, held)
+        seen += 1
+    if not seen:
+        pytest.skip("none of them is installed")
+
+
+def test_lineax() -> None:
+    lx = pytest.importorskip("lineax")
+    import jax
+
+    lib = next(installed("jax"))
+    M, S = dense(N, P, cplx=True), matrix("complex psd", N)
+    assert_is(tk.as_operator(lx.MatrixLinearOperator(lib.array(M))), M, lib)
+    semidefinite = lx.MatrixLinearOperator(lib.array(S), lx.positive_semidefinite_tag)
+    adjoint = tk.as_operator(semidefinite).H @ lib.array(np.eye(N) + 0j)
+    np.testing.assert_allclose(lib.numpy(adjoint), S, atol=1e-12)
+
+    def split(x: Any) -> Any:
+        return {"first": x["x"][:2], "double": 2 * x["x"]}
+
+    tree = {"x": jax.ShapeDtypeStruct((3,), lib.real)}
+    between_trees = tk.as_operator(lx.FunctionLinearOperator(split, tree))
+    stacked = np.concatenate([2 * np.eye(3), np.eye(3)[:2]])
+    for A, exact in ((between_trees, stacked), (between_trees.H, stacked.T)):
+        np.testing.assert_array_equal(lib.numpy(A @ lib.array(np.eye(A.shape[1]))), exact)
+
+
+def of_package(package: str, **members: Any) -> Any:
+    """An object of a class of another package, with the shape of a matrix."""
+    return type("Held", (), {"__module__": f"{package}.core", "shape": (N, N)} | members)()
+
+
+def test_containers_of_other_packages_are_opened() -> None:
+    M = dense(N, N)
+    S = SimpleNamespace(to_scipy_sparse=lambda: sp.coo_array(M))
+    for thing in (
+        of_package("pandas", to_numpy=lambda self: M),
+        of_package("xarray", data=M),
+        of_package("sparse", asformat=lambda self, name: S),
+        of_package("pandas", matmat=lambda self, X: M @ X, rmatmat=lambda self, X: M.T @ X),
+    ):
+        assert_is(tk.as_operator(thing), M)
+    with pytest.raises(TypeError, match=r"dtype object holds no numbers; pass .*astype"):
+        tk.as_operator(of_package("pandas", to_numpy=lambda self: M.astype(object)))
+
+
+@pytest.mark.parametrize("package", ["pandas", "xarray", "sparse"])
+def test_containers_of_the_packages_themselves(package: str) -> None:
+    library, M = pytest.importorskip(package), dense(N, N)
+    make = {
+        "pandas": lambda: library.DataFrame(M, columns=[f"c{i}" for i in range(N)]),
+        "xarray": lambda: library.DataArray(M, dims=("a", "b")),
+        "sparse": lambda: library.DOK.from_numpy(M),
+    }
+    assert_is(tk.as_operator(make[package]()), M)
+    if package == "sparse":
+        for kind in (library.COO, library.GCXS):
+            assert_is(tk.as_operator(kind.from_numpy(M)), M)
+
+
+# Long doubles, integers, arrays on disk, real results ------------------------------------------
+
+
+@fields
+def test_long_double_works_as_double(cplx: bool) -> None:
+    M = dense(N, N, cplx=cplx)
+    long = M.astype(np.clongdouble if cplx else np.longdouble)
+    for thing in (
+        long,
+        sp.csr_array(long),
+        spla.aslinearoperator(long),
+        tk.LinearOperator(
+            (N, N), lambda X: long @ X, lambda X: long.conj().T @ X, dtype=long.dtype
+        ),
+        tk.LinearOperator((N, N), lambda X: long @ X, lambda X: long.conj().T @ X, dtype=M.dtype),
+    ):
+        A = tk.as_operator(thing)
+        assert A.dtype == M.dtype
+        assert_is(A, M)
+        assert tk.exact_trace(A).value.dtype == M.dtype
+
+
+def test_long_doubles_are_no_single_precision() -> None:
+    A = tk.LinearOperator((3, 3), lambda X: X.astype(np.longdouble), dtype="float32")
+    with pytest.raises(TypeError, match=r"returned dtype float(128|96|64)"):
+        A.matmat(np.ones((3, 1), dtype="float32"))
+
+
+def test_real_results_of_a_complex_operator_are_taken(eager: Library) -> None:
+    M = eager.array(dense(N, N))
+
+    def product(X: Any) -> Any:
+        return M @ eager.xp.real(X)  # right for the columns that are asked for below
+
+    A = tk.LinearOperator((N, N), product, dtype=eager.complex, xp=eager.xp, device=eager.device)
+    X = eager.array(dense(N, K) + 0j)
+    assert A.matmat(X).dtype == eager.complex
+    np.testing.assert_allclose(
+        eager.numpy(A.matmat(X)), dense(N, N) @ dense(N, K), atol=100 * eager.eps
+    )
+
+
+def test_real_transforms_of_pylops() -> None:
+    """Real vectors on one side, or on both: the numbers of their complex matrix."""
+    pylops = pytest.importorskip("pylops")
+    F = pylops.signalprocessing.FFT(N, real=True, dtype="float64")
+    M = np.column_stack([F @ e for e in np.eye(N)])
+    assert_is(tk.as_operator(F), M)
+    assert_is(tk.as_operator(F.H), M.conj().T)
+    assert_is(tk.as_operator(F.H @ F), (M.conj().T @ M).real + 0j)
+    energy = np.sum(np.abs(M) ** 2)
+    for K in (tk.gram(F.H), tk.gram(F)):
+        assert complex(tk.exact_trace(K)) == pytest.approx(energy)
+    for kind in (pylops.Conj, pylops.Real, pylops.Imag):
+        with pytest.raises(TypeError, match=r"linear over the real numbers alone .*; wrap"):
+            tk.as_operator(kind(N, dtype="complex128"))
+
+
+@pytest.mark.parametrize(
+    ("library", "dtype"),
+    [
+        *(("numpy", each) for each in ("int8", "uint64", "bool", "float16", ">f8", "longdouble")),
+        *(("torch", each) for each in ("int8", "float16")),
+    ],
+)
+def test_blocks_of_rows_make_the_whole_product(library: str, dtype: str) -> None:
+    """Of a matrix that takes several blocks, the last one shorter, and of one with long rows."""
+    lib, rng = next(installed(library)), np.random.default_rng(0)
+    for shape in ((700, 500), (3, 200_000)):
+        M = rng.integers(0, 2 if dtype == "bool" else 100, shape).astype(dtype)
+        for order in "CF" if library == "numpy" else "C":
+            held = np.asarray(M, order=order) if library == "numpy" else lib.array(M, dtype)
+            A = tk.as_operator(held)
+            for product, exact in ((A.matmat, M.astype(float)), (A.rmatmat, M.T.astype(float))):
+                X = np.ones((exact.shape[1], 2))
+                X[::2, 1] = -3
+                got = lib.numpy(product(lib.xp.astype(lib.array(X), A.dtype)))
+                np.testing.assert_allclose(got, exact @ X, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int16", "float16", "complex128"])
+def test_matrices_on_disk_are_not_copied_to_memory(tmp_path: Path, dtype: str) -> None:
+    n = 1500
+    np.save(
+        tmp_path / "A.npy", (np.random.default_rng(0).standard_normal((n, n)) * 9).astype(dtype)
+    )
+    M = np.load(tmp_path / "A.npy", mmap_mode="r")
+    X = np.ones((n, 2), dtype={"complex128": complex, "float16": np.float32}.get(dtype, float))
+    for name in ("matmat", "rmatmat"):
+        assert allocated(lambda: getattr(tk.as_operator(M), name)(X)) < 0.4 * M.nbytes  # noqa: B023
+
+
+@fields
+def test_adjoints_of_sparse_matrices_are_not_copied(cplx: bool) -> None:
+    S = sp.random_array((50_000, 50_000), density=2e-4, rng=np.random.default_rng(0), format="csr")
+    S = S.astype(complex) if cplx else S
+    A, X = tk.as_operator(S), np.ones((50_000, 1), dtype=S.dtype)
+    assert allocated(lambda: A.rmatmat(X)) < 0.5 * (S.data.nbytes + S.indices.nbytes)
+
+
+def allocated(run: Any) -> int:
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 # Composition ----------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import singledispatch
+from contextlib import suppress
+from functools import reduce, singledispatch
+from operator import add
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +14,16 @@ import numpy as np
 from . import _xp
 from ._operator import LinearOperator
 from ._typing import Array, Device, DType, Namespace, Product
+
+_BAND = 2**17  # entries that are converted at once
+_OPENED: dict[str, Callable[[Any], Any]] = {  # what containers of a package hold
+    "pandas": lambda A: A.to_numpy(),
+    "xarray": lambda A: A.data,
+    "sparse": lambda A: A.asformat("coo").to_scipy_sparse(),
+}
+_NAMESPACES = {
+    "torch": "torch", "jax": "jax.numpy", "jaxlib": "jax.numpy", "cupy": "cupy", "cupyx": "cupy"
+}  # fmt: skip
 
 
 @singledispatch
@@ -21,31 +33,39 @@ def as_operator(A: Any, *, xp: Namespace | None = None, device: Device = None) -
     Parameters
     ----------
     A : LinearOperator, array, sparse matrix, or any object with a shape and products
-        A matrix of NumPy, PyTorch, JAX, CuPy or any array API library; a SciPy or CuPy sparse array
-        or matrix; a SciPy, CuPy or PyLops linear operator; any object with ``shape`` and
-        ``matmat``, ``matvec`` or ``@``.
+        A matrix of NumPy, PyTorch, JAX, CuPy or any array API library; a SciPy, CuPy or
+        pydata-sparse array or matrix; a pandas.DataFrame or xarray.DataArray, whose labels are not
+        looked at; a linear operator of SciPy, CuPy, PyLops, GPyTorch (linear_operator), CoLA,
+        curvlinops or lineax; any object with ``shape`` and ``matmat``, ``matvec`` or ``@``.
     xp : namespace, optional
         The array library that a foreign object's products take, where it cannot be told from the
-        object; NumPy otherwise.
+        object's class, dtype or device; NumPy otherwise.
     device : optional
         Where such an object's arrays live.
 
     Returns
     -------
     LinearOperator
-        Integers become the default float, half precisions float32; nothing else is copied.
+        Integers become the default float, half precisions float32, long doubles double.
 
     Raises
     ------
     TypeError
-        If no shape or no product is found.
+        If no shape or no product is found, or A lies in parts: a dask array, a DTensor.
     ValueError
         If an array does not have two dimensions.
 
     Notes
     -----
     ``as_operator.register(YourType)`` teaches a new type: a function of the object (and of the
-    keywords `xp` and `device`) that returns a `LinearOperator`. Reading costs no product.
+    keywords `xp` and `device`) that returns a `LinearOperator`. Reading costs no product, and
+    copies nothing. An array of integers, half precision or long doubles is converted in blocks of
+    rows in every product, so that one on disk (`numpy.memmap`) is never whole in memory. The
+    adjoint of an object is that of its ``rmatmat``, ``rmatvec``, ``H``, ``adjoint`` or ``T``.
+
+    An operator of PyLops that takes or gives real vectors in a complex dtype (``clinear=False``,
+    such as a real FFT) is read as the complex matrix that it multiplies by, at two of its products
+    for one; a square one with complex vectors on a side (a conjugation, a real part) is refused.
 
     Examples
     --------
@@ -55,8 +75,9 @@ def as_operator(A: Any, *, xp: Namespace | None = None, device: Device = None) -
     >>> tk.as_operator(scipy.sparse.eye_array(1000, dtype="float32"))
     <1000x1000 LinearOperator of numpy float32>
     """
-    if isinstance(A, np.matrix):
-        A = np.asarray(A)
+    A = _held(A)
+    if _is_of(A, "lineax", "AbstractLinearOperator"):
+        return _from_lineax(A)
     if _xp.is_array(A) and not isinstance(A, type):
         return _from_array(A)
     shape = None if isinstance(A, type) else getattr(A, "shape", None)
@@ -90,25 +111,60 @@ def _from_array(A: Array) -> LinearOperator:
         raise TypeError("a masked array has unknown entries; pass A.filled(value) instead")
     if xp is _xp.np_compat and not (np.issubdtype(A.dtype, np.number) or A.dtype == bool):
         raise TypeError(
-            f"an array of dtype {A.dtype} holds no numbers; pass floats, ints or complex numbers"
+            f"an array of dtype {A.dtype} holds no numbers; pass floats, ints or complex numbers, "
+            "as A.astype(float) gives them"
         )
     dtype = _xp.floating(A.dtype, xp, device)
-    if A.dtype != dtype:
+
+    if A.dtype != dtype and _is_sparse(A):
         A = xp.astype(A, dtype)
-    return LinearOperator(
-        A.shape, lambda X: A @ X, lambda X: _xp.adjoint(A) @ X, dtype=dtype, xp=xp, device=device
-    )
+    matmat, transposed = _products(A, dtype, xp)
+
+    def rmatmat(X: Array) -> Array:  # the conjugate of X is a copy, as that of A would be
+        return _xp.conj(transposed(_xp.conj(X)))
+
+    return LinearOperator(A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device)
+
+
+def _products(A: Array, dtype: DType, xp: Namespace) -> tuple[Product, Product]:
+    """Products with an array and its transpose; of another dtype, in blocks that are converted."""
+    if A.dtype == dtype:
+        return (lambda X: A @ X), (lambda X: xp.matrix_transpose(A) @ X)
+    is_by_columns = getattr(getattr(A, "flags", None), "fnc", False)
+    B = xp.matrix_transpose(A) if is_by_columns else A
+
+    def rows(X: Array) -> Array:
+        return xp.concat([xp.astype(B[band, :], dtype) @ X for band in _bands(B)], axis=0)
+
+    def columns(X: Array) -> Array:
+        parts = (xp.matrix_transpose(xp.astype(B[band, :], dtype)) @ X[band, :]
+                 for band in _bands(B))  # fmt: skip
+        return reduce(add, parts)
+
+    return (columns, rows) if is_by_columns else (rows, columns)
+
+
+def _is_sparse(A: Array) -> bool:
+    """Whether a tensor of PyTorch is of a layout that has no blocks of rows."""
+    return not str(getattr(A, "layout", "strided")).endswith("strided")
+
+
+def _bands(A: Array) -> list[slice]:
+    """Rows of a matrix whose entries take a megabyte or so where they have to be converted."""
+    m, n = A.shape
+    step = max(1, _BAND // n)
+    return [slice(start, min(start + step, m)) for start in range(0, m, step)]
 
 
 def _from_sparse(A: Any, xp: Namespace, device: Device) -> LinearOperator:
-    """A sparse matrix of SciPy or CuPy; its adjoint is laid out once, when first used."""
+    """A sparse matrix of SciPy or CuPy; its transpose is laid out once, when first used."""
     dtype = _floating_like(A, xp, device)
-    adjoint: list[Any] = []
+    transpose: list[Any] = []
 
     def rmatmat(X: Array) -> Array:
-        if not adjoint:
-            adjoint.append(A.conj().T)
-        return adjoint[0] @ X
+        if not transpose:
+            transpose.append(A.T)
+        return _xp.conj(transpose[0] @ _xp.conj(X))
 
     return LinearOperator(A.shape, lambda X: A @ X, rmatmat, dtype=dtype, xp=xp, device=device)
 
@@ -125,13 +181,83 @@ def _from_products(A: Any, xp: Namespace, device: Device) -> LinearOperator:
             f"{_describe(A)} has a shape but no product; give it matmat, matvec or @, or wrap it "
             "as LinearOperator(A.shape, function)"
         )
+    rmatmat = _product(A, "rmatmat", "rmatvec", xp) or _adjoint(A)
+    dtype = _floating_like(A, xp, device)
+    if not getattr(A, "clinear", True) and _xp.is_complex(xp.empty(0, dtype=dtype)):
+        matmat, rmatmat = _complexified(A, matmat, rmatmat, xp, dtype)
+    device = _place(A) if device is None else device
+    return LinearOperator(A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device)
+
+
+def _adjoint(A: Any) -> Product | None:
+    """The product with the adjoint or the transpose that an object has, if it has one."""
+    for name in ("H", "adjoint", "mH", "T"):
+        try:
+            B = getattr(A, name)
+            B = B() if name == "adjoint" and not hasattr(B, "shape") else B
+        except (AttributeError, NotImplementedError, TypeError):
+            continue
+        if hasattr(B, "__matmul__") and tuple(getattr(B, "shape", ())) == tuple(A.shape)[::-1]:
+            return _conjugated(B) if name == "T" else B.__matmul__
+    return None
+
+
+def _conjugated(B: Any) -> Product:
+    """The product with the conjugate of a matrix, which is not formed."""
+    return lambda X: _xp.conj(B @ _xp.conj(X))
+
+
+def _complexified(
+    A: Any, matmat: Product, rmatmat: Product | None, xp: Namespace, dtype: DType
+) -> tuple[Product, Product]:
+    """The products with the complex matrix of a map that takes or gives real vectors alone."""
+
+    def of_real(product: Product) -> Product:  # M x, where x is real
+        return lambda X: product(xp.real(X) + 0j) + 1j * product(xp.imag(X) + 0j)
+
+    def real_part_of(product: Product) -> Product:  # re(M y)
+        return lambda Y: product(Y) + 1j * product(-1j * Y)
+
+    m, n = A.shape
+    if rmatmat is not None:
+        takes_real = not _xp.is_complex(rmatmat(xp.zeros((m, 1), dtype=dtype)))
+        gives_real = not _xp.is_complex(matmat(xp.zeros((n, 1), dtype=dtype)))
+        if takes_real and (gives_real or m != n):
+            return of_real(matmat), real_part_of(rmatmat)
+        if gives_real and m != n:
+            return real_part_of(matmat), of_real(rmatmat)
+    raise TypeError(
+        f"{_describe(A)} is linear over the real numbers alone (clinear=False), so that it has no "
+        "complex trace; wrap what it does to real and imaginary parts as a real operator, "
+        "LinearOperator((2 * n, 2 * n), function)"
+    )
+
+
+def _from_lineax(A: Any) -> LinearOperator:
+    """An operator of lineax, between trees of arrays, which are flattened."""
+    from jax import numpy as jnp
+    from jax import tree, vmap
+    from jax.flatten_util import ravel_pytree
+
+    leaves = tree.leaves((A.in_structure(), A.out_structure()))
+    dtype = jnp.result_type(*(leaf.dtype for leaf in leaves))
+
+    def flat(B: Any) -> Product:
+        zeros = tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), B.in_structure())
+        like, unflatten = ravel_pytree(zeros)
+
+        def one(x: Array) -> Array:
+            return ravel_pytree(B.mv(unflatten(x.astype(like.dtype))))[0].astype(x.dtype)
+
+        return vmap(one, in_axes=1, out_axes=1)  # type: ignore[no-any-return]
+
+    transpose = flat(A.T)
     return LinearOperator(
-        A.shape,
-        matmat,
-        _product(A, "rmatmat", "rmatvec", xp),
-        dtype=_floating_like(A, xp, device),
-        xp=xp,
-        device=getattr(A, "device", None) if device is None else device,
+        (A.out_size(), A.in_size()),
+        flat(A),
+        lambda X: _xp.conj(transpose(_xp.conj(X))),
+        dtype=dtype,
+        xp=jnp,
     )
 
 
@@ -173,17 +299,42 @@ def _floating_like(A: Any, xp: Namespace, device: Device) -> DType:
 
 
 def _library(A: Any) -> Namespace:
-    """The array library of a foreign object: what it says, or where its class is from."""
+    """The array library of a foreign object: what it says, or where class, dtype, device are of."""
     for name in ("xp", "_xp"):
         told = getattr(A, name, None)
         if told is not None and hasattr(told, "asarray"):
             return cast(Namespace, told)
-    root = type(A).__module__.partition(".")[0]
-    if root in ("cupyx", "cupy"):
-        return sys.modules["cupy"]
-    if root == "jax":
-        return sys.modules["jax.numpy"]
+    for thing in (A, getattr(A, "dtype", None), getattr(A, "device", None)):
+        found = _NAMESPACES.get(_package(type(thing)))
+        if found is not None:
+            return sys.modules[found]
     return _xp.np_compat
+
+
+def _place(A: Any) -> Device:
+    """Where a foreign object lives; None for JAX, whose placement follows the data."""
+    device = getattr(A, "device", None)
+    return None if _NAMESPACES.get(_package(type(device))) == "jax.numpy" else device
+
+
+def _held(A: Any) -> Any:
+    """The array or sparse matrix that a container of another library holds; else itself."""
+    if isinstance(A, np.matrix):
+        return np.asarray(A)
+    for base in type(A).__mro__:
+        if _package(base) in _OPENED:
+            with suppress(AttributeError):  # of another class of that package
+                return _OPENED[_package(base)](A)
+    return A
+
+
+def _is_of(A: Any, package: str, name: str) -> bool:
+    """Whether an object is of a class that is not imported here."""
+    return any((_package(base), base.__name__) == (package, name) for base in type(A).__mro__)
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 def _describe(A: Any) -> str:

@@ -48,10 +48,13 @@ class Checked:
         if self.rows is None:
             expected |= {_xp.real_dtype(dtype, self.xp) for dtype in expected}
         if not any(Y.dtype == dtype for dtype in expected):
-            raise TypeError(
-                f"{self.name} returned dtype {dtype_name(Y.dtype)} from an operator of dtype "
-                f"{dtype_name(self.dtype)}; declare it with dtype={dtype_name(Y.dtype)}"
-            )
+            declared = _xp.as_declared(Y, expected)
+            if declared is None:
+                raise TypeError(
+                    f"{self.name} returned dtype {dtype_name(Y.dtype)} from an operator of dtype "
+                    f"{dtype_name(self.dtype)}; declare it with dtype={dtype_name(Y.dtype)}"
+                )
+            Y = declared
         if _xp.device(Y) != _xp.device(X):
             raise ValueError(
                 f"{self.name} returned an array on {_xp.device(Y)} for one on {_xp.device(X)}; "

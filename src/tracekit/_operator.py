@@ -33,9 +33,11 @@ class LinearOperator:
         ``X -> x_j^H A x_j`` for every column, shape (k,), where that is cheaper than `matmat`.
     dtype : dtype, optional
         Of the arrays that the products take and give; the default float of `xp` if not given.
-        Integers stand for the default float, half precisions for float32.
+        Integers stand for the default float, half precisions for float32, long doubles for double
+        ones. Products of a complex operator may be real.
     xp : namespace, optional
-        The array library (``torch``, ``jax.numpy``, ``cupy``, ...); NumPy if not given.
+        The array library (``torch``, ``jax.numpy``, ``cupy``, ...); NumPy if not given. Products of
+        ``dask.array`` are computed one by one, and all else is NumPy's.
     device : optional
         Where blocks of columns are created.
     factor : LinearOperator, optional
@@ -90,6 +92,11 @@ class LinearOperator:
 
         m, n = _shape(self.shape)
         put("shape", (m, n))
+        if _xp.is_lazy(self.xp):
+            for name in ("matmat", "rmatmat", "quad"):
+                if callable(product := getattr(self, name)):
+                    put(name, _xp.computed(product, self.xp))
+            put("xp", None)
         put("xp", _xp.wrapped(self.xp))
         put("dtype", _dtype(self.dtype, self.xp, self.device))
         if self.device is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
-from ._typing import Array, Device, DType, Namespace
+from ._typing import Array, Device, DType, Namespace, Product
 
 np_compat: Namespace = array_api_compat.array_namespace(np.empty(0))
 is_array = array_api_compat.is_array_api_obj
@@ -22,9 +23,12 @@ def namespace(*arrays: Any) -> Namespace:
     """The namespace of arrays as array_api_compat wraps it, looked up once for each type."""
     kinds = {type(x) for x in arrays}
     if len(kinds) > 1:
+        for kind in kinds - _namespaces.keys():
+            _refuse_scattered(kind)
         return array_api_compat.array_namespace(*arrays)
     [kind] = kinds
     if kind not in _namespaces:
+        _refuse_scattered(kind)
         _namespaces[kind] = array_api_compat.array_namespace(*arrays)
     return _namespaces[kind]
 
@@ -32,6 +36,16 @@ def namespace(*arrays: Any) -> Namespace:
 def wrapped(xp: Namespace | None) -> Namespace:
     """A namespace as array_api_compat wraps it; NumPy's if there is none."""
     return np_compat if xp is None else namespace(xp.empty(0))
+
+
+def is_lazy(xp: Namespace | None) -> bool:
+    """Whether the arrays of a namespace are computed only when their values are asked for."""
+    return xp is not None and array_api_compat.is_dask_namespace(xp)
+
+
+def computed(product: Product, xp: Namespace) -> Product:
+    """The product by lazy arrays as one of NumPy's, computed once, when it is called."""
+    return lambda X: np.asarray(product(xp.asarray(X)))
 
 
 def device(x: Array) -> Device:
@@ -103,6 +117,17 @@ def floating(dtype: DType, xp: Namespace, where: Device = None) -> DType:
     if xp.isdtype(dtype, "complex floating"):
         return xp.complex64 if single else xp.complex128
     return xp.float32 if single else xp.float64
+
+
+def as_declared(Y: Array, dtypes: Collection[DType]) -> Array | None:
+    """An array in one of these dtypes, if it is real for a complex one, or a long double."""
+    xp = namespace(Y)
+    for dtype in dtypes:
+        is_real_part = Y.dtype == real_dtype(dtype, xp)
+        is_long = xp is np_compat and Y.dtype.char in "gG" and _bits(dtype, xp) == 64
+        if is_real_part or (is_long and is_complex(Y) <= _is_complex(dtype, xp)):
+            return xp.astype(Y, dtype)
+    return None
 
 
 def default_float(xp: Namespace, where: Device = None) -> DType:
@@ -274,3 +299,19 @@ def _compiling() -> bool:
 def _bits(dtype: DType, xp: Namespace) -> int:
     """Bits of one real number of that dtype."""
     return int(xp.finfo(dtype).bits)
+
+
+_SCATTERED = {  # arrays in parts, by package and class: why not, and what to pass instead
+    ("dask", "Array"): "dask arrays are not supported, as estimators read the values of every "
+    "product; pass one with values, A.compute(), or a LinearOperator whose products are computed, "
+    "such as lambda X: (A @ X).compute()",
+    ("torch", "DTensor"): "DTensors, whose parts lie on several devices, are not supported; pass "
+    "tensors on one device, as x.full_tensor() is",
+}
+
+
+def _refuse_scattered(kind: type) -> None:
+    for base in kind.__mro__:
+        reason = _SCATTERED.get((base.__module__.partition(".")[0], base.__name__))
+        if reason is not None:
+            raise TypeError(reason)

@@ -6,9 +6,21 @@ import sys
 from types import ModuleType
 from typing import Any
 
+_SHARDED = (
+    "the module is sharded (FSDP), so that its parameters lie on several devices, which is not "
+    "supported; pass a module on one device, with the full_tensor() of each parameter"
+)
+_SCATTERED = {
+    "DTensor": "a DTensor is among the parameters or inputs, whose parts lie on several devices, "
+    "which is not supported; pass tensors on one device, as x.full_tensor() is",
+    "FSDPModule": _SHARDED,
+    "FullyShardedDataParallel": _SHARDED,
+}
+
 
 def adapter(params: Any) -> ModuleType:
     """`_torch` or `_jax`, imported only where such parameters were handed in."""
+    refuse_scattered(params)
     jax, torch = sys.modules.get("jax"), sys.modules.get("torch.utils._pytree")
     if jax is not None and any(isinstance(x, jax.Array) for x in jax.tree.leaves(params)):
         from . import _jax
@@ -26,3 +38,17 @@ def adapter(params: Any) -> ModuleType:
         "differentiates; pass a tree of such arrays (a dict, list, ...; for a torch.nn.Module see "
         "functional(module)), or both products to jacobian_from_pair"
     )
+
+
+def inputs(params: Any, x: Any) -> None:
+    """Refuse samples that f cannot be called with, before it is."""
+    refuse_scattered(params, x)
+
+
+def refuse_scattered(*trees: Any) -> None:
+    """Refuse PyTorch's tensors and modules whose parts lie on several devices."""
+    torch = sys.modules.get("torch.utils._pytree")
+    for leaf in [] if torch is None else torch.tree_leaves(trees):
+        for base in type(leaf).__mro__:
+            if base.__name__ in _SCATTERED and base.__module__.startswith("torch.distributed"):
+                raise TypeError(_SCATTERED[base.__name__])

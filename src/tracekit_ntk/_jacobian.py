@@ -12,7 +12,7 @@ from array_api_compat import array_namespace
 
 import tracekit as tk
 
-from ._adapter import adapter
+from ._adapter import adapter, inputs, refuse_scattered
 from ._exact import captured, diagonal_of, trace_of
 from ._operators import Priced, kernel, operator, over_batches, remembering
 from ._products import chunk, cut, in_chunks, itemsize
@@ -56,7 +56,7 @@ def jacobian(
     ------
     TypeError
         If the tree holds something other than floating-point arrays of one library, or f does not
-        return one array of floating-point numbers.
+        return one array of floating-point numbers, or a tensor is a DTensor.
     ValueError
         If the tree is empty, f returns NaN, is not holomorphic in complex parameters, or the
         batches cannot be gone through again.
@@ -133,6 +133,7 @@ def ntk(
         return replace(kernel(J, chunk_size), dims=shape or None)
     if batches is not None:
         raise ValueError("x and batches are both given; pass x for data that fits in memory")
+    inputs(params, x)
     K = ntk(lambda p: f(p, x), params, chunk_size=chunk_size)
     try:
         found = captured(f, params, x)
@@ -414,7 +415,7 @@ def functional(module: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     Raises
     ------
     TypeError
-        If `module` is none.
+        If `module` is none, or is sharded over devices (FSDP).
 
     Examples
     --------
@@ -426,6 +427,8 @@ def functional(module: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """
     from . import _torch
 
+    if hasattr(module, "modules"):
+        refuse_scattered(*module.modules(), *module.parameters(), *module.buffers())
     return _torch.functional(module)
 
 
@@ -435,9 +438,11 @@ def _linearised(
     """The Jacobian and the shape of the output."""
     library = adapter(params)
     if batches is not None:
-        J = over_batches(
-            lambda batch: library.linearise(lambda p: f(p, batch), params), batches, chunk_size
-        )
-        return J, ()
+
+        def linearise(batch: Any) -> Any:
+            inputs(params, batch)
+            return library.linearise(lambda p: f(p, batch), params)
+
+        return over_batches(linearise, batches, chunk_size), ()
     lin = library.linearise(f, params)
     return operator(lin, chunk_size), tuple(lin.output.shape)

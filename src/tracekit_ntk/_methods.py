@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace, device, is_jax_array
 
-from ._adapter import adapter
+from ._adapter import adapter, inputs
 from ._products import chunk, itemsize
 from ._products_of_uses import Form, conjugate
 from ._tiles import gram, permuted
@@ -250,6 +250,7 @@ def reduced(K: Array, wanted: Wanted) -> Array:
 
 def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = False) -> Capture:
     """The capture of the library that the parameters are of."""
+    inputs(params, x)
     return _captures(params).capture(f, params, x, whole=whole)  # type: ignore[no-any-return]
 
 
@@ -271,9 +272,12 @@ def _captures(params: Any) -> ModuleType:
 
 def _both(f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any) -> tuple[Any, Any, Array]:
     """Per-sample products of both batches, and a column for each output of a sample."""
+    inputs(params, x1)
     per_sample = adapter(params).per_sample
     own = per_sample(f, params, x1)
     xp = array_namespace(own.output)
+    if x2 is not None:
+        inputs(params, x2)
     eye = xp.eye(prod(own.output.shape[1:]), dtype=own.dtype, device=own.device)
     return own, own if x2 is None else per_sample(f, params, x2), eye
 

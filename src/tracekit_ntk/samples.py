@@ -12,7 +12,7 @@ from array_api_compat import array_namespace
 
 import tracekit as tk
 
-from ._adapter import adapter
+from ._adapter import adapter, inputs
 from ._exact import captured, diagonal_of, from_factors, trace_of
 from ._operators import Priced
 from ._products import chunk, itemsize
@@ -73,6 +73,7 @@ def sample_ntk(
     >>> round(float(estimate), 4), estimate.num_matvecs
     (1.7638, 2)
     """
+    inputs(params, x)
     own = adapter(params).per_sample(f, params, x)
     xp, shape, P = array_namespace(own.output), tuple(own.output.shape), own.parameters
     N, outputs = shape[0], math.prod(shape[1:])
