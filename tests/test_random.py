@@ -181,17 +181,61 @@ def test_generators_of_another_library_are_refused() -> None:
                 tracekit.hutchinson(lib.array(np.eye(4)), 2, rng=rng)
 
 
-def test_numpy_generator_under_jit_is_refused() -> None:
+@pytest.mark.parametrize("fresh", [False, True], ids=["numpy Generator", "None"])
+def test_what_draws_once_is_refused_under_jit(fresh: bool) -> None:
     jax = pytest.importorskip("jax")
     A = jax.numpy.eye(6)
 
     def estimate(A: Any) -> Any:
-        return tracekit.hutchinson(A, 3, rng=np.random.default_rng(0)).value
+        rng = None if fresh else np.random.default_rng(0)
+        return tracekit.hutchinson(A, 3, rng=rng).value
 
-    with pytest.raises(TypeError, match=r"jax\.random\.key"):
-        jax.jit(estimate)(A)
+    for call in (estimate, lambda A: jax.lax.map(lambda c: estimate(c * A), jax.numpy.ones(2))):
+        with pytest.raises(TypeError, match=r"jax\.random\.key"):
+            jax.jit(call)(A)
     with pytest.raises(TypeError, match=r"jax\.random\.key"):
         jax.jit(lambda: estimate(A))()  # an operator that is itself known does not make it right
+    assert float(estimate(A)) == 6.0
+
+
+# one call for each way to a random source; what is exact draws nothing, and needs none
+DRAWN: dict[str, Callable[[Any], Any]] = {
+    "hutchinson": lambda A: tracekit.hutchinson(A, 3),
+    "hutchpp": lambda A: tracekit.hutchpp(A, 6),
+    "nahutchpp": lambda A: tracekit.nahutchpp(A, 16),
+    "xtrace": lambda A: tracekit.xtrace(A, 8),
+    "xnystrace": lambda A: tracekit.xnystrace(A, 8),
+    "xdiag": lambda A: tracekit.xdiag(A, 8),
+    "xnysdiag": lambda A: tracekit.xnysdiag(A, 8),
+    "diagonal": lambda A: tracekit.diagonal(A, 3),
+    "block_traces": lambda A: tracekit.block_traces(A, (4, 5), 1, 3),
+    "partial_trace": lambda A: tracekit.partial_trace(A, (4, 5), 1, 3),
+    "one_sided": lambda A: tracekit.one_sided(A, 3),
+    "frobenius_norm": lambda A: tracekit.frobenius_norm(A, 8),
+    "effective_rank": lambda A: tracekit.effective_rank(A, 8),
+    "inner": lambda A: tracekit.inner(A, A, 8),
+    "alignment": lambda A: tracekit.alignment(A, A, 8),
+    "target_alignment": lambda A: tracekit.target_alignment(A, A[:, 0], 8),
+    "trace_function": lambda A: tracekit.trace_function(A, tracekit.functions.exp, 8),
+    "logdet": lambda A: tracekit.logdet(A, 8),
+    "trace": lambda A: tracekit.trace(tracekit.LinearOperator(A.shape, A.__matmul__, xp=jnp())),
+    "trace, few": lambda A: tracekit.trace(
+        tracekit.LinearOperator((99, 99), lambda X: X, xp=jnp()), max_matvecs=3
+    ),
+}
+
+
+def jnp() -> Any:
+    return pytest.importorskip("jax").numpy
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_no_public_function_bakes_fresh_draws_into_compiled_code(name: str) -> None:
+    jax = pytest.importorskip("jax")
+    A = jax.numpy.eye(70 if name == "trace" else 20)
+    with pytest.raises(TypeError, match=r"rng=None draws once.*jax\.random\.key\(0\)") as caught:
+        jax.jit(lambda A: DRAWN[name](A).value)(A)
+    assert "\n" not in str(caught.value)
 
 
 def test_old_and_new_keys_of_one_seed_draw_alike() -> None:

@@ -115,7 +115,7 @@ def _from_array(A: Array) -> LinearOperator:
             "as A.astype(float) gives them"
         )
     dtype = _xp.floating(A.dtype, xp, device)
-
+    entries = _entries(A, xp, dtype, device)
     if A.dtype != dtype and _is_sparse(A):
         A = xp.astype(A, dtype)
     matmat, transposed = _products(A, dtype, xp)
@@ -123,7 +123,9 @@ def _from_array(A: Array) -> LinearOperator:
     def rmatmat(X: Array) -> Array:  # the conjugate of X is a copy, as that of A would be
         return _xp.conj(transposed(_xp.conj(X)))
 
-    return LinearOperator(A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device)
+    return LinearOperator(
+        A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device, exact=entries
+    )
 
 
 def _products(A: Array, dtype: DType, xp: Namespace) -> tuple[Product, Product]:
@@ -166,7 +168,49 @@ def _from_sparse(A: Any, xp: Namespace, device: Device) -> LinearOperator:
             transpose.append(A.T)
         return _xp.conj(transpose[0] @ _xp.conj(X))
 
-    return LinearOperator(A.shape, lambda X: A @ X, rmatmat, dtype=dtype, xp=xp, device=device)
+    return LinearOperator(
+        A.shape, lambda X: A @ X, rmatmat, dtype=dtype, xp=xp, device=device,
+        exact=_entries(A, xp, dtype, device),
+    )  # fmt: skip
+
+
+def _entries(
+    A: Any, xp: Namespace, dtype: DType, device: Device
+) -> dict[str, Callable[[], Array]] | None:
+    """The trace of a matrix, dense or sparse, as the sum of its entries on the diagonal."""
+    if A.shape[0] != A.shape[1] or getattr(A, "n_batch", 0) or getattr(A, "n_dense", 0):
+        return None
+
+    def trace() -> Array:
+        entries = _diagonal_entries(A, xp)
+        if isinstance(entries, np.ndarray):  # SciPy's, whatever library its products take
+            entries = xp.asarray(entries, device=device)
+        return xp.sum(xp.astype(entries, dtype, copy=False))
+
+    return {"entries": trace}
+
+
+def _diagonal_entries(A: Any, xp: Namespace) -> Any:
+    """The entries on the diagonal; of a sparse matrix those that are stored, which may repeat."""
+    if hasattr(A, "to_sparse_coo") and A.layout is not sys.modules["torch"].strided:
+        A = A.to_sparse_coo().coalesce()
+        return A.values()[A.indices()[0] == A.indices()[1]]
+    if _is_jax_sparse(A):
+        A = A if hasattr(A, "indices_sorted") and A.indices.ndim == 2 else A.to_bcoo()
+        rows, columns = A.indices[:, 0], A.indices[:, 1]
+        stored = (rows == columns) & (rows < A.shape[0])  # padding lies outside
+        return xp.where(stored, A.data, xp.zeros_like(A.data))
+    if hasattr(A, "tocsr"):
+        return (A if hasattr(A, "diagonal") else A.tocsr()).diagonal()
+    return xp.linalg.diagonal(A)
+
+
+def _is_jax_sparse(A: Any) -> bool:
+    kind = type(A)
+    return kind.__module__.startswith("jax.experimental.sparse") and kind.__name__ in (
+        "BCOO",
+        "BCSR",
+    )
 
 
 def _from_products(A: Any, xp: Namespace, device: Device) -> LinearOperator:
@@ -186,7 +230,10 @@ def _from_products(A: Any, xp: Namespace, device: Device) -> LinearOperator:
     if not getattr(A, "clinear", True) and _xp.is_complex(xp.empty(0, dtype=dtype)):
         matmat, rmatmat = _complexified(A, matmat, rmatmat, xp, dtype)
     device = _place(A) if device is None else device
-    return LinearOperator(A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device)
+    exact = _entries(A, xp, dtype, device) if _is_jax_sparse(A) else None
+    return LinearOperator(
+        A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device, exact=exact
+    )
 
 
 def _adjoint(A: Any) -> Product | None:

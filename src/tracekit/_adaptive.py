@@ -6,13 +6,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from . import _leave_one_out, _xp
 from . import probes as _probes
-from ._budget import FIRST, half_width, refuse_traced
+from ._budget import FIRST, blocks, half_width, refuse_traced
 from ._checkpoint import load, save
-from ._estimate import Estimate, mean, require_finite, standard_error
+from ._estimate import (
+    Estimate,
+    NotFiniteError,
+    mean,
+    require_finite,
+    standard_error,
+    t_quantile,
+)
 from ._face import columns_at_once, done, exact_part, scaled
 from ._operator import LinearOperator
 from ._random import Source
@@ -21,15 +28,27 @@ from ._typing import Array
 
 GROWTH = 0.5  # products of a step, relative to those spent before
 GAIN = 4.0  # sketching pays where it lowers the variance of a probe by more than this
+PAYS = 1.15  # and is left alone where it lowers it by less, for it takes a product of each four
+FAR = 4  # a sketch of 8 probes is tried where signs need so many times its products, or more
+MANY = 5  # times the sign vectors: so many sketched probes do without testing by those
+HELD = 2**29  # bytes of probes, products and sketch that are held; working on them takes as much
 
 Callback = Callable[[Estimate], Any]
+T = TypeVar("T")
+_OUT_OF_MEMORY = "outofmemory", "out of memory", "resource_exhausted", "allocate memory"
+
+
+class ProductError(Exception):
+    """A product failed, or memory did; the cause is what was raised."""
 
 
 @dataclass(frozen=True)
 class State:
     """All that was paid for: probes and their products, the sketch of the first, exact sums.
 
-    `Y` is A Omega, or L^H Omega for A = L L^H; `Z` is A Q, or L Q.
+    `Y` is A Omega, or L^H Omega for A = L L^H; `Z` is A Q, or L Q. The first 8 of the probes held
+    are sign vectors, the others are uniform on the sphere. Of probes that are not held only their
+    samples are: `plain` of sign vectors, and `tested` of others, by the sketch.
     """
 
     Omega: Array = None
@@ -38,20 +57,24 @@ class State:
     R: Array = None
     Z: Array = None
     scale: Array = None
+    plain: Array = None
+    tested: Array = None
     total: Array = None
     columns: int = 0
     spent: int = 0
+    tried: bool = False  # whether a sketch was tried
+    deflated: bool = False  # and whether it is used
     draws: Any = None
+
+    @property
+    def held(self) -> int:
+        """Probes that are held."""
+        return 0 if self.Omega is None else int(self.Omega.shape[1])
 
     @property
     def sketched(self) -> int:
         """Probes that are sketched, which are the first."""
         return 0 if self.Q is None else int(self.Q.shape[1])
-
-    @property
-    def unsketched(self) -> int:
-        """Probes that only test the sketch."""
-        return 0 if self.Omega is None else int(self.Omega.shape[1]) - self.sketched
 
     @property
     def sketch(self) -> RangeSketch | None:
@@ -74,55 +97,140 @@ class Ask:
     hermitian: bool
     callback: Callback | None
     checkpoint: Path | None
-    seed: int | None = None
 
     @property
     def price(self) -> int:
         """Products for one sketched probe."""
         return 1 if self.mode == "nystrom" else 2
 
+    @property
+    def room(self) -> int:
+        """Probes that may be held, each with its product and twice that if it is sketched."""
+        rows = 2 * self.A.shape[0] if self.A.factor is None else sum(self.A.factor.shape)
+        itemsize = int(self.A.xp.finfo(self.A.dtype).bits) // (4 if _xp.is_complex(self.A) else 8)
+        return max(FIRST, HELD // (2 * rows * itemsize))
+
     def level(self, spent: int) -> float:
-        """Of the interval at a look: 95 % over all, 96.5 % at the first."""
+        """Of the interval at a look: 95 % over all, 97.5 % at the first."""
         if spent <= FIRST:
-            return 0.965
+            return 0.975
         most = min(self.limit, self.cost) / FIRST
-        return 1 - 0.015 / (1 + math.ceil(math.log(max(most, 1), 1 + GROWTH)))
+        return 1 - 0.025 / (1 + math.ceil(math.log(max(most, 1), 1 + GROWTH)))
+
+    def wanted(self, estimate: Estimate) -> float:
+        """The tolerance."""
+        return self.atol + self.rtol * abs(_xp.number(estimate.value))
 
 
-def next_products(ask: Ask, state: State, estimate: Estimate | None, gain: float) -> int:
-    """Products of the next step; -1 to sum exactly, 0 if nothing more can be spent."""
-    if estimate is None:
-        return FIRST
+class Look(NamedTuple):
+    """An estimate, by how much deflation lowers a probe's variance, and whether that is used."""
+
+    estimate: Estimate
+    gain: float
+    deflated: bool
+
+
+class Step(NamedTuple):
+    """What to do next, and the products that it may spend."""
+
+    kind: str  # "signs", "try" a sketch of what is held, "sketch" more, "sum" exactly, or "end"
+    products: int = 0
+
+
+def next_step(ask: Ask, state: State, look: Look | None) -> Step:
+    """What to spend next."""
+    if look is None:
+        return Step("signs", FIRST)
     if state.columns > 0:
-        return -1
+        return Step("sum")
     spent, room = state.spent, ask.limit - state.spent
-    step = max(math.ceil(GROWTH * spent), FIRST * ask.price)
+    wanted, needed = ask.wanted(look.estimate), math.inf
+    if wanted > 0:
+        needed = spent * (_half_width_later(ask, state, look.estimate) / wanted) ** 2
     if room >= ask.cost:  # the exact sum can be paid for: is it the cheaper way on?
-        wanted = ask.atol + ask.rtol * abs(_xp.number(estimate.value))
-        width = half_width(estimate, ask.level(spent))
-        needed = spent * (width / wanted) ** 2 if wanted > 0 else math.inf
-        hopeless = gain < GAIN and needed >= ask.cost
+        hopeless = look.gain < GAIN and needed >= ask.cost
         if (hopeless and 4 * spent >= ask.cost) or spent + ask.price >= ask.cost:
-            return -1
-    step = int(min(step, room, max(ask.cost - 1 - spent, 0)))
-    return step if step >= ask.price else 0
+            return Step("sum")
+    room = int(min(room, max(ask.cost - 1 - spent, 0)))
+    step = max(math.ceil(GROWTH * spent), FIRST)
+    if look.deflated:
+        step = min(max(step, FIRST * ask.price), room)
+        return Step("sketch", step) if step >= ask.price else Step("end")
+    if not state.tried and needed - spent >= FAR * FIRST and room >= FIRST:
+        return Step("try", FIRST)
+    step = min(max(spent, FIRST) if needed >= 2 * spent else step, room)
+    return Step("signs", step) if step > 0 else Step("end")
 
 
-def widen(ask: Ask, state: State, source: Source, products: int, gain: float) -> State:
-    """Spend products on new probes, and on sketching as many as it pays to sketch."""
+def _half_width_later(ask: Ask, state: State, estimate: Estimate) -> float:
+    """The half width of the interval now, as later looks judge it.
+
+    The skewness and the few degrees of freedom of the first look are not those of later ones.
+    """
+    if state.spent > FIRST:
+        return half_width(estimate, ask.level(state.spent))
+    error = _xp.number(estimate.standard_error).real
+    return error * t_quantile(ask.level(2 * FIRST), 2 * estimate.dof)
+
+
+def widen(ask: Ask, state: State, source: Source, step: Step, gain: float) -> State:
+    """Spend products on sign probes, on sketching those that are held, or on both of a sketch."""
+    if step.kind == "try":
+        state = replace(_sketched(ask, state, source, step.products), tried=True)
+    elif step.kind == "signs":
+        state = _with_signs(ask, state, source, step.products)
+    else:
+        state = _with_sketch(ask, replace(state, deflated=True), source, step.products, gain)
+    return replace(state, draws=source.state())
+
+
+def sum_on(ask: Ask, state: State) -> State:
+    """Add the next block of diagonal entries to the exact sum."""
+    fits = columns_at_once(ask.A, None)
+    width = min(max(ask.cost // 16, FIRST), fits, ask.cost - state.columns)
+    total = _product(lambda _: exact_part(ask.A, state.columns, width, state.total), None)
+    require_finite(total)
+    return replace(state, total=total, columns=state.columns + width, spent=state.spent + width)
+
+
+def _with_signs(ask: Ask, state: State, source: Source, new: int) -> State:
+    """Sign probes: the first are held, of the others only their samples."""
+    n, parts = ask.A.shape[0], [] if state.plain is None else [state.plain]
+    if state.Omega is None:
+        state = _with_probes(ask, state, _probes.rademacher(source, n, new))
+        return replace(state, tried=ask.mode == "nystrom")
+    scale = state.scale * state.scale if ask.mode == "factor" else state.scale
+    for width in blocks(new, columns_at_once(ask.A, None)):
+        quad: Any = ask.A.quad
+        samples = _product(quad, _probes.rademacher(source, n, width)) / scale
+        require_finite(samples)
+        parts.append(samples)
+        state = replace(state, spent=state.spent + width)
+    return replace(state, plain=ask.A.xp.concat(parts), Q=None, R=None, Z=None)
+
+
+def _with_sketch(ask: Ask, state: State, source: Source, products: int, gain: float) -> State:
+    """Probes uniform on the sphere, and as many of all sketched as it pays to sketch.
+
+    Once no more probes may be held, further ones test the sketch and are let go.
+    """
     new, chosen = products, 0
-    if ask.mode != "nystrom" and state.Omega is not None:
-        new, chosen = _shares(products, state.unsketched, gain)
-    if new > 0:
-        state = _with_probes(ask, state, source, new)
+    if ask.mode != "nystrom":
+        new, chosen = _shares(products, state.held - state.sketched, gain)
+    kept = max(min(new, ask.room - state.held), 0)
+    if kept < new:
+        chosen = min(chosen, state.held + kept - state.sketched)
+    if kept > 0:
+        state = _with_probes(ask, state, _probes.sphere(source, ask.A.shape[0], kept))
     if chosen > 0:
-        L = ask.A.factor
-        jitter = None if L is None else source.signs((L.shape[1], chosen))
-        which = slice(state.sketched, state.sketched + chosen)
-        Omega, Y, product = state.Omega[:, which], state.Y[:, which], (L or ask.A).matmat
-        sketch = sketch_of_products(product, Omega, Y, state.scale, state.sketch, jitter)
-        state = replace(state, Q=sketch.Q, R=sketch.R, Z=sketch.Z)
-    return replace(state, spent=state.spent + new + chosen, draws=source.state())
+        state = _sketched(ask, state, source, chosen)
+    parts = [] if state.tested is None else [state.tested]
+    streamed = products - kept - chosen if kept < new else 0
+    for width in blocks(streamed, max(1, columns_at_once(ask.A, None) // 4)):
+        Omega = _probes.sphere(source, ask.A.shape[0], width)
+        parts.append(_tests(ask, state, Omega, _products(ask, Omega) / state.scale))
+        state = replace(state, spent=state.spent + width)
+    return replace(state, tested=ask.A.xp.concat(parts)) if parts else state
 
 
 def _shares(columns: int, unsketched: int, gain: float) -> tuple[int, int]:
@@ -134,85 +242,168 @@ def _shares(columns: int, unsketched: int, gain: float) -> tuple[int, int]:
     return new, waiting + new
 
 
-def _with_probes(ask: Ask, state: State, source: Source, new: int) -> State:
-    xp = ask.A.xp
-    Omega = _probes.sphere(source, ask.A.shape[0], new)
-    Y = (ask.A if ask.A.factor is None else ask.A.factor.H).matmat(Omega)
-    refuse_traced(Y)
-    require_finite(Y)
+def _sketched(ask: Ask, state: State, source: Source, count: int) -> State:
+    """The next of the probes held, sketched."""
+    L = ask.A.factor
+    jitter = None if L is None else source.signs((L.shape[1], count))
+    which = slice(state.sketched, state.sketched + count)
+    Omega, Y, matmat = state.Omega[:, which], state.Y[:, which], (L or ask.A).matmat
+    sketch = sketch_of_products(
+        lambda Q: _product(matmat, Q), Omega, Y, state.scale, state.sketch, jitter
+    )
+    return replace(state, Q=sketch.Q, R=sketch.R, Z=sketch.Z, spent=state.spent + count)
+
+
+def _with_probes(ask: Ask, state: State, Omega: Array) -> State:
+    """More probes that are held, with their products."""
+    xp, Y = ask.A.xp, _products(ask, Omega)
     if ask.hermitian and ask.A.factor is None:
         _leave_one_out.check_hermitian(_xp.adjoint(Omega) @ Y, _xp.eps(Y))
     scale = _xp.magnitude(Y) if state.scale is None else state.scale
     Y = Y / scale
+    spent = state.spent + int(Omega.shape[1])
     if state.Omega is not None:
         Omega, Y = xp.concat([state.Omega, Omega], axis=1), xp.concat([state.Y, Y], axis=1)
-    return replace(state, Omega=Omega, Y=Y, scale=scale)
+    return replace(state, Omega=Omega, Y=Y, scale=scale, spent=spent)
 
 
-def sum_on(ask: Ask, state: State) -> State:
-    """Add the next block of diagonal entries to the exact sum."""
-    fits = columns_at_once(ask.A, None)
-    width = min(max(ask.cost // 16, FIRST), fits, ask.cost - state.columns)
-    total = exact_part(ask.A, state.columns, width, state.total)
-    require_finite(total)
-    return replace(state, total=total, columns=state.columns + width, spent=state.spent + width)
+def _products(ask: Ask, Omega: Array) -> Array:
+    """``A Omega``, or ``L^H Omega``."""
+    Y = _product((ask.A if ask.A.factor is None else ask.A.factor.H).matmat, Omega)
+    refuse_traced(Y)
+    require_finite(Y)
+    return Y
 
 
-def read(ask: Ask, state: State) -> tuple[Estimate, float]:
-    """The estimate that the state holds, and by how much deflation lowers a probe's variance."""
-    b, s, left_out = state.sketched, state.unsketched, None
+def _product(product: Callable[[Any], Array], X: Any) -> Array:
+    """What a product gives; what it raises is told from errors of ours."""
+    try:
+        return product(X)
+    except NotFiniteError:
+        raise
+    except Exception as error:
+        raise ProductError from error
+
+
+def attempted(step: Callable[..., T], *arguments: Any) -> T:
+    """The result of a step; ProductError where memory ran out, in whichever library."""
+    try:
+        return step(*arguments)
+    except (MemoryError, RuntimeError) as error:  # of torch and JAX: RuntimeError
+        told = f"{type(error).__name__} {error}".lower()
+        if isinstance(error, MemoryError) or any(sign in told for sign in _OUT_OF_MEMORY):
+            raise ProductError from error
+        raise
+
+
+def read(ask: Ask, state: State) -> Look:
+    """What the products are worth, by signs alone or deflated by the sketch."""
+    forms = _xp.colnorm2(state.Y) if ask.mode == "factor" else _xp.coldot(state.Omega, state.Y)
+    signs, gain, deflated = forms[:FIRST], 0.0 if state.tried else math.inf, False
+    if state.plain is not None:
+        signs = _xp.namespace(signs).concat([signs, state.plain])
+    estimate = _plain(ask, state, signs)
+    if state.Q is not None or (ask.mode == "nystrom" and state.plain is None):
+        found, tested = _deflated(ask, state)
+        gain = _ratio(_variance(forms if state.deflated else signs), _variance(tested))
+        deflated = state.deflated or gain >= (1 if ask.mode == "nystrom" else PAYS)
+        estimate = found if deflated else estimate
     scale = state.scale * state.scale if ask.mode == "factor" else state.scale
-    if ask.mode == "factor":
-        plain, reason = _xp.colnorm2(state.Y), "A = L L^H"
+    estimate = done(scaled(estimate, scale), ask.A)
+    converged = half_width(estimate, ask.level(state.spent)) <= ask.wanted(estimate)
+    return Look(replace(estimate, converged=converged), gain, deflated)
+
+
+def _plain(ask: Ask, state: State, signs: Array) -> Estimate:
+    """The mean of sign probes, which nothing is deflated of."""
+    estimate = mean(signs, state.spent, "hutchinson")
+    if ask.mode != "factor" and not bool(estimate.standard_error > 0):
+        # equal samples are exact where the products show that A is diagonal, and luck elsewhere
+        xp = _xp.namespace(signs)
+        entries = _xp.conj(state.Omega[:, :FIRST]) * state.Y[:, :FIRST]
+        entries = entries - xp.mean(entries, axis=1, keepdims=True)
+        if bool(xp.max(xp.abs(entries)) > 100 * _xp.eps(entries)):
+            off = xp.sum(_xp.abs2(entries)) / (FIRST - 1)
+            error = xp.sqrt(2 * off / signs.shape[0])
+            estimate = replace(estimate, standard_error=error, skewness=None)
+    reason = f"{signs.shape[0]} plain probes"
+    return replace(estimate, reason=reason + ", which vary less than with a sketch" * state.tried)
+
+
+def _deflated(ask: Ask, state: State) -> tuple[Estimate, Array]:
+    """The estimate by the sketch, and the samples that tell how much deflation gains.
+
+    Probes on the sphere are resphered; sign vectors, which may not be, are samples without it, and
+    none at all once they are few among the others.
+    """
+    xp, b = _xp.namespace(state.Y), state.held if ask.mode == "nystrom" else state.sketched
+    left_out_by, method, reason = _LEAVE_ONE_OUT[ask.mode]
+    samples, left_out = left_out_by(state, state.Omega[:, :b], resphere=True)
+    if left_out is not None and b >= MANY * FIRST:
+        samples = samples[FIRST:]
+        middle = xp.mean(left_out, axis=-1)
+        left_out = middle + (left_out[FIRST:] - middle) * math.sqrt(b / (b - FIRST))
     else:
-        plain = _xp.coldot(state.Omega, state.Y)
-        reason = (
-            "psd was declared" if ask.mode == "nystrom" else "not known to be positive semidefinite"
-        )
-    method = "xtrace" if ask.mode == "range" else "xnystrace"
-    Omega = state.Omega[:, :b]
-    if ask.mode == "nystrom":
-        samples, left_out = _leave_one_out.xnystrace(state.Omega, state.Y, resphere=True)
-    elif b == 0:
-        samples, method, reason = plain, "hutchinson", f"{s} plain probes"
-    elif ask.mode == "factor":
-        samples, left_out = _leave_one_out.factored(Omega, state.R, state.Z, resphere=True)
-    else:
-        samples, left_out = _leave_one_out.xtrace(Omega, state.Q, state.R, state.Z, resphere=True)
-    tested = samples
-    estimate = mean(samples, state.spent, method, independent=method == "hutchinson")
+        plain, _ = left_out_by(state, state.Omega[:, :b], resphere=False)
+        samples = xp.concat([plain[:FIRST], samples[FIRST:]])
+    estimate = mean(samples, state.spent, method, independent=False)
     error = _leave_one_out.combined_error(samples, left_out, estimate.standard_error)
     estimate = replace(estimate, standard_error=error)
-    if s > 0 and b > 0:
-        tested = _tested(state) if ask.mode == "range" else _tested_one_sided(state)
-        estimate = _pooled(estimate, mean(tested, 0, ""), b, s)
-        reason += f"; flat spectrum: {b} of {b + s} probes are sketched"
-    gain = math.inf if b == 0 else _ratio(_variance(plain), _variance(tested))
-    estimate = done(scaled(estimate, scale), ask.A)
-    width = half_width(estimate, ask.level(state.spent))
-    converged = width <= ask.atol + ask.rtol * abs(_xp.number(estimate.value))
-    return replace(estimate, reason=reason, converged=converged), gain
+    parts = [] if state.tested is None else [state.tested]
+    if state.held > b:
+        parts.append(_tests(ask, state, state.Omega[:, b:], state.Y[:, b:]))
+    s = sum(part.shape[0] for part in parts)
+    if s < 2:  # one alone does not know its error
+        return replace(estimate, reason=reason), samples
+    tested = xp.concat(parts)
+    why = "flat spectrum" if state.held < ask.room else "memory is bounded"
+    reason += f"; {why}: {b} of {b + s} probes are sketched"
+    estimate = _pooled(estimate, mean(tested, 0, ""), samples.shape[0], s)
+    return replace(estimate, reason=reason), tested
 
 
-def _tested(state: State) -> Array:
-    """Estimates by the probes that are not sketched: exact on the sketch, resphered on the rest."""
-    b, n = state.sketched, state.Omega.shape[0]
-    Omega, Y, Qh = state.Omega[:, b:], state.Y[:, b:], _xp.adjoint(state.Q)
-    W = Qh @ Omega
-    rest = Omega - state.Q @ W
-    form = _xp.coldot(rest, Y - state.Z @ W) * ((n - b) / _xp.colnorm2(rest))
-    return _xp.trace(Qh @ state.Z) + form
+def _by_range(state: State, Omega: Array, *, resphere: bool) -> tuple[Array, Array | None]:
+    return _leave_one_out.xtrace(Omega, state.Q, state.R, state.Z, resphere=resphere)
 
 
-def _tested_one_sided(state: State) -> Array:
-    """The same for L L^H, by what the sketch leaves of ``L^H omega``."""
-    xp, b, n = _xp.namespace(state.Z), state.sketched, state.Omega.shape[0]
-    sketched, Omega, Y = state.Omega[:, :b], state.Omega[:, b:], state.Y[:, b:]
-    rest = Y - state.Q @ (_xp.adjoint(state.Q) @ Y)
-    W = _xp.adjoint(sketched) @ Omega
-    inside = _xp.real(_xp.coldot(W, xp.linalg.solve(_xp.adjoint(sketched) @ sketched, W)))
-    form = _xp.colnorm2(rest) * ((n - b) / (_xp.colnorm2(Omega) - inside))
-    return xp.sum(_xp.abs2(state.Z)) + form
+def _by_factor(state: State, Omega: Array, *, resphere: bool) -> tuple[Array, Array | None]:
+    return _leave_one_out.factored(Omega, state.R, state.Z, resphere=resphere)
+
+
+def _by_nystrom(state: State, Omega: Array, *, resphere: bool) -> tuple[Array, Array | None]:
+    return _leave_one_out.xnystrace(Omega, state.Y, resphere=resphere)
+
+
+_LEAVE_ONE_OUT = {
+    "range": (_by_range, "xtrace", "not known to be positive semidefinite"),
+    "factor": (_by_factor, "xnystrace", "A = L L^H"),
+    "nystrom": (_by_nystrom, "xnystrace", "psd was declared"),
+}
+
+
+def _tests(ask: Ask, state: State, Omega: Array, Y: Array) -> Array:
+    """Samples by probes on the sphere: exact on the sketch, resphered on what it leaves."""
+    xp, n = _xp.namespace(Y), Omega.shape[0]
+    if ask.mode == "range":
+        b, Qh = state.sketched, _xp.adjoint(state.Q)
+        W = Qh @ Omega
+        rest = Omega - state.Q @ W
+        form = _xp.coldot(rest, Y - state.Z @ W) * ((n - b) / _xp.colnorm2(rest))
+        return _xp.trace(Qh @ state.Z) + form
+    b = state.held if ask.mode == "nystrom" else state.sketched
+    sketched = state.Omega[:, :b]
+    gram, W = _xp.adjoint(sketched) @ sketched, _xp.adjoint(sketched) @ Omega
+    inside = _xp.real(_xp.coldot(W, xp.linalg.solve(gram, W)))
+    grow = (n - b) / (_xp.colnorm2(Omega) - inside)
+    if ask.mode == "factor":
+        rest = Y - state.Q @ (_xp.adjoint(state.Q) @ Y)
+        return xp.sum(_xp.abs2(state.Z)) + _xp.colnorm2(rest) * grow
+    B, _, _, nu = _leave_one_out.nystrom_factor(
+        sketched, state.Y, gram, "xtrace, or trace without psd"
+    )
+    form = _xp.real(_xp.coldot(Omega, Y)) + _xp.colnorm2(Omega) * nu
+    form = form - _xp.colnorm2(_xp.adjoint(B) @ Omega)
+    return xp.astype(xp.sum(_xp.abs2(B)) - n * nu + form * grow, Y.dtype)
 
 
 def _pooled(first: Estimate, second: Estimate, b: int, s: int) -> Estimate:
@@ -237,14 +428,15 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b > 0 else math.inf
 
 
-_ARRAYS = ("Omega", "Y", "Q", "R", "Z", "scale", "total")
+_ARRAYS = ("Omega", "Y", "Q", "R", "Z", "scale", "plain", "tested", "total")
+_FACTS = ("columns", "spent", "tried", "deflated", "draws")
 
 
-def write(ask: Ask, state: State) -> None:
+def write(ask: Ask, state: State, source: Source) -> None:
     """Save all that was paid for."""
     arrays = {name: getattr(state, name) for name in _ARRAYS if getattr(state, name) is not None}
-    facts = {"columns": state.columns, "spent": state.spent, "draws": state.draws}
-    save(ask.checkpoint, arrays, facts | _identity(ask))  # type: ignore[arg-type]
+    facts = {name: getattr(state, name) for name in _FACTS}
+    save(ask.checkpoint, arrays, facts | _identity(ask, source))  # type: ignore[arg-type]
 
 
 def saved(ask: Ask, source: Source) -> State:
@@ -253,7 +445,7 @@ def saved(ask: Ask, source: Source) -> State:
     if found is None:
         return State()
     arrays, facts = found
-    for name, value in _identity(ask).items():
+    for name, value in _identity(ask, source).items():
         if facts.get(name) != value:
             raise ValueError(
                 f"checkpoint {str(ask.checkpoint)!r} is of a run with {name} {facts.get(name)}, "
@@ -262,7 +454,7 @@ def saved(ask: Ask, source: Source) -> State:
     try:
         source.restore(facts["draws"])
         held = {name: ask.A.xp.asarray(arrays[name], device=ask.A.device) for name in arrays}
-        return State(columns=facts["columns"], spent=facts["spent"], draws=facts["draws"], **held)
+        return State(**{name: facts[name] for name in _FACTS}, **held)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"checkpoint {str(ask.checkpoint)!r} does not go with this call ({error}); pass the "
@@ -270,7 +462,7 @@ def saved(ask: Ask, source: Source) -> State:
         ) from None
 
 
-def _identity(ask: Ask) -> dict[str, Any]:
+def _identity(ask: Ask, source: Source) -> dict[str, Any]:
     """What has to be the same in the call that goes on from a file."""
-    found = {"dimension": ask.A.shape[0], "dtype": str(ask.A.dtype), "mode": ask.mode}
-    return found if ask.seed is None else found | {"seed": ask.seed}
+    made = {"dimension": ask.A.shape[0], "dtype": str(ask.A.dtype), "mode": ask.mode}
+    return made | source.identity

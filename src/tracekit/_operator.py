@@ -48,7 +48,8 @@ class LinearOperator:
         What the maker can give more cheaply than by products: functions without arguments that
         return arrays, under "trace", "diagonal" and "norm" (Frobenius). One that spends products
         says how many in an attribute ``num_matvecs``; estimators use it from that budget on. An
-        attribute ``method`` names what `Estimate.method` is to say.
+        attribute ``method`` names what `Estimate.method` is to say. `as_operator` puts the trace of
+        a matrix under "entries", where `trace` alone looks: other estimators do as they are told.
 
     Raises
     ------

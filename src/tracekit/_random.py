@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -106,6 +107,12 @@ class Source:
         """
         return self.xp.asarray(self._engine.distinct(n, m), device=self.device)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The kind of generator, and the seed or key where it is known: values for JSON."""
+        identity: dict[str, Any] = self._engine.identity()
+        return identity
+
     def state(self) -> dict[str, Any]:
         """All that is needed to go on drawing later.
 
@@ -127,6 +134,13 @@ class Source:
         """
         self._engine.restore(state)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Namespaces cannot be pickled, and are found again by name."""
+        return self.__dict__ | {"xp": self.xp.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, xp=_xp.wrapped(importlib.import_module(state["xp"])))
+
     def _place(self, draw: Array, *, real: bool = False) -> Array:
         dtype = _xp.real_dtype(self.dtype, self.xp) if real else self.dtype
         if isinstance(draw, np.ndarray):
@@ -144,17 +158,18 @@ def _engine(rng: Rng, space: Space) -> Any:
     xp = space.xp
     if isinstance(rng, bool | float | str):
         raise TypeError(_unusable(rng, xp))
-    if isinstance(rng, np.random.Generator) and _xp.is_traced(xp.zeros(())):
+    if (rng is None or isinstance(rng, np.random.Generator)) and _xp.is_traced(xp.zeros(())):
+        drawn = "rng=None" if rng is None else "a NumPy generator"
         raise TypeError(
-            "a NumPy generator draws once, while jax.jit traces, and every later call would repeat "
-            "its numbers; pass a JAX key, such as jax.random.key(0), to the jitted function"
+            f"{drawn} draws once, while jax.jit traces, and every later call would repeat its "
+            "numbers; pass a JAX key, such as jax.random.key(0), to the jitted function"
         )
     if rng is None or isinstance(
         rng, int | np.integer | np.random.SeedSequence | np.random.Generator
     ):
         if isinstance(rng, int | np.integer) and rng < 0:
             raise ValueError(f"rng={rng} is no seed; pass an int of 0 or more, or a generator")
-        return _Host(np.random.default_rng(rng))
+        return _Host(np.random.default_rng(rng), rng)
     if array_api_compat.is_jax_array(rng):
         if array_api_compat.is_jax_namespace(xp):
             return _Jax(rng)
@@ -176,8 +191,14 @@ def _unusable(rng: Rng, xp: Namespace) -> str:
 class _Host:
     """NumPy's generators: rows of a C-ordered draw are the columns, so splits do not matter."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
+    def __init__(self, rng: np.random.Generator, given: Rng) -> None:
+        self.rng, self.seed, self.kind = rng, None, type(given).__name__
+        if given is None:
+            self.kind = "None"
+        elif isinstance(given, int | np.integer):
+            self.seed, self.kind = int(given), "int"
+        elif given is rng:
+            self.kind = f"numpy Generator ({type(rng.bit_generator).__name__})"
 
     def normal(self, n: int, m: int) -> Array:
         return self.rng.standard_normal((m, n)).T
@@ -194,6 +215,9 @@ class _Host:
     def distinct(self, n: int, m: int) -> Array:
         return self.rng.choice(n, m, replace=False)
 
+    def identity(self) -> dict[str, Any]:
+        return {"rng": self.kind} | ({} if self.seed is None else {"seed": self.seed})
+
     def state(self) -> dict[str, Any]:
         return {"host": self.rng.bit_generator.state}
 
@@ -205,27 +229,38 @@ class _Jax:
     """A JAX key, old or new: column j is drawn from the key folded with j."""
 
     def __init__(self, key: Array) -> None:
-        import jax
-
-        self.random, self.vmap, self.key, self.drawn = jax.random, jax.vmap, key, 0
+        self.key, self.drawn = key, 0
 
     def normal(self, n: int, m: int) -> Array:
-        return self._columns(self.random.normal, n, m)
+        import jax
+
+        return self._columns(jax.random.normal, n, m)
 
     def uniform(self, n: int, m: int) -> Array:
-        return self._columns(self.random.uniform, n, m)
+        import jax
+
+        return self._columns(jax.random.uniform, n, m)
 
     def signs(self, n: int, m: int) -> Array:
+        import jax
+
         bits = self._columns(
-            lambda key, shape: self.random.bits(key, shape, "uint32"), -(-n // 32), m
+            lambda key, shape: jax.random.bits(key, shape, "uint32"), -(-n // 32), m
         )
         bit = self._unpack(bits)[:n, :]
         return 1 - 2 * bit.astype("int8")
 
     def distinct(self, n: int, m: int) -> Array:
+        import jax
+
         self.drawn += 1
-        key = self.random.fold_in(self.key, self.drawn - 1)
-        return self.random.choice(key, n, (m,), replace=False)
+        key = jax.random.fold_in(self.key, self.drawn - 1)
+        return jax.random.choice(key, n, (m,), replace=False)
+
+    def identity(self) -> dict[str, Any]:
+        import jax
+
+        return {"rng": "JAX key", "key": jax.random.key_data(self.key).tolist()}
 
     def state(self) -> dict[str, Any]:
         return {"jax": self.drawn}
@@ -234,13 +269,11 @@ class _Jax:
         self.drawn = state["jax"]
 
     def _columns(self, draw: Callable[..., Array], n: int, m: int) -> Array:
-        import jax.numpy as jnp
+        import jax
 
-        numbers = jnp.arange(self.drawn, self.drawn + m, dtype="uint32")
+        numbers = jax.numpy.arange(self.drawn, self.drawn + m, dtype="uint32")
         self.drawn += m
-        return self.vmap(lambda j: draw(self.random.fold_in(self.key, j), (n,)), out_axes=1)(
-            numbers
-        )
+        return jax.vmap(lambda j: draw(jax.random.fold_in(self.key, j), (n,)), out_axes=1)(numbers)
 
     def _unpack(self, words: Array) -> Array:
         shifts = np.arange(32, dtype=np.uint32)[None, :, None]
@@ -292,6 +325,18 @@ class _Torch(_Granular):
 
         return torch.randperm(n, generator=self.rng, device=self.rng.device)[:m]
 
+    def identity(self) -> dict[str, Any]:
+        return {"rng": f"torch.Generator on {self.rng.device}"}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"state": self.state(), "device": self.rng.device, "dtype": self.dtype}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        import torch
+
+        self.rng, self.dtype = torch.Generator(state["device"]), state["dtype"]
+        self.restore(state["state"])
+
     def state(self) -> dict[str, Any]:
         left = [[kind, n, x.tolist()] for (kind, n), x in self.left.items()]
         return {"torch": self.rng.get_state().tolist(), "left": left}
@@ -339,6 +384,12 @@ class _CuPy(_Granular):
 
         return cupy.argsort(self.rng.random(n))[:m]
 
+    def identity(self) -> dict[str, Any]:
+        return {"rng": "CuPy Generator"}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Lost, ()
+
     def state(self) -> dict[str, Any]:
         return {}  # has none that can be read; the generator itself goes on
 
@@ -352,3 +403,15 @@ class _CuPy(_Granular):
             return getattr(self.rng, kind)((k, n), dtype=self.dtype)
 
         return self._columns(kind, draw, cupy.concatenate, n, m)
+
+
+class _Lost:
+    """What is left of a generator that cannot be pickled."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise TypeError(
+            "the state of a CuPy generator cannot be pickled, so that nothing more can be drawn "
+            "for what was copied or sent to another process; pass an int to rng"
+        )

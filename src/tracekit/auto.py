@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import _xp
-from . import probes as _probes
-from ._adaptive import Ask, Callback, State, next_products, read, saved, sum_on, widen, write
+from ._adaptive import (
+    Ask,
+    Callback,
+    Look,
+    ProductError,
+    State,
+    Step,
+    attempted,
+    next_step,
+    read,
+    saved,
+    sum_on,
+    widen,
+    write,
+)
 from ._budget import FIRST, checked_budget, checked_tolerance, within
 from ._estimate import Estimate, NotFiniteError, exact
 from ._face import done, exact_cost, exactly, square
@@ -39,7 +51,8 @@ def trace(
     Parameters
     ----------
     A : LinearOperator or anything that `as_operator` reads
-        Square, of dimension n; real or complex, symmetric or not.
+        Square, of dimension n; real or complex, symmetric or not. A matrix whose entries are at
+        hand, dense or sparse, is not estimated: its diagonal is summed, at no product.
     rtol, atol : float, optional
         Products are spent until the 95 % interval is within ``atol + rtol |value|``; if both are 0,
         until `max_matvecs` are spent.
@@ -58,14 +71,17 @@ def trace(
     checkpoint : path, optional
         An .npz file, replaced after each step; the same call goes on from it and ends with the
         same result, bit for bit, as if it had not been interrupted. The file does not know the
-        operator: pass the same one.
+        operator: pass the same one. It knows the kind of `rng`, and the seed or key if that is an
+        int or a JAX key, and is refused by another.
 
     Returns
     -------
     Estimate
         ``converged`` tells whether the tolerance is met, ``method`` and ``reason`` what was chosen
-        and why. `resume` spends more products on it. Ctrl-C ends the run with what was paid for,
-        if that is enough for an estimate.
+        and why. `resume` spends more products on it, after it was pickled or copied too (unless a
+        CuPy generator drew for it: that cannot be pickled). Ctrl-C ends the run with what was paid
+        for, if that is enough for an estimate; so do memory that runs out and products that raise,
+        with a RuntimeWarning that names the error.
 
     Raises
     ------
@@ -76,28 +92,40 @@ def trace(
 
     Notes
     -----
-    The exact sum if n is at most 64; XNysTrace if A is positive semidefinite; otherwise XTrace, of
-    which fewer probes are sketched (about a third in the long run) where that does not lower the
-    variance, as on flat spectra; plain orthogonal probes if the budget is too small to sketch. The
-    first look is at 8 probes, not yet sketched unless A is positive semidefinite; each further step
-    spends half of what was spent, and at least 16 products (8 if `psd`). The levels of all looks
-    together allow for 5 % of misses, 3.5 % of them at the first. Memory for two arrays of shape
-    (n, probes), four if A is not positive semidefinite; for ``A = L L^H`` two of those and two of
-    as many rows as L has columns.
+    The exact sum if n is at most 64. Otherwise the first look is at 8 sign vectors, the best plain
+    probes: they do where the diagonal dominates, or the tolerance is rough. Where more would need
+    40 products or more, these 8 are sketched, and the estimates of smaller variance are kept from
+    then on: of plain sign vectors, or of XTrace, or of XNysTrace if A is positive semidefinite,
+    whose further probes are uniform on the sphere. Of these, fewer are sketched (about a third in
+    the long run) where that does not lower the variance much. The choice is made once, by the first
+    8 probes; nothing is chosen between estimates that are both reported. Each further step spends
+    half of what was spent, or as much again where plain vectors are far from the tolerance. The
+    levels of all looks together allow for 5 % of misses, half of them at the first.
+
+    Memory: probes, their products and the sketch, four numbers for each entry of a probe (two of n
+    and two of P numbers for ``A = L L^H``, L with P columns), take at most 512 MB, or what 8
+    probes take if that is more; working on them takes as much again. Further probes only test the
+    sketch, in blocks, and are let go, as all plain ones are: the estimate stays right, and gains
+    less by each product.
 
     The interval is calibrated by experiment: it is no guarantee.
 
     Examples
     --------
     >>> import numpy as np, tracekit as tk
-    >>> A = np.diag(np.arange(1.0, 1001.0) ** -2)
+    >>> M = tk.testing.known_spectrum(np.arange(1.0, 1001.0) ** -2)
+    >>> A = tk.LinearOperator(M.shape, lambda X: M @ X)  # known by its products
     >>> estimate = tk.trace(A, rtol=1e-2, rng=0)
-    >>> bool(abs(float(estimate) - np.trace(A)) < 1e-2 * np.trace(A)), estimate.method
+    >>> bool(abs(float(estimate) - np.trace(M)) < 1e-2 * np.trace(M)), estimate.method
     (True, 'xtrace')
+    >>> tk.trace(np.diag([1.0, 2.0, 3.0])).num_matvecs  # a matrix is read instead
+    0
     """
     ask = _asked(A, rtol, atol, max_matvecs, psd, hermitian, callback, checkpoint)
-    ask = replace(ask, seed=int(rng) if isinstance(rng, int | np.integer) else None)
     A = ask.A
+    if A.exact is not None and "entries" in A.exact:
+        found = exact(A.exact["entries"](), 0, "sum_of_entries")
+        return done(replace(found, reason="the matrix is given: its diagonal is summed"), A)
     if ask.limit >= ask.cost and (ask.cost <= SMALL or rtol == atol == 0):
         known = A.exact is not None and "trace" in A.exact
         found = exactly(A)
@@ -105,7 +133,7 @@ def trace(
         reason = "its maker knows it" if free else f"exact for {found.num_matvecs} products"
         return replace(found, reason=reason)
     if ask.limit < FIRST * ask.price:
-        estimate = hutchinson(A, int(ask.limit), rng=rng, probes=_probes.orthogonal)
+        estimate = hutchinson(A, int(ask.limit), rng=rng)
         reason = f"{ask.limit} products are too few to sketch"
         converged = rtol == atol == 0 or within(estimate, rtol, atol, 1)
         return replace(estimate, reason=reason, converged=converged)
@@ -145,7 +173,8 @@ def resume(
     Returns
     -------
     Estimate
-        The same as if `trace` had been called with this tolerance at the start.
+        To the new tolerance. A run that began with plain probes, for a rough tolerance, may end
+        elsewhere, and after more products, than one that had the fine tolerance from the start.
 
     Raises
     ------
@@ -155,7 +184,8 @@ def resume(
     Examples
     --------
     >>> import numpy as np, tracekit as tk
-    >>> A = np.diag(np.arange(1.0, 1001.0) ** -2)
+    >>> M = tk.testing.known_spectrum(np.arange(1.0, 1001.0) ** -2)
+    >>> A = tk.LinearOperator(M.shape, lambda X: M @ X)
     >>> rough = tk.trace(A, rtol=0.1, rng=0)
     >>> fine = tk.resume(A, rough, rtol=1e-3)
     >>> rough.num_matvecs < fine.num_matvecs
@@ -164,15 +194,14 @@ def resume(
     kept = getattr(estimate, "kept", None)
     if kept is None and getattr(estimate, "standard_error", None) == 0:
         return estimate  # exact
-    if not (isinstance(kept, tuple) and len(kept) == 4 and isinstance(kept[0], State)):
+    if not (isinstance(kept, tuple) and len(kept) == 3 and isinstance(kept[0], State)):
         raise ValueError(
             f"{estimate!r} keeps no products to go on from; pass an estimate that trace or resume "
             "returned"
         )
-    state, source, seed, mode = kept
+    state, source, mode = kept
     psd = True if mode == "nystrom" else None
     ask = _asked(A, rtol, atol, max_matvecs, psd, None, callback, checkpoint)
-    ask = replace(ask, seed=seed)
     Omega, op = state.Omega, ask.A
     here = (op.shape[0], op.xp, op.dtype, ask.mode)
     if (Omega.shape[0], _xp.namespace(Omega), Omega.dtype, mode) != here:
@@ -218,35 +247,59 @@ def _asked(
 
 def _run(ask: Ask, source: Source, state: State) -> Estimate:
     """Spend, read and look, until one of them ends it; the loop knows only what `state` holds."""
-    estimate, gain = None, math.inf
+    look: Look | None = None
     try:
         while True:
             if state.columns == ask.cost:
                 reason = "estimating would have cost more"
                 return done(exact(state.total, state.spent, reason=reason), ask.A)
             if state.Omega is not None:
-                if estimate is None or state.columns == 0:
-                    estimate, gain = read(ask, state)
-                kept = (state, source, ask.seed, ask.mode)
-                estimate = replace(estimate, num_matvecs=state.spent, kept=kept)
+                if look is None or state.columns == 0:
+                    look = attempted(read, ask, state)
+                kept = (state, source, ask.mode)
+                estimate = replace(look.estimate, num_matvecs=state.spent, kept=kept)
+                look = look._replace(estimate=estimate)
                 told = ask.callback is not None and ask.callback(estimate)
                 if estimate.converged:
                     return estimate
                 if told:
                     return _ended(estimate, "ended by the callback")
-            step = next_products(ask, state, estimate, gain)
-            if estimate is not None and step == 0:
+            step = next_step(ask, state, look)
+            if look is not None and step.kind == "end":
                 spent_all = ask.rtol == ask.atol == 0
-                return replace(_ended(estimate, "the budget is spent"), converged=spent_all)
-            state = widen(ask, state, source, step, gain) if step > 0 else sum_on(ask, state)
+                return replace(_ended(look.estimate, "the budget is spent"), converged=spent_all)
+            state = attempted(_stepped, ask, state, source, step, look)
             if ask.checkpoint is not None:
-                write(ask, state)
+                write(ask, state, source)
     except KeyboardInterrupt:
-        if estimate is None:
+        if look is None:
             raise
-        return _ended(estimate, "ended by Ctrl-C")
+        return _ended(look.estimate, "ended by Ctrl-C")
     except NotFiniteError as error:
-        raise NotFiniteError(str(error), estimate) from None
+        raise NotFiniteError(str(error), look and look.estimate) from None
+    except ProductError as failed:
+        cause = failed.__cause__ or failed
+        if look is None:
+            raise cause from cause.__cause__
+        return _failed(look.estimate, cause)
+
+
+def _stepped(ask: Ask, state: State, source: Source, step: Step, look: Look | None) -> State:
+    if step.kind == "sum":
+        return sum_on(ask, state)
+    return widen(ask, state, source, step, math.inf if look is None else look.gain)
+
+
+def _failed(estimate: Estimate, error: BaseException) -> Estimate:
+    """The estimate before an error that ended the run, with a warning."""
+    kind, told = type(error).__name__, str(error).partition("\n")[0]
+    how = f"ended by {kind}" + (f" ({told})" if told else "")
+    warnings.warn(
+        f"trace returns what {estimate.num_matvecs} products gave; it was {how}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return _ended(estimate, how)
 
 
 def _ended(estimate: Estimate, how: str) -> Estimate:
