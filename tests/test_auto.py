@@ -111,6 +111,85 @@ def test_what_the_maker_knows_is_free() -> None:
     assert (float(estimate), estimate.num_matvecs, estimate.converged) == (500.0, 0, True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_matrix_is_read_not_estimated(eager: Library, kind: str) -> None:
+    M = matrix(kind, N)
+    for options in ({}, {"rtol": 1e-9}, {"rtol": 0.0, "max_matvecs": 5}):
+        A, counter = tk.counted(eager.array(M))
+        estimate = tk.trace(A, **options)
+        assert complex(estimate.value) == pytest.approx(complex(np.trace(M)), rel=100 * eager.eps)
+        assert (estimate.num_matvecs, counter.total) == (0, 0)
+        assert (float(estimate.standard_error), estimate.converged) == (0.0, True)
+        assert (estimate.method, "matrix is given" in estimate.reason) == ("sum_of_diagonal", True)
+        assert estimate.value.dtype == (eager.complex if np.iscomplexobj(M) else eager.real)
+        assert eager.at_home(estimate.value)
+    if eager.name == "jax":
+        return  # each shape of array is compiled, which takes long
+    for estimator in (tk.hutchinson, tk.xtrace):  # named ones do as they are told
+        A, counter = tk.counted(eager.array(M))
+        assert estimator(A, 8, rng=0).num_matvecs == counter.total == 8
+    assert tk.exact_trace(A).num_matvecs == N
+    if eager.name == "numpy":
+        for other in (A + A, 2 * A, A.H, A @ A, tk.block_diagonal([A, A])):
+            assert tk.trace(other, rtol=0.5, rng=0).num_matvecs > 0
+
+
+def sparse_matrices() -> dict[str, tuple[Any, np.ndarray]]:
+    """Of every kind that is read, beside the same entries as a dense array."""
+    import scipy.sparse as sp
+
+    rng = np.random.default_rng(0)
+    M = np.where(rng.random((80, 80)) < 0.1, rng.standard_normal((80, 80)), 0) + np.eye(80)
+    S = sp.csr_array(M)
+    twice = sp.coo_array((np.r_[S.tocoo().data, 5.0], (np.r_[S.tocoo().row, 3],
+                          np.r_[S.tocoo().col, 3])), shape=M.shape)  # fmt: skip
+    found = {name: (S.asformat(name), M) for name in ("csr", "csc", "bsr", "lil", "dok")}
+    found |= {"repeated": (twice, twice.toarray()), "matrix": (sp.csr_matrix(M), M)}
+    found["band"] = sp.diags_array(np.arange(80.0)), np.diag(np.arange(80.0))
+    found["integers"] = (S * 10).astype(int), (M * 10).astype(int)
+    for lib in installed("torch"):
+        A = lib.array(M)
+        found |= {"torch coo": (A.to_sparse(), M), "torch csr": (A.to_sparse_csr(), M)}
+    for lib in installed("jax"):
+        from jax.experimental import sparse
+
+        A = lib.array(M)
+        found["bcoo"] = sparse.BCOO.fromdense(A), M
+        found["bcoo, padded"] = sparse.BCOO.fromdense(A, nse=6400), M
+        found["bcsr"] = sparse.BCSR.fromdense(A), M
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+def test_sparse_matrices_are_read_too() -> None:
+    for name, (A, M) in sparse_matrices().items():
+        estimate = tk.trace(A)
+        assert estimate.num_matvecs == 0, name
+        assert float(estimate) == pytest.approx(np.trace(M), rel=1e-13), name
+        assert float(estimate.standard_error) == 0, name
+
+
+def test_what_is_read_is_as_precise_as_it_is_computed() -> None:
+    half, whole = np.eye(99, dtype=np.float16), np.diag(np.arange(99))
+    assert tk.trace(half).value.dtype == np.float32
+    assert tk.trace(whole).value.dtype == np.float64
+    large = tk.trace(np.lib.stride_tricks.as_strided(np.float32([0.1]), (10**6,) * 2, (0, 0)))
+    assert float(large) == pytest.approx(1e5, rel=1e-6)
+    with pytest.raises(tk.NotFiniteError):
+        tk.trace(np.full((99, 99), np.nan))
+    for lib in installed("jax"):
+        import jax
+
+        A = lib.array(dense("i^-2"))
+        found, slope = jax.jit(jax.value_and_grad(lambda A: tk.trace(A).value))(A)
+        assert float(found) == pytest.approx(float(np.trace(dense("i^-2"))))
+        assert np.array_equal(np.asarray(slope), np.eye(N))
+    for lib in installed("torch"):
+        A = lib.array(dense("i^-2")).requires_grad_()
+        tk.trace(A).value.backward()
+        assert np.array_equal(A.grad.numpy(), np.eye(N))
+
+
 @pytest.mark.parametrize(("form", "spectrum", "options", "method", "reason"), [
     ("plain", "i^-2", {}, "xtrace", "positive semidefinite"),
     ("plain", "i^-0.5", {"rtol": 1e-3, "max_matvecs": 60}, "xtrace", "flat spectrum"),
@@ -439,6 +518,107 @@ def test_ctrl_c_at_any_call_gives_what_was_paid_for(form: str, end: str) -> None
         resumed = tk.resume(again, estimate, **limits)
         assert same(resumed, whole), at
         assert counter.total == whole.num_matvecs - estimate.num_matvecs, at
+
+
+def raises(error: BaseException) -> Callable[[], Any]:
+    def fail() -> Any:
+        raise error
+
+    return fail
+
+
+FAILURES = MemoryError(), OSError("the disk is gone"), ValueError("no convergence")
+
+
+@runs
+def test_products_that_fail_end_the_run_with_what_was_paid_for(form: str, end: str) -> None:
+    """As Ctrl-C does: the rest can be had later, and nothing is spent twice."""
+    spectrum, options = ENDS[end]
+    M, hint = dense(spectrum), {"psd": True} if form == "psd" else {}
+    whole = trace(M, **options, **hint)
+    limits = {name: value for name, value in options.items() if name != "rng"}
+    for at in range(1, calls_of(form, end) + 1):
+        error = FAILURES[at % 3]
+        A, counter = tk.counted(callable_of(M, at=at, fail=raises(error)))
+        if at == 1:
+            with pytest.raises(type(error)):
+                trace(A, **options, **hint)
+            continue
+        with pytest.warns(RuntimeWarning, match=f"ended by {type(error).__name__}"):
+            estimate = trace(A, **options, **hint)
+        assert 8 <= estimate.num_matvecs < counter.total
+        assert not estimate.converged
+        assert f"ended by {type(error).__name__}" in estimate.reason
+        assert str(error) in estimate.reason
+        assert same(tk.resume(callable_of(M), estimate, **limits), whole), at
+
+
+def test_memory_that_runs_out_is_told_from_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries raise RuntimeErrors of their own; other errors of ours are not hidden."""
+    from tracekit import _adaptive
+
+    class OutOfMemoryError(RuntimeError):
+        """As of torch.cuda."""
+
+    A, sketched = dense("i^-2"), _adaptive.sketch_of_products
+    for error in (MemoryError(), OutOfMemoryError("CUDA"), RuntimeError("RESOURCE_EXHAUSTED: 9 GB"),
+                  RuntimeError("DefaultCPUAllocator: can't allocate memory")):  # fmt: skip
+        calls = iter([sketched])
+
+        def second(*given: Any, calls: Any = calls, error: Any = error) -> Any:
+            for work in calls:
+                return work(*given)
+            raise error
+
+        monkeypatch.setattr(_adaptive, "sketch_of_products", second)
+        with pytest.warns(RuntimeWarning, match="trace returns what 16 products gave"):
+            estimate = trace(A, rtol=1e-4, rng=0)
+        assert (estimate.num_matvecs, estimate.converged) == (16, False)
+    monkeypatch.setattr(_adaptive, "sketch_of_products", lambda *_: raises(RuntimeError("odd"))())
+    with pytest.raises(RuntimeError, match="odd"):
+        trace(A, rtol=1e-4, rng=0)
+
+
+@pytest.mark.parametrize("form", FORMS[:3])
+def test_memory_is_bounded_and_the_rest_streamed(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right whatever may be held, unbiased, covered, and resumed and repeated as ever."""
+    from tracekit import _adaptive
+
+    truth = float(np.trace(dense("i^-2", 300)))
+    room = 16
+    monkeypatch.setattr(_adaptive, "HELD", room * 4 * 300 * 8)
+    z, covered = [], 0
+    for seed in range(40):
+        A, counter, hints = operator(form, "i^-2", 300)
+        estimate = tk.trace(A, rtol=0.0, max_matvecs=150, rng=seed, **hints)
+        assert 149 <= estimate.num_matvecs == counter.total <= 150
+        assert estimate.kept[0].Omega.shape[1] == room
+        assert "memory is bounded: 16 of" in estimate.reason
+        assert estimate.samples.shape[0] > 100
+        low, high = estimate.confidence_interval()
+        covered += bool(low <= truth <= high)
+        z.append((float(estimate) - truth) / float(estimate.standard_error))
+    assert covered >= 35
+    assert abs(np.mean(z)) < 4 / np.sqrt(40)
+    A, counter, hints = operator(form, "i^-2", 300)
+    half = tk.trace(A, rtol=0.0, max_matvecs=90, rng=39, **hints)
+    assert tk.resume(A, half, rtol=0.0, max_matvecs=150).num_matvecs == counter.total >= 149
+    signs = tk.trace(callable_of(dense("1+U", 300)), rtol=0.0, max_matvecs=150, rng=0)
+    assert signs.kept[0].Omega.shape[1] == 8  # of plain probes only samples are kept
+
+
+def test_the_bound_is_what_the_documentation_says() -> None:
+    from tracekit import _adaptive
+
+    assert "512 MB" in str(tk.trace.__doc__)
+    assert _adaptive.HELD == 512 * 2**20
+    for n, itemsize, dtype in ((500_000, 8, "float64"), (500_000, 16, "complex128"),
+                               (10**6, 4, "float32"), (10**8, 8, "float64")):  # fmt: skip
+        A = tk.LinearOperator((n, n), lambda X: X, dtype=dtype)
+        ask = _adaptive.Ask(A, 0.0, 0.0, np.inf, n, "range", False, None, None)
+        assert ask.room == max(8, 2**29 // (4 * n * itemsize))
 
 
 @forms

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -438,6 +439,37 @@ def test_checkpoints_of_other_runs(tmp_path: Path) -> None:
     for lib in installed("jax"):
         refused(path, lib.array(A), rng=jax_key(0))
     assert path.read_bytes() == good
+
+
+def test_a_checkpoint_says_what_drew_for_it_and_is_refused_by_another(tmp_path: Path) -> None:
+    """Kinds of generators, algorithms of NumPy's, and keys of JAX."""
+    options = {"rtol": 0.0, "max_matvecs": 8, "psd": True}
+    kinds: dict[str, tuple[Any, Any]] = {  # as the message names them; what makes them
+        "int": (None, lambda: 5),
+        "None": (None, lambda: None),
+        "SeedSequence": (None, lambda: np.random.SeedSequence(5)),
+        "numpy Generator (PCG64)": (None, lambda: np.random.default_rng(5)),
+        "numpy Generator (MT19937)": (None, lambda: np.random.Generator(np.random.MT19937(5))),
+    }
+    for lib in installed("torch"):
+        kinds["torch.Generator on cpu"] = lib, lambda: torch_generator(5)
+    for lib in installed("jax"):
+        kinds["JAX key"] = lib, lambda: jax_key(5)
+    A, paths = dense("i^-2"), {}
+    for number, (kind, (lib, make)) in enumerate(kinds.items()):
+        paths[kind] = tmp_path / f"{number}.npz"
+        trace(lib.array(A) if lib else A, rng=make(), checkpoint=paths[kind], **options)
+        with np.load(paths[kind]) as file:
+            assert json.loads(str(file["facts"]))["rng"] == kind
+    for kind, (lib, make) in kinds.items():
+        for other in kinds.keys() - {kind}:
+            counted, counter = tk.counted(by_products(lib.array(A) if lib else A))
+            with pytest.raises(ValueError, match=f"rng {re.escape(other)}, not {re.escape(kind)}"):
+                tk.trace(counted, rng=make(), checkpoint=paths[other], **options)
+            assert counter.total == 0
+    for lib in installed("jax"):
+        with pytest.raises(ValueError, match="with key"):
+            trace(lib.array(A), rng=jax_key(6), checkpoint=paths["JAX key"], **options)
 
 
 def test_seeds_of_any_integer_type_are_one_seed(tmp_path: Path) -> None:

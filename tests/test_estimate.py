@@ -179,3 +179,61 @@ def test_estimates_are_pickled_and_copied() -> None:
     for again in (pickle.loads(pickle.dumps(estimate)), copy.deepcopy(estimate)):
         assert float(again) == float(estimate)
         assert again.to_dict() == estimate.to_dict()
+
+
+def products_of(lib: Library) -> tk.LinearOperator:
+    """An operator of a library that cannot be pickled: its product is a closure."""
+    A = lib.array(matrix("psd", 70))
+    return tk.LinearOperator((70, 70), lambda X: A @ X, xp=lib.xp, device=lib.device, dtype=A.dtype)
+
+
+def own_generator(lib: Library) -> object:
+    """A generator of the library itself, or a seed."""
+    if lib.name == "torch":
+        import torch
+
+        return torch.Generator().manual_seed(3)
+    if lib.name == "jax":
+        import jax
+
+        return jax.random.key(3)
+    return 3
+
+
+def test_estimates_of_trace_are_pickled_copied_and_resumed() -> None:
+    """Of an operator that cannot be: they hold its products, and no operator."""
+    import copy
+    import pickle
+
+    for lib in installed("numpy", "strict:device1", "torch"):
+        A = products_of(lib)
+        with pytest.raises((pickle.PicklingError, AttributeError)):
+            pickle.dumps(A)
+        for rng in (3, own_generator(lib)):
+            estimate = tk.trace(A, rng=rng, rtol=0.0, max_matvecs=24)
+            more = tk.resume(A, estimate, rtol=0.0, max_matvecs=32)
+            for again in (pickle.loads(pickle.dumps(estimate)), copy.deepcopy(estimate)):
+                assert again.to_dict() == estimate.to_dict()
+                assert lib.at_home(again.value)
+                resumed = tk.resume(A, again, rtol=0.0, max_matvecs=32)
+                assert resumed.to_dict() == more.to_dict()
+    for lib in installed("jax"):  # every new shape of array is compiled: only what draws is tried
+        estimate = tk.trace(products_of(lib), rng=own_generator(lib), rtol=9.0)
+        again = pickle.loads(pickle.dumps(estimate))
+        assert again.to_dict() == estimate.to_dict()
+        drawn, expected = (lib.numpy(e.kept[1].signs((70, 2))) for e in (again, estimate))
+        np.testing.assert_array_equal(drawn, expected)
+
+
+def test_estimates_of_trace_come_back_from_other_processes() -> None:
+    import concurrent.futures
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        [estimate] = pool.map(twins.estimated_elsewhere, [0])
+    here = twins.estimated_elsewhere(0)
+    assert estimate.to_dict() == here.to_dict()
+    A = tk.LinearOperator((500, 500), twins.decaying_rows)
+    fine = tk.resume(A, estimate, rtol=1e-3)
+    assert float(fine) == float(tk.resume(A, here, rtol=1e-3))

@@ -108,3 +108,16 @@ def haar(rng: np.random.Generator, n: int, m: int, *, cplx: bool = False) -> Mat
     Q, R = np.linalg.qr(X)
     d = np.diagonal(R)
     return Q * (d / np.abs(d))
+
+
+def decaying_rows(X: Matrix) -> Matrix:
+    """The product with a diagonal matrix of dimension 500, after a shift, which is not diagonal."""
+    d = np.arange(1.0, 501) ** -2
+    return d[:, None] * (X + 0.5 * np.roll(X, 1, axis=0))
+
+
+def estimated_elsewhere(seed: int) -> object:
+    """What a worker process computes and sends back."""
+    import tracekit as tk
+
+    return tk.trace(tk.LinearOperator((500, 500), decaying_rows), rtol=0.05, rng=seed)

@@ -465,4 +465,4 @@ def saved(ask: Ask, source: Source) -> State:
 def _identity(ask: Ask, source: Source) -> dict[str, Any]:
     """What has to be the same in the call that goes on from a file."""
     made = {"dimension": ask.A.shape[0], "dtype": str(ask.A.dtype), "mode": ask.mode}
-    return made | source.identity
+    return source.identity | made

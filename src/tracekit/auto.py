@@ -124,7 +124,7 @@ def trace(
     ask = _asked(A, rtol, atol, max_matvecs, psd, hermitian, callback, checkpoint)
     A = ask.A
     if A.exact is not None and "entries" in A.exact:
-        found = exact(A.exact["entries"](), 0, "sum_of_entries")
+        found = exact(A.exact["entries"](), 0, "sum_of_diagonal")
         return done(replace(found, reason="the matrix is given: its diagonal is summed"), A)
     if ask.limit >= ask.cost and (ask.cost <= SMALL or rtol == atol == 0):
         known = A.exact is not None and "trace" in A.exact
