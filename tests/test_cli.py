@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import by_products
 from scipy import sparse
 from scipy.io import mmwrite, savemat
 
@@ -39,6 +40,23 @@ def folder(tmp_path_factory):
     sparse.save_npz(folder / "complex.npz", sparse.csr_array(matrix))
     np.save(folder / "rectangle.npy", np.ones((2, 3)))
     return folder
+
+
+read_operator = _cli_shared.read_operator
+
+
+@pytest.fixture(autouse=True)
+def known_by_products():
+    """Let the command estimate: it reads the diagonal of what is in the file otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_cli_shared, "read_operator", lambda path: by_products(read_operator(path)))
+        yield
+
+
+@pytest.fixture
+def known_by_entries(known_by_products, monkeypatch):
+    """Let the command read as it does, but for other tests."""
+    monkeypatch.setattr(_cli_shared, "read_operator", read_operator)
 
 
 @pytest.fixture
@@ -112,7 +130,7 @@ def test_prints_what_the_library_computes(report, folder, method):
 )
 def test_the_automatic_choice_is_that_of_trace(report, folder, arguments, options):
     A = np.load(folder / "decay.npy")
-    expected = tk.trace(A, rng=0, **options)
+    expected = tk.trace(by_products(A), rng=0, **options)
     printed = report("decay.npy", "--seed", 0, *arguments)
     assert printed["value"] == pytest.approx(float(expected), rel=1e-9)
     assert printed["standard_error"] == pytest.approx(float(expected.standard_error), rel=1e-6)
@@ -121,6 +139,28 @@ def test_the_automatic_choice_is_that_of_trace(report, folder, arguments, option
     assert printed["converged"] is True
     assert abs(printed["value"] / np.trace(A) - 1) < 0.02
     assert printed["rtol"] == options.get("rtol", 0.01)
+
+
+@pytest.mark.usefixtures("known_by_entries")
+@pytest.mark.parametrize("file", ["decay.npy", "graph.mtx", "complex.npz"])
+def test_a_matrix_is_read_not_estimated(run, report, folder, tmp_path, file):
+    from tracekit.io import read_matrix
+
+    exact = complex(read_matrix(folder / file).trace())
+    for more in ((), ("--rtol", "1e-9"), ("--num-matvecs", "5"), ("--plot", tmp_path / "a.png")):
+        printed = report(file, *more)
+        value = printed["value"]
+        assert complex(*value if isinstance(value, list) else [value]) == pytest.approx(exact)
+        assert (printed["standard_error"], printed["num_matvecs"]) == (0.0, 0)
+        assert (printed["method"], printed["seed"]) == ("sum_of_diagonal", None)
+        assert printed["converged"] is True
+    code, out, _ = run("estimate", file)
+    assert code == 0
+    assert "sum_of_diagonal, 0 products with A" in out
+    assert "none: nothing was drawn" in out
+    for more in (("--power", "2"), ("--method", "hutchinson")):
+        assert report(file, *more, "--num-matvecs", 5, "--seed", 0)["num_matvecs"] == 5
+    assert report(file, "--exact")["method"] == "exact_trace"
 
 
 def test_a_budget_alone_is_spent(report):
@@ -313,7 +353,7 @@ def test_a_plot_of_the_automatic_choice_shows_every_look_and_costs_nothing(
     products = [point.num_matvecs for point in drawn]
     assert code == 0
     assert products == sorted(set(products))
-    assert products[:4] == [8, 24, 40, 60]
+    assert products[:4] == [8, 16, 32, 48]
     assert len(products) > 4
 
 
@@ -447,7 +487,7 @@ def test_interruption_prints_what_was_paid_for(run, ending):
     code, out, err = run("estimate", "decay.npy", "--rtol", 1e-4, "--json", "--seed", 0)
     assert (code, err) == (130, "tracekit: interrupted\n")
     printed = json.loads(out)
-    assert printed["num_matvecs"] == 40
+    assert printed["num_matvecs"] == 48
     assert printed["converged"] is False
     assert printed["reason"].endswith("ended by Ctrl-C")
     assert abs(printed["value"] - 1.64) < 0.1
@@ -493,8 +533,8 @@ def test_a_checkpoint_of_another_matrix_exits_1_with_one_sentence(run, tmp_path)
 
 
 def test_products_that_are_not_finite_end_the_run_with_what_was_paid_for(run, ending):
-    for method, paid in (("auto", 40), ("hutchinson", 32)):
-        for columns in (40, 50):  # in the first and in the second product of a look
+    for method, paid in (("auto", 32), ("hutchinson", 32)):
+        for columns in (33, 43):  # in the first and in the second product of a look
             ending(lambda Y: Y * np.nan, columns)
             arguments = ("--method", method, "--rtol", 1e-4, "--json", "--seed", 0)
             code, out, err = run("estimate", "decay.npy", *arguments)
@@ -520,8 +560,22 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_result(
     kept = tmp_path / "kept.npz"
     code, out, err = run("estimate", "decay.npy", "--rtol", 1e-4, "--checkpoint", kept, "--json")
     assert (code, err) == (expected, "tracekit: error: no room is left\n")
-    assert json.loads(out)["num_matvecs"] == 24
+    assert json.loads(out)["num_matvecs"] == 16
     assert error.__name__ in json.loads(out)["reason"]
+
+
+def test_products_that_fail_end_the_run_with_what_was_paid_for(run, ending):
+    def fail(_):
+        raise MemoryError("no room is left")
+
+    ending(fail, 40)
+    code, out, err = run("estimate", "decay.npy", "--rtol", 1e-4, "--json", "--seed", 0)
+    assert code == 1
+    assert err.startswith("tracekit: error: trace returns what 32 products gave")
+    assert err.count("\n") == 1
+    printed = json.loads(out)
+    assert (printed["num_matvecs"], printed["converged"]) == (32, False)
+    assert "ended by MemoryError (no room is left)" in printed["reason"]
 
 
 def test_compare_prints_the_table_of_the_library(run, folder, tmp_path):
@@ -753,11 +807,12 @@ def test_short_runs_print_no_progress_elsewhere():
     ("variables", "bold"), [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True)]
 )
 def test_on_a_real_terminal(folder, variables, bold):
-    code, text = on_a_terminal(folder, "estimate", "decay.npy", "--rtol", "1e-3", **variables)
+    arguments = ("estimate", "decay.npy", "--power", "2", "--rtol", "1e-3")
+    code, text = on_a_terminal(folder, *arguments, **variables)
     assert code == 0
     assert "\r0 products" in text
     assert re.search(r"\r8 products, -?[\d.]+ \(-?[\d.]+ to [\d.]+\), 0\.\d s", text)
-    assert re.search(r"\r24 products, 1\.\d+ \(1\.\d+ to 1\.\d+\), 0\.\d s", text)
+    assert re.search(r"\r32 products, 1\.\d+ \(1\.\d+ to 1\.\d+\), 0\.\d s", text)
     assert (f"{ESCAPE}[1m" in text) == bold
     assert (ESCAPE in text) == bold
 

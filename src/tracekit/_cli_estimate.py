@@ -7,7 +7,8 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,15 +62,17 @@ def add(commands: Any) -> None:
         _run,
         help="estimate the trace of a matrix in a file",
         description=(
-            "Estimate the trace of a square matrix, or of a power or function of it, from\n"
-            "products: as many as a tolerance needs, or as are given."
+            "The trace of a square matrix, read from its entries; of a power or function of it,\n"
+            "or by a named method, estimated from products: as many as a tolerance needs, or as\n"
+            "are given."
         ),
     )
     add = parser.add_argument
     add(
         "--method",
         choices=("auto", *METHODS),
-        help="estimator (default: auto, which picks one and says why)",
+        help="estimator (default: auto, which picks one and says why; without --power and "
+        "--function it reads the diagonal instead, at no product)",
     )
     add(
         "--function",
@@ -136,12 +139,13 @@ def _run(arguments: argparse.Namespace) -> int:
     result, seen, failure = _paid_for(A, arguments, seed)
     if failure is None and not any(_tolerances(arguments)):
         result = replace(result, converged=True)  # nothing was asked that is not met
+    drawn_nothing = arguments.exact or (_is_automatic(arguments) and result.num_matvecs == 0)
     report = _report(result, arguments, A.shape[0]) | {
-        "seed": None if arguments.exact else seed,
+        "seed": None if drawn_nothing else seed,
         "resumed": resumed,
         "seconds": round(time.perf_counter() - start, 4),
     }
-    drawn = arguments.seed is None and not (arguments.exact or resumed)
+    drawn = arguments.seed is None and not (drawn_nothing or resumed)
     try:
         if arguments.plot:
             if not _is_automatic(arguments) and failure is None:
@@ -222,8 +226,11 @@ def _paid_for(
     total = budget if asked else min(budget or (n if auto else NUM_MATVECS), n)
     progress = Progress(total, at_most=asked, level=arguments.level)
     failure: BaseException | None = None
+    told: Sequence[warnings.WarningMessage] = ()
     try:
-        with progress, np.errstate(all="ignore"):
+        with progress, np.errstate(all="ignore"), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", "trace returns what", RuntimeWarning)
             result = _estimate(watched(A, progress), arguments, seed, progress)
     except NotFiniteError as error:
         paid = progress.latest if error.estimate is None else error.estimate
@@ -237,6 +244,8 @@ def _paid_for(
         result, failure = _ended(progress.latest, f"by {how}"), error
     if result.reason.endswith("ended by Ctrl-C"):  # trace returns what was paid for
         failure = KeyboardInterrupt()
+    elif failure is None and told:
+        failure = ArithmeticError(str(told[-1].message))
     path = arguments.checkpoint
     if isinstance(failure, KeyboardInterrupt) and path is not None and path.exists():
         failure = KeyboardInterrupt(f"the same command goes on from {path}")

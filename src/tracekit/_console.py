@@ -210,7 +210,7 @@ def plot(results: Sequence[Estimate], report: dict[str, Any], path: Path) -> Non
     with saved(path) as axes:
         below_and_above = list(zip(*sides, strict=True))
         axes.errorbar(products, values, yerr=below_and_above, fmt="o-", capsize=4, label=interval)
-        axes.set_xscale("log")
+        axes.set_xscale("log" if products[0] else "linear")
         axes.set_xticks(ticks, [str(m) for m in ticks])
         axes.set_xticks([], minor=True)
         axes.set_xlabel(f"products with {matrix}")
