@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import twins
-from conftest import KINDS, PSD, Library, matrix
+from conftest import KINDS, PSD, Library, by_products, matrix
 
 import tracekit as tk
-from tracekit import _estimate, _leave_one_out, probes
+from tracekit import _adaptive, _estimate, _leave_one_out, probes
 from tracekit.testing import benchmark_spectra, known_spectrum
 
 N = 100
@@ -115,9 +115,24 @@ def test_of_a_gram_operator() -> None:
         assert float(estimate.standard_error) == pytest.approx(expected, rel=1e-6)
 
 
+def with_signs(estimator: Any, Omega: np.ndarray) -> np.ndarray:
+    """Samples of `trace`: the first eight probes are sign vectors, which are not resphered."""
+    plain, resphered = (estimator(Omega, resphere=resphere) for resphere in (False, True))
+    return np.concatenate([plain[:8], resphered[8:]])
+
+
+def combined_with_signs(estimator: Any, Omega: np.ndarray) -> float:
+    """The spread of these samples, and the jackknife of all probes resphered."""
+    jackknife = twins.jackknife(partial(estimator, resphere=True), Omega)
+    return math.sqrt(twins.standard_error(with_signs(estimator, Omega)) * jackknife)
+
+
 @pytest.mark.parametrize("kind", ["real", "complex"])
-def test_of_a_run_that_sketches_some_probes_only(kind: str) -> None:
+def test_of_a_run_that_sketches_some_probes_only(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`trace` on a flat spectrum: b probes sketch and test, s only test; pooled by number."""
+    monkeypatch.setattr(_adaptive, "PAYS", 0.0)  # or it would keep to plain signs
     A, n = np.eye(N) + 0.3 * matrix(kind, N), N
     drawn: list[np.ndarray] = []
 
@@ -133,7 +148,7 @@ def test_of_a_run_that_sketches_some_probes_only(kind: str) -> None:
     b = estimate.num_matvecs - m
     s = m - b
     assert s >= 8 < b
-    first = twins.xtrace(A, Omega[:, :b], resphere=True)
+    first = with_signs(partial(twins.xtrace, A), Omega[:, :b])
     Q = twins.range_basis(A @ Omega[:, :b])
     rest = Omega[:, b:] - Q @ (Q.conj().T @ Omega[:, b:])
     rest = rest / np.linalg.norm(rest, axis=0) * math.sqrt(n - b)
@@ -142,7 +157,7 @@ def test_of_a_run_that_sketches_some_probes_only(kind: str) -> None:
     value = (b * first.mean() + s * second.mean()) / m
     assert complex(estimate.value) == pytest.approx(complex(value), rel=1e-10)
     errors = (
-        combined(partial(twins.xtrace, A, resphere=True), Omega[:, :b]),
+        combined_with_signs(partial(twins.xtrace, A), Omega[:, :b]),
         twins.standard_error(second),
     )
     expected = math.hypot(b * errors[0], s * errors[1]) / m
@@ -152,8 +167,9 @@ def test_of_a_run_that_sketches_some_probes_only(kind: str) -> None:
 
 @pytest.mark.parametrize("cplx", [False, True], ids=["real", "complex"])
 @pytest.mark.parametrize("flat", [False, True], ids=["decaying", "flat"])
-def test_of_a_run_with_a_factor(flat: bool, cplx: bool) -> None:
+def test_of_a_run_with_a_factor(flat: bool, cplx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """`trace` of L L^H: the Nystrom estimate, and on flat spectra probes that only test it."""
+    monkeypatch.setattr(_adaptive, "PAYS", 0.0)
     n = N
     L = (2 * np.eye(n) if flat else 0) + matrix("complex" if cplx else "real", n)
     A, drawn = L @ L.conj().T, list[np.ndarray]()
@@ -168,14 +184,15 @@ def test_of_a_run_with_a_factor(flat: bool, cplx: bool) -> None:
     m = Omega.shape[1]
     b = estimate.num_matvecs - m
     assert (b < m) == flat
-    naive = partial(twins.xnystrace, A, resphere=True)
-    first, near = naive(Omega[:, :b]), twins.nystrom(A, Omega[:, :b])
+    naive = partial(twins.xnystrace, A)
+    first, near = with_signs(naive, Omega[:, :b]), twins.nystrom(A, Omega[:, :b])
     basis = twins.range_basis(Omega[:, :b])
     rest = Omega[:, b:] - basis @ (basis.conj().T @ Omega[:, b:])
     rest = rest / np.linalg.norm(rest, axis=0) * math.sqrt(n - b)
     second = (np.trace(near) + twins.quadratic_forms(A - near, rest)).real
     np.testing.assert_allclose(estimate.samples, [*first.real, *second], rtol=1e-7)
-    errors = [combined(naive, Omega[:, :b]), twins.standard_error(second) if flat else 0.0]
+    errors = [combined_with_signs(naive, Omega[:, :b]), 0.0]
+    errors[1] = twins.standard_error(second) if flat else 0.0
     expected = math.hypot(b * errors[0], (m - b) * errors[1]) / m
     assert float(estimate.standard_error) == pytest.approx(expected, rel=1e-5)
     assert estimate.method == "xnystrace"
@@ -343,8 +360,10 @@ ESTIMATORS: dict[str, Callable[..., tk.Estimate]] = {
     "xtrace": tk.xtrace,
     "xnystrace": tk.xnystrace,
     "one_sided": tk.one_sided,
-    "trace": lambda A, m, rng: tk.trace(A, rtol=0.0, max_matvecs=m, rng=rng),
-    "trace psd": lambda A, m, rng: tk.trace(A, rtol=0.0, max_matvecs=m, rng=rng, psd=True),
+    "trace": lambda A, m, rng: tk.trace(by_products(A), rtol=0.0, max_matvecs=m, rng=rng),
+    "trace psd": lambda A, m, rng: tk.trace(
+        by_products(A), rtol=0.0, max_matvecs=m, rng=rng, psd=True
+    ),
 }
 
 

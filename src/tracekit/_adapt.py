@@ -231,9 +231,7 @@ def _from_products(A: Any, xp: Namespace, device: Device) -> LinearOperator:
         matmat, rmatmat = _complexified(A, matmat, rmatmat, xp, dtype)
     device = _place(A) if device is None else device
     exact = _entries(A, xp, dtype, device) if _is_jax_sparse(A) else None
-    return LinearOperator(
-        A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device, exact=exact
-    )
+    return LinearOperator(A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device, exact=exact)
 
 
 def _adjoint(A: Any) -> Product | None:
