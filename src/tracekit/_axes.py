@@ -64,11 +64,12 @@ class Axes:
         """``(I x z_j)^H`` on columns (n, c * m), z_j that of their own: (kept, c, m)."""
         xp, m = _xp.namespace(Y), Z.shape[1]
         Y = xp.reshape(self.apart(Y), (self.kept, self.traced, -1, m))
-        return xp.sum(_xp.conj(Z)[None, :, None, :] * Y, axis=1)
+        Y = xp.reshape(_xp.conj(Z)[None, :, None, :] * Y, (self.kept, self.traced, -1))
+        return xp.reshape(_xp.colsum(Y), (self.kept, -1, m))
 
     def summed(self, X: Array) -> Array:
         """Columns (n, k) summed over the traced axes: (kept, k)."""
-        return _xp.namespace(X).sum(self.apart(X), axis=1)
+        return _xp.colsum(self.apart(X))
 
     def outer(self, X: Array) -> Array:
         """The partial trace of ``x_j x_j^H`` for every column: (kept, kept, k)."""
@@ -80,7 +81,7 @@ class Axes:
         """The partial trace of ``X Y^H``: (kept, kept)."""
         xp = _xp.namespace(X)
         X, Y = (xp.reshape(self.apart(columns), (self.kept, -1)) for columns in (X, Y))
-        return X @ _xp.adjoint(Y)
+        return _xp.contract(X, _xp.adjoint(Y))
 
 
 def read_axes(A: LinearOperator, dims: Any, axis: Any) -> Axes:

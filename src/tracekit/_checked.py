@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 
 from . import _xp
@@ -60,7 +63,8 @@ class Checked:
                 f"{self.name} returned an array on {_xp.device(Y)} for one on {_xp.device(X)}; "
                 "declare where the operator lives with device="
             )
-        return Y
+        # a work buffer that the operator keeps, and fills again at the next product
+        return _xp.copied(Y) if _references(Y) > _OURS or _is_view_of_kept(Y) else Y
 
     def _guarded(self, X: Array) -> Array:
         if not isinstance(X, np.ndarray):
@@ -80,3 +84,23 @@ class Checked:
 def dtype_name(dtype: DType) -> str:
     """As a user writes it."""
     return str(dtype).removeprefix("torch.").removeprefix("array_api_strict.")
+
+
+def _is_view_of_kept(Y: Array) -> bool:
+    """Whether an array is part of one that may be held elsewhere."""
+    base = getattr(Y, "base" if isinstance(Y, np.ndarray) else "_base", None)
+    if base is None:
+        return False
+    return not isinstance(base, np.ndarray) or _references(base) > _OURS + 1  # Y itself holds it
+
+
+def _references(x: Any) -> int:
+    return sys.getrefcount(x)
+
+
+def _of_an_array_of_ours() -> int:
+    x = np.empty(0)
+    return _references(x)
+
+
+_OURS = _of_an_array_of_ours()  # references to what one local variable alone holds

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from . import _xp
 from . import probes as _probes
 from ._budget import blocks
-from ._estimate import Estimate, require_finite
+from ._estimate import Estimate, doubt, require_finite
 from ._face import blocked, columns_at_once, maker_price
+from ._leave_one_out import check_adjoint, inexactness
 from ._operator import LinearOperator
 from ._random import Source
 from ._sketch import orthonormal_extension
@@ -67,16 +68,34 @@ def fitted(
     *,
     known: Array | None = None,
     correction: float = 1.0,
+    tie: float | None = None,
+    weighted: bool = False,
 ) -> Estimate:
-    """The estimate ``known + value``; the standard error is multiplied by `correction`."""
-    value, m, skewness = running.value * running.scale, running.count, None
+    """The estimate ``known + value``; the standard error is multiplied by `correction`.
+
+    `tie` is the largest probability of a value of a sample that is not constant, where probes take
+    few values: entries whose samples are equal have an infinite error until that is no chance (see
+    `beyond_chance`). With `weighted`, the first axis holds the samples and the weighted ones.
+    """
+    xp, value, m, skewness = _xp.namespace(running.value), running.value, running.count, None
+    value = value * running.scale
     variance = running.rest / (_xp.positive(running.weight) * max(m - 1, 1))
-    error = _xp.namespace(value).sqrt(variance) * running.scale * correction
+    error = xp.sqrt(variance) * running.scale * correction
+    if tie is not None and correction > 0:
+        unit = _xp.abs2(running.value) * running.weight
+        tied = running.rest <= (64 * _xp.eps(error)) ** 2 * unit
+        instead = error + doubt(tie ** (m - 1))
+        if weighted:
+            less = error[0, ...] + doubt(0.5 ** (m - 1))
+            instead = xp.where(tied[1, ...], less, error[1, ...])
+            tied, error, value = tied[0, ...], error[0, ...], value[0, ...]
+        error = xp.where(tied, instead, error)
     if running.third is not None:
         skewness = running.third / m / _xp.positive(running.rest / m) ** 1.5
+        skewness = skewness[0, ...] if weighted else skewness
     return Estimate(
         value if known is None else known + value,
-        error if m > 1 else running.rest + math.inf,
+        error if m > 1 else error + math.inf,
         num_matvecs,
         method,
         dof=m - 1,
@@ -160,11 +179,12 @@ def outer_products(
         known = total(A.xp.sum(form(L.matmat(part)), axis=-1) for part in split(V, size))
     running = None
     for X in drawn(probes, source, P, m - 2 * b, size):
-        X = X if V is None else X - V @ (_xp.adjoint(V) @ X)
+        X = X if V is None else X - V @ _xp.inner(V, X)
         running = add(running, form(L.matmat(X)))
     assert running is not None
     correction = _probes.finite_population(probes, m, P) if V is None else 1.0
-    return fitted(running, m, method, known=known, correction=correction)
+    few = V is None and _probes.few_valued(probes, complex_=_xp.is_complex(A))
+    return fitted(running, m, method, known=known, correction=correction, tie=0.75 if few else None)
 
 
 def adjoint_sketch(
@@ -180,16 +200,19 @@ def adjoint_sketch(
     require_finite(Y)
     scale = _xp.magnitude(Y)
     Q, R, _ = orthonormal_extension(Y / scale, Omega)
-    G = _xp.adjoint(Omega) @ (Y / scale)
+    G = _xp.inner(Omega, Y / scale)
     apart = xp.sum(_xp.abs2(G - _xp.adjoint(G)))
     skew = apart > _xp.eps(G) ** (2 / 3) * xp.sum(_xp.abs2(G))
     hermitian = not _xp.is_traced(skew) and not bool(skew)
     if A.rmatmat is not None:
-        return Q, R, blocked(A.rmatmat, size)(Q) / scale, scale, hermitian
+        Z = blocked(A.rmatmat, size)(Q) / scale
+        check_adjoint(_xp.inner(Z, Omega), R)
+        return Q, R, Z, scale, hermitian
     if not _xp.is_traced(skew) and not hermitian:
         raise TypeError(
             "this operator is not Hermitian, as its products show, and has no product with its "
             "adjoint, which is needed here; pass rmatmat=, X -> A.H @ X, to LinearOperator"
+            + inexactness(G)
         )
     Z = blocked(A.matmat, size)(Q) / scale
     return Q, R, xp.where(skew, xp.ones_like(Z) * math.nan, Z), scale, True

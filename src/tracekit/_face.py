@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,8 @@ from . import _leave_one_out, _xp
 from ._adapt import as_operator
 from ._budget import block_size as _block_size
 from ._budget import blocks, checked_budget, checked_tolerance
-from ._estimate import Estimate, exact, mean, require_finite
+from ._checked import Checked
+from ._estimate import Estimate, exact, few, mean, require_finite
 from ._operator import LinearOperator
 from ._typing import Array
 
@@ -121,6 +123,24 @@ def blocked(product: Callable[[Array], Array], size: int) -> Callable[[Array], A
     return run
 
 
+def quadratic_forms(A: LinearOperator) -> Callable[[Array], Array]:
+    """``x^H A x`` of every column; below it ``x^H W A x``, where A has no form of its own.
+
+    W is diagonal, of weights about 1 (see `beyond_chance`).
+    """
+    if isinstance(A.quad, Checked):
+        return lambda X: A.quad(X)[None, :]  # type: ignore[misc]
+
+    return lambda X: forms_of(X, A.matmat(X))
+
+
+def forms_of(X: Array, Y: Array) -> Array:
+    """``x^H y`` of every pair of columns, and ``x^H W y`` below it."""
+    parts = _xp.conj(X) * Y
+    weighted = _xp.contract(_xp.weights(parts)[None, :], parts)
+    return _xp.namespace(X).concat([_xp.colsum(parts)[None, :], weighted], axis=0)
+
+
 def in_blocks(A: LinearOperator, wanted: int | None) -> LinearOperator:
     """The operator itself, or one whose products run over blocks of columns."""
     if wanted is None:
@@ -133,9 +153,17 @@ def in_blocks(A: LinearOperator, wanted: int | None) -> LinearOperator:
 def leave_one_out_estimate(
     samples: Array, left_out: Array | None, scale: Array, spent: int, method: str, A: LinearOperator
 ) -> Estimate:
-    """A leave-one-out estimate in the operator's own units."""
-    estimate = mean(samples, spent, method, independent=False)
+    """A leave-one-out estimate in the operator's own units.
+
+    That of a trace has an interval for skewed samples from `FEW` probes on: residuals of rank one,
+    which are what is left where the rank is the number of probes, are chi-squared. Entries of a
+    diagonal have too few different samples below 5 probes of signs to say anything of their error.
+    """
+    b, entries = samples.shape[-1], samples.ndim > 1
+    skewed = not entries and b >= _leave_one_out.FEW
+    estimate = mean(samples, spent, method, independent=skewed)
     error = _leave_one_out.combined_error(samples, left_out, estimate.standard_error)
+    error = error * few(b) if skewed else error + math.inf if entries and b < 5 else error
     return done(scaled(replace(estimate, standard_error=error), scale), A)
 
 

@@ -18,6 +18,8 @@ from . import _xp
 from ._estimate import require_finite
 from ._typing import Array
 
+FEW = 8  # samples
+
 
 def xtrace(
     Omega: Array, Q: Array, R: Array, Z: Array, *, resphere: bool
@@ -31,7 +33,7 @@ def xtrace(
     n, b = Omega.shape
     D = _xp.triangular_dual(R)
     S = D / xp.sqrt(_xp.colnorm2(D))
-    H, W, T = _xp.adjoint(Q) @ Z, _xp.adjoint(Q) @ Omega, _xp.adjoint(Z) @ Omega
+    H, W, T = _xp.inner(Q, Z), _xp.inner(Q, Omega), _xp.inner(Z, Omega)
     Sh, Wh = _xp.adjoint(S), _xp.adjoint(W)
     G, M, L = Sh @ S, Sh @ W, Sh @ H @ S  # gamma, sigma and lambda of the derivation
     TS, SR, SHW, WHS = _xp.adjoint(T) @ S, Sh @ R, Sh @ (H @ W), Wh @ (H @ S)
@@ -48,7 +50,7 @@ def xtrace(
         return resphered(form, length, dimension, n) if resphere else form
 
     samples = within - dL + scaled(form(own), _xp.abs2(own), n - b + 1)
-    if b < 4:
+    if b < 3:
         return samples, None
     # row i is left out of the sketch, column j is the probe that tests the rest: its remainder is
     # omega_j - Q (w_j - a s_i - c s_j)
@@ -68,11 +70,11 @@ def xnystrace(Omega: Array, Y: Array, *, resphere: bool) -> tuple[Array, Array |
     Raises ValueError if the sketch shows that A is not Hermitian or not positive semidefinite.
     """
     xp, n = _xp.namespace(Y), Y.shape[0]
-    gram = _xp.adjoint(Omega) @ Omega
+    gram = _xp.inner(Omega, Omega)
     ridge = gram if resphere else gram + _xp.eye_like(gram, gram.shape[0]) * n
     B, _, D, nu = nystrom_factor(Omega, Y, ridge, "xtrace, or trace without psd")
     inverse = xp.linalg.inv(gram) if resphere else None
-    samples, replicates = nystrom(_xp.adjoint(B) @ B, D, n, inverse)
+    samples, replicates = nystrom(_xp.inner(B, B), D, n, inverse)
     added = nu * (n if resphere else 2 * n)  # to the trace; and to every test, by the ridge
     return xp.where(xp.max(xp.abs(Y)) == 0, xp.zeros_like(samples), samples - added), replicates
 
@@ -91,10 +93,10 @@ def nystrom_factor(
     """
     require_finite(Y)
     xp, eps, traced = _xp.namespace(Y), _xp.eps(Y), _xp.is_traced(Y)
-    H = _xp.adjoint(Omega) @ Y
+    H = _xp.inner(Omega, Y)
     if not traced:
         check_hermitian(H, eps, instead)
-    size = _xp.positive(xp.sqrt(xp.sum(_xp.abs2(Y)) / Y.shape[0]))
+    size = _xp.positive(xp.sqrt(_xp.norm2(Y) / Y.shape[0]))
     shift = (100 if traced else 1) * eps
     while True:
         nu = size * shift
@@ -106,7 +108,7 @@ def nystrom_factor(
         if shift > max(1e-6, 1e3 * eps):
             raise ValueError(
                 "the products of this operator show that it is not positive semidefinite; call "
-                + instead
+                f"{instead}{inexactness(H)}"
             )
     D = xp.linalg.solve(C, _xp.eye_like(C, C.shape[0]))
     return (Y + Omega * nu) @ _xp.adjoint(D), _xp.adjoint(C), D, nu
@@ -114,8 +116,9 @@ def nystrom_factor(
 
 def factored(Omega: Array, R: Array, Z: Array, *, resphere: bool) -> tuple[Array, Array | None]:
     """XNysTrace of ``L L^H`` from ``Q R = L^H Omega`` and ``Z = L Q``: samples and replicates."""
-    inverse = _xp.namespace(R).linalg.inv(_xp.adjoint(Omega) @ Omega) if resphere else None
-    N, D = _xp.adjoint(Z) @ Z, _xp.triangular_dual(R)
+    check_adjoint(_xp.inner(Z, Omega), R)
+    inverse = _xp.namespace(R).linalg.inv(_xp.inner(Omega, Omega)) if resphere else None
+    N, D = _xp.inner(Z, Z), _xp.triangular_dual(R)
     samples, replicates = nystrom(N, D, Omega.shape[0], inverse)
     xp = _xp.namespace(R)
     nothing = xp.max(xp.abs(R)) == 0
@@ -138,7 +141,7 @@ def nystrom(
     within = _xp.real(_xp.trace(N))
     grow = (1, 1) if inverse_gram is None else (n - b + 1, n - b + 2)
     samples = within - dL / dK + grow[0] * dP / dK
-    if b < 4:
+    if b < 3:
         return samples, None
     # row i is left out of the sketch, column j is the probe that tests the rest
     size = dK[:, None]
@@ -150,10 +153,10 @@ def nystrom(
 
 
 def combined_error(samples: Array, replicates: Array | None, spread: Array) -> Array:
-    """Geometric mean of the leave-one-out `spread` and the jackknife.
+    """Geometric mean of the leave-one-out `spread` and the jackknife; of few samples the larger.
 
     The spread alone is too small, since the samples share their sketch; the jackknife is
-    conservative (Efron and Stein, 1981).
+    conservative (Efron and Stein, 1981). Below FEW samples either may be small by chance.
     """
     if replicates is None:
         return spread
@@ -163,6 +166,8 @@ def combined_error(samples: Array, replicates: Array | None, spread: Array) -> A
     jackknife = (
         xp.sqrt(xp.sum(_xp.abs2(deviation / scale), axis=-1)) * scale * math.sqrt((b - 1) / b)
     )
+    if b < FEW:
+        return xp.where(jackknife < spread, spread, jackknife)
     return xp.sqrt(jackknife) * xp.sqrt(spread)
 
 
@@ -181,12 +186,50 @@ def check_hermitian(
     G: Array, eps: float, instead: str = "xtrace, or trace without psd and hermitian"
 ) -> None:
     """Raise ValueError if ``G = Omega^H A Omega`` shows that A is not Hermitian."""
-    xp = _xp.namespace(G)
-    skew = xp.sqrt(xp.sum(_xp.abs2(G - _xp.adjoint(G))))
-    if bool(skew > eps ** (1 / 3) * xp.sqrt(xp.sum(_xp.abs2(G)))):
+    apart = _relative(G - _xp.adjoint(G), G)
+    if apart > eps ** (1 / 3):
         raise ValueError(
-            f"the products of this operator show that it is not Hermitian; call {instead}"
+            f"the products of this operator show that it is not Hermitian, by {apart:.1g} of their "
+            f"size; call {instead}{_if_inexact(apart, eps)}"
         )
+
+
+def check_adjoint(found: Array, expected: Array) -> None:
+    """Raise ValueError if ``(A^H Y)^H X`` and ``Y^H (A X)``, from products spent anyway, differ."""
+    if _xp.is_traced(found):
+        return
+    eps = _xp.eps(found)
+    apart = _relative(found - expected, expected)
+    if apart > eps ** (1 / 3):
+        raise ValueError(
+            f"<y, A x> and <A^H y, x> differ by {apart:.1g} of their size: this operator is not "
+            "linear, or its products matmat and rmatmat do not belong together; check them with "
+            f"tracekit.testing.linearity_test and adjoint_test{_if_inexact(apart, eps)}"
+        )
+
+
+def inexactness(G: Array) -> str:
+    """What else it may mean that ``G = Omega^H A Omega`` is not Hermitian."""
+    return _if_inexact(_relative(G - _xp.adjoint(G), G), _xp.eps(G))
+
+
+def _relative(apart: Array, of: Array) -> float:
+    """Of Frobenius norms."""
+    unit = _xp.magnitude(of)
+    return math.sqrt(
+        _xp.number(_xp.norm2(apart / unit)).real
+        / _xp.number(_xp.positive(_xp.norm2(of / unit))).real
+    )
+
+
+def _if_inexact(apart: float, eps: float) -> str:
+    """What else a small difference may mean."""
+    if not 1e3 * eps < apart < 1e-2:
+        return ""
+    return (
+        "; inexact products, such as those of an iterative solver, look like this too: then "
+        f"tighten the solver's tolerance below {eps ** (1 / 3):.0g}"
+    )
 
 
 def _off_diagonal(x: Array, relative_to: Array | float, floor: float) -> Array:

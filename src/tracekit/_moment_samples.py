@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from . import _leave_one_out, _moments, _xp
 from . import probes as _probes
-from ._estimate import require_finite, standard_error
+from ._estimate import few, require_finite, standard_error
 from ._face import dense, each_column, price
 from ._operator import LinearOperator
 from ._random import Source
@@ -34,7 +34,7 @@ class MomentSamples(NamedTuple):
         spread = standard_error(samples)
         if left_out is not None:
             return _leave_one_out.combined_error(samples, left_out, spread)
-        return spread * factor if self.shared else spread
+        return spread * few(samples.shape[-1]) * (factor if self.shared else 1.0)
 
 
 def moment_samples(
@@ -53,11 +53,11 @@ def moment_samples(
     require_finite(Z0)
     scale = _xp.magnitude(Z0)
     Z0 = Z0 / scale
-    H0 = _xp.adjoint(Q0) @ Z0
+    H0 = _xp.inner(Q0, Z0)
     if _is_hermitian(H0):
         Q1, C = _second_block(Omega, Q0, R0, Z0)
         Z1 = A.matmat(Q1) / scale
-        return _krylov(H0, _xp.adjoint(Q0) @ Z1, _xp.adjoint(Q1) @ Z1, C, scale, 2 * b, n)
+        return _krylov(H0, _xp.inner(Q0, Z1), _xp.inner(Q1, Z1), C, scale, 2 * b, n)
     Y = Z0 @ R0
     Q, R, _ = orthonormal_extension(Y, Omega)
     if norm_only and A.rmatmat is not None:
@@ -94,9 +94,10 @@ def _two_sided(
 ) -> MomentSamples:
     """The trace of A^H A: its Nystrom approximation is ``(A^H Q) (A^H Q)^H``."""
     F = A.rmatmat(Q) / scale  # type: ignore[misc]
-    inverse = A.xp.linalg.inv(_xp.adjoint(Omega) @ Omega)
+    _leave_one_out.check_adjoint(_xp.inner(F, Omega), R)
+    inverse = A.xp.linalg.inv(_xp.inner(Omega, Omega))
     dual = _xp.triangular_dual(R)
-    squares, left_out = _leave_one_out.nystrom(_xp.adjoint(F) @ F, dual, A.shape[1], inverse)
+    squares, left_out = _leave_one_out.nystrom(_xp.inner(F, F), dual, A.shape[1], inverse)
     return MomentSamples(None, squares, scale, spent, True, (None, left_out))
 
 
@@ -110,8 +111,8 @@ def _factored_krylov(L: LinearOperator, Omega: Array) -> MomentSamples:
     Z0 = L.matmat(G0 / scale) / scale
     Q1, C = _second_block(Omega, Q0, R0, Z0)
     G1 = Lh(Q1) / scale
-    corner, side = _xp.adjoint(Q0) @ Z0, _xp.adjoint(Z0) @ Q1
-    return _krylov(corner, side, _xp.adjoint(G1) @ G1, C, scale * scale, 3 * b, n)
+    corner, side = _xp.inner(Q0, Z0), _xp.inner(Z0, Q1)
+    return _krylov(corner, side, _xp.inner(G1, G1), C, scale * scale, 3 * b, n)
 
 
 def _second_block(Omega: Array, Q0: Array, R0: Array, Z0: Array) -> tuple[Array, Array]:
@@ -135,7 +136,7 @@ def _krylov(
     H = (H + _xp.adjoint(H)) / 2
     W = C[:, : H00.shape[0]]
     traces, squares = _moments.krylov(H, W, C, n)
-    left_out = _moments.krylov_left_out(H, W, C, n) if W.shape[1] > 3 else (None, None)
+    left_out = _moments.krylov_left_out(H, W, C, n) if W.shape[1] > 2 else (None, None)
     return MomentSamples(traces, squares, scale, spent, True, left_out)
 
 
@@ -163,7 +164,7 @@ def exact_moments(A: LinearOperator) -> tuple[Array, Array, Array]:
         require_finite(G)
         scale = _xp.magnitude(G)
         K = _xp.adjoint(G / scale) @ (G / scale)
-        return _xp.real(_xp.trace(K)), xp.sum(_xp.abs2(K)), scale * scale
+        return _xp.real(_xp.trace(K)), _xp.norm2(K), scale * scale
     B = A if A.shape[1] <= A.shape[0] or A.rmatmat is None else A.H
     parts = []
     for E, Y in each_column(B):
@@ -171,7 +172,7 @@ def exact_moments(A: LinearOperator) -> tuple[Array, Array, Array]:
         scale = _xp.magnitude(Y)
         rows = E[: min(Y.shape[0], E.shape[0]), :]
         t = xp.sum(_xp.coldot(rows, Y[: rows.shape[0], :] / scale))
-        parts.append((t, xp.sum(_xp.abs2(Y / scale)), scale))
+        parts.append((t, _xp.norm2(Y / scale), scale))
     largest = xp.max(xp.stack([scale for _, _, scale in parts]))
     shares = [scale / largest for _, _, scale in parts]
     t = sum(t * share for (t, _, _), share in zip(parts, shares, strict=True))

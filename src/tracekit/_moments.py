@@ -84,12 +84,12 @@ def shared(Omega: Array, Q: Array, R: Array, A: Pair, B: Pair) -> Array:
     """
     n, b = Omega.shape
     S = _unit(_xp.triangular_dual(R))
-    W = _xp.adjoint(Q) @ Omega
+    W = _xp.inner(Q, Omega)
     own = _xp.coldot(S, W)
     C = W - S * own
     length = _xp.colnorm2(Omega) - _xp.colnorm2(W) + _xp.abs2(own)
     (Y1, Z1), (Y2, Z2) = A, B
-    M = _xp.adjoint(Z1) @ Z2
+    M = _xp.inner(Z1, Z2)
     within = _xp.trace(M) - _xp.coldot(S, M @ S)
     rest = _xp.coldot(Y1 - Z1 @ C, Y2 - Z2 @ C)
     return within + resphered(rest, length, n - b + 1, n)
@@ -104,9 +104,9 @@ def nystrom_pairs(Omega: Array, A: Pair, B: Pair) -> Array:
     """
     (F1, R1), (F2, R2) = A, B
     S1, S2 = (_unit(_xp.triangular_dual(R)) for R in (R1, R2))
-    X = _xp.adjoint(F1) @ F2
-    C1, C2 = (_without(S, _xp.adjoint(F) @ Omega) for S, F in ((S1, F1), (S2, F2)))
-    XS, XhS = X @ S2, _xp.adjoint(X) @ S1
+    X = _xp.inner(F1, F2)
+    C1, C2 = (_without(S, _xp.inner(F, Omega)) for S, F in ((S1, F1), (S2, F2)))
+    XS, XhS = X @ S2, _xp.inner(X, S1)
     kept = _xp.namespace(X).sum(_xp.abs2(X)) - _xp.colnorm2(XhS) - _xp.colnorm2(XS)
     kept = kept + _xp.abs2(_xp.coldot(S1, XS))
     return kept + _xp.real(_xp.coldot(R1, X @ R2) - _xp.coldot(C1, X @ C2))

@@ -127,7 +127,7 @@ def orthonormal_extension(
         return *_xp.orthonormalise(Y), None
     upper, Q, R = None, Y, None
     for _ in range(2):  # twice is enough
-        across = _xp.adjoint(before) @ Q
+        across = _xp.inner(before, Q)
         Q, step = _xp.orthonormalise(Q - before @ across)
         upper = across if R is None else upper + across @ R
         R = step if R is None else step @ R

@@ -16,6 +16,8 @@ from ._typing import Array, Device, DType, Namespace, Product
 np_compat: Namespace = array_api_compat.array_namespace(np.empty(0))
 is_array = array_api_compat.is_array_api_obj
 _SMALL = 2**14  # entries of a block whose cost is that of the calls
+_FEW, _FOLD = 64, 16  # rows that are added one after the other, and parts that are added at a time
+_LONG = 2**12  # rows of one product with a long inner dimension in single precision
 _namespaces: dict[type, Namespace] = {}
 
 
@@ -74,6 +76,15 @@ def constant(X: Array) -> Array:
     if array_api_compat.is_jax_array(X):
         return sys.modules["jax"].lax.stop_gradient(X)
     return X.detach() if array_api_compat.is_torch_array(X) else X
+
+
+def copied(X: Array) -> Array:
+    """The same values in memory of their own; the array itself where nobody can write into it."""
+    if array_api_compat.is_jax_array(X) or is_traced(X):
+        return X
+    if array_api_compat.is_torch_array(X):
+        return X.clone()
+    return namespace(X).asarray(X, copy=True)
 
 
 def is_finite(x: Array) -> bool:
@@ -163,14 +174,69 @@ def abs2(X: Array) -> Array:
     return xp.real(X) * xp.real(X) + xp.imag(X) * xp.imag(X) if is_complex(X) else X * X
 
 
+def inner(X: Array, Y: Array) -> Array:
+    """``X^H Y``, accurate however many rows there are."""
+    return contract(adjoint(X), Y)
+
+
+def contract(X: Array, Y: Array) -> Array:
+    """``X @ Y``, accurate however long the inner dimension is.
+
+    Libraries add the parts of a long inner dimension one after the other, which in single precision
+    is off by 1e-4 at 10^7 equal terms: here they are products of their own.
+    """
+    n = Y.shape[-2]
+    parts = n // _LONG
+    if parts < 2 or X.ndim > 2 or _bits(Y.dtype, xp := namespace(X, Y)) > 32:
+        return X @ Y
+    k, m, long = X.shape[-2], Y.shape[-1], parts * _LONG
+    first = xp.permute_dims(xp.reshape(X[:, :long], (k, parts, _LONG)), (1, 0, 2))
+    many = first @ xp.reshape(Y[:long, :], (parts, _LONG, m))
+    result = xp.reshape(colsum(xp.reshape(many, (parts, k * m))), (k, m))
+    return result if long == n else result + X[:, long:] @ Y[long:, :]
+
+
 def coldot(X: Array, Y: Array) -> Array:
     """Inner product ``x_j^H y_j`` of every pair of columns."""
-    return namespace(X, Y).sum(conj(X) * Y, axis=-2)
+    return colsum(conj(X) * Y)
 
 
 def colnorm2(X: Array) -> Array:
     """Squared Euclidean norm of every column, real."""
-    return namespace(X).sum(abs2(X), axis=-2)
+    return colsum(abs2(X))
+
+
+def norm2(X: Array) -> Array:
+    """Squared Frobenius norm of a matrix, real."""
+    return namespace(X).sum(colnorm2(X), axis=-1)
+
+
+def colsum(X: Array) -> Array:
+    """Sums of columns, over the last axis but one; rounding grows with the log of their length.
+
+    NumPy adds along a strided axis one entry after the other: of 10^7 equal ones in single
+    precision it loses 4 %. Here blocks of rows are added, which is faster too where there are few
+    columns. The other libraries sum in trees.
+    """
+    xp = namespace(X)
+    if _sums_in_trees(X):
+        return xp.sum(X, axis=-2)
+    while (n := X.shape[-2]) > _FEW:
+        rows = n // _FOLD
+        total = X[..., :rows, :]
+        for start in range(rows, rows * _FOLD, rows):
+            total = total + X[..., start : start + rows, :]
+        rest = X[..., rows * _FOLD :, :]
+        X = total if rest.shape[-2] == 0 else xp.concat([total, rest], axis=-2)
+    return xp.sum(X, axis=-2)
+
+
+def weights(X: Array) -> Array:
+    """A number between 1/2 and 3/2 for each row, in no simple relation to each other."""
+    xp = namespace(X)
+    rows = xp.arange(X.shape[0], dtype=xp.int32, device=device(X)) % 2**15
+    real = xp.astype(rows * 20251 % 2**15, real_dtype(X.dtype, xp))
+    return xp.astype(real / 2**15 + 0.5, X.dtype, copy=False)
 
 
 def diagonal(X: Array) -> Array:
@@ -233,7 +299,7 @@ def cholesky_qr2(Y: Array) -> tuple[Array, Array]:
     if first is not None:
         Q, R = first
         eye = eye_like(R, R.shape[0])
-        G = adjoint(Q) @ Q
+        G = inner(Q, Q)
         # the first pass has to leave Q near orthonormal, or the second cannot repair it
         if bool(namespace(Y).all(namespace(Y).abs(G - eye) < 1e-2)):
             second = cholesky(G)
@@ -246,7 +312,7 @@ def cholesky_qr2(Y: Array) -> tuple[Array, Array]:
 def _cholesky_qr(Y: Array) -> tuple[Array, Array] | None:
     scale = magnitude(Y)
     Ys = Y / scale
-    C = cholesky(adjoint(Ys) @ Ys)
+    C = cholesky(inner(Ys, Ys))
     if C is None:
         return None
     R = adjoint(C)
@@ -286,6 +352,15 @@ def _has_fast_qr(Y: Array) -> bool:
     if array_api_compat.is_jax_array(Y):
         return [device.platform for device in Y.devices()] == ["cpu"]
     return array_api_compat.is_torch_array(Y) and Y.device.type == "cpu"
+
+
+def _sums_in_trees(X: Array) -> bool:
+    """Whether a library's sums over any axis are accurate: those of all but NumPy, and its like."""
+    return (
+        array_api_compat.is_jax_array(X)
+        or array_api_compat.is_torch_array(X)
+        or array_api_compat.is_cupy_array(X)
+    )
 
 
 def _elsewhere(x: Array) -> bool:

@@ -9,7 +9,7 @@ from . import _moments, _xp
 from . import probes as _probes
 from ._adapt import as_operator
 from ._budget import checked_budget
-from ._estimate import Estimate, exact, require_finite, standard_error
+from ._estimate import Estimate, exact, few, require_finite, standard_error
 from ._face import dense, each_column, price, square
 from ._moment_samples import INFLATION
 from ._operator import LinearOperator, common_dtype
@@ -185,7 +185,7 @@ def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> 
             f"num_matvecs={m} is too few for {k} targets and the norm; pass at least {k + least}"
         )
     y = y / _xp.magnitude(y)
-    targets = K.xp.sqrt(K.xp.sum(_xp.abs2(_xp.adjoint(y) @ y)))
+    targets = K.xp.sqrt(K.xp.sum(_xp.abs2(_xp.inner(y, y))))
     numerator = _xp.real(K.xp.sum(K.quad(y)))
     norm = frobenius_norm(K, m - k, rng=rng)
     size = norm.value * targets
@@ -209,7 +209,7 @@ class _Pairs(NamedTuple):
     second: Array
     scales: tuple[Array, Array]
     spent: int
-    inflation: float
+    inflation: float  # of the spread
     dtype: Any
 
 
@@ -258,7 +258,7 @@ def _scaled(Y1: Array, Y2: Array) -> tuple[Array, Array, tuple[Array, Array]]:
 
 def _products_of(Y1: Array, Y2: Array, scales: Any, spent: int, dtype: Any) -> _Pairs:
     cross, first, second = _xp.coldot(Y1, Y2), _xp.colnorm2(Y1), _xp.colnorm2(Y2)
-    return _Pairs(cross, first, second, scales, spent, 1.0, dtype)
+    return _Pairs(cross, first, second, scales, spent, few(cross.shape[0]), dtype)
 
 
 def _shared_pairs(
@@ -305,12 +305,12 @@ def _exact_factor_pairs(L1: LinearOperator, L2: LinearOperator, dtype: Any) -> _
     tall = L1.shape[1] + L2.shape[1] < 2 * L1.shape[0]
     G1, G2 = (dense(L if tall else L.H) for L in (L1, L2))
     G1, G2, scales = _scaled(G1, G2)
-    grams = [_xp.adjoint(X) @ Y for X, Y in ((G1, G1), (G2, G2))]
-    both = _xp.adjoint(G1) @ G2 if tall else grams[0]
+    grams = [_xp.inner(X, Y) for X, Y in ((G1, G1), (G2, G2))]
+    both = _xp.inner(G1, G2) if tall else grams[0]
     cross = _xp.real(_xp.conj(both) * (both if tall else grams[1]))
     total = L1.xp.sum
     spent = G1.shape[1] + G2.shape[1]
-    first, second = (total(_xp.abs2(K))[None] for K in grams)
+    first, second = (_xp.norm2(K)[None] for K in grams)
     units = scales[0] * scales[0], scales[1] * scales[1]
     return _Pairs(total(cross)[None], first, second, units, spent, 0.0, dtype)
 

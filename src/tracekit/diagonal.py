@@ -102,7 +102,8 @@ def diagonal(
         running = add(running, A.matmat(Omega), Omega)
     assert running is not None
     correction = _probes.finite_population(probes, m, A.shape[0])
-    return done(fitted(running, m, "diagonal", correction=correction), A)
+    tie = 0.5 if _probes.few_valued(probes, complex_=_xp.is_complex(A)) else None
+    return done(fitted(running, m, "diagonal", correction=correction, tie=tie), A)
 
 
 def block_traces(
@@ -181,8 +182,15 @@ def block_traces(
 
         return done(outer_products(A, m, norms, source, probes, size, "block_traces"), A)
     running = None
+    few = _probes.few_valued(probes, complex_=_xp.is_complex(A))
     for Omega in drawn(probes, source, A.shape[0], m, size):
-        running = add(running, axes.summed(_xp.conj(Omega) * A.matmat(Omega)))
+        parts = _xp.conj(Omega) * A.matmat(Omega)
+        sums = axes.summed(parts)
+        if few:
+            sums = A.xp.stack([sums, axes.summed(parts * _xp.weights(parts)[:, None])])
+        running = add(running, sums)
     assert running is not None
     correction = _probes.finite_population(probes, m, A.shape[0])
-    return done(fitted(running, m, "block_traces", correction=correction), A)
+    tie = 0.75 if few else None
+    estimate = fitted(running, m, "block_traces", correction=correction, tie=tie, weighted=few)
+    return done(estimate, A)

@@ -7,7 +7,7 @@ from typing import Any
 from . import _xp
 from . import probes as _probes
 from ._budget import blocks, spend
-from ._estimate import Estimate, mean
+from ._estimate import Estimate, beyond_chance, mean
 from ._face import (
     blocked,
     columns_at_once,
@@ -15,10 +15,13 @@ from ._face import (
     enter,
     exact_cost,
     exactly,
+    forms_of,
     price,
+    quadratic_forms,
     renamed,
     square,
 )
+from ._leave_one_out import check_adjoint
 from ._random import Source
 from ._sketch import orthonormal_extension
 from ._typing import Array, Probes, Rng
@@ -125,15 +128,20 @@ def hutchinson(
     n, cost = A.shape[0], exact_cost(A)
     size = columns_at_once(A, block_size)
     take = _probes.stream(probes, Source(rng, A), n, min(m, cost))
+    forms = blocked(quadratic_forms(A), size)
+    ties = _probes.few_valued(probes, complex_=_xp.is_complex(A))
 
     def step(before: Array | None, k: int) -> tuple[Array, Estimate]:
         parts = [] if before is None else [before]
         for width in blocks(k, k if probes is _probes.orthogonal else size):
-            parts.append(blocked(A.quad, size)(take(width)))
-        samples = A.xp.concat(parts)
-        spent = samples.shape[0]
+            parts.append(forms(take(width)))
+        samples = A.xp.concat(parts, axis=1)
+        spent = samples.shape[1]
         correction = _probes.finite_population(probes, spent, n)
-        return samples, done(mean(samples, spent, "hutchinson", correction=correction), A)
+        estimate = mean(samples[0, :], spent, "hutchinson", correction=correction)
+        if ties:
+            estimate = beyond_chance(estimate, _weighted(samples), correction=correction)
+        return samples, done(estimate, A)
 
     return spend(step, m, lambda: exactly(A, block_size), price=1, cost=cost, rtol=rtol, atol=atol)
 
@@ -198,14 +206,23 @@ def hutchpp(
     k = m // (3 if A.factor is None else 4)
     s = m - (2 if A.factor is None else 3) * k
     source, size = Source(rng, A), columns_at_once(A, block_size)
-    quad = blocked(A.quad, size)
+    forms = blocked(quadratic_forms(A), size)
     if k == 0:
-        return done(mean(quad(_probes.draw(probes, source, n, s)), m, "hutchpp"), A)
+        return renamed(hutchinson(A, m, rng=rng, probes=probes, block_size=block_size), "hutchpp")
     S, T = (_probes.draw(probes, source, n, count) for count in (k, s))
     Y = blocked(A.matmat, size)(S)
-    Q, _, _ = orthonormal_extension(Y / _xp.magnitude(Y), S)
-    T = T - Q @ (_xp.adjoint(Q) @ T)
-    return done(mean(A.xp.sum(quad(Q)) + quad(T), m, "hutchpp"), A)
+    Q, R, _ = orthonormal_extension(Y / _xp.magnitude(Y), S)
+    T = T - Q @ _xp.inner(Q, T)
+    known, rest = forms(Q), forms(T)
+    estimate = mean(A.xp.sum(known[0, :]) + rest[0, :], m, "hutchpp")
+    if _probes.few_valued(probes, complex_=_xp.is_complex(A)):
+        estimate = beyond_chance(
+            estimate,
+            _weighted(rest),
+            rest=rest[0, :] if A.factor is not None else None,
+            surplus=_surplus(R),
+        )
+    return done(estimate, A)
 
 
 def nahutchpp(
@@ -268,7 +285,27 @@ def nahutchpp(
     Z, W = blocked(A.matmat, size)(R), blocked(adjoint.matmat, size)(S)
     scale = _xp.magnitude(Z)
     Z, W = Z / scale, W / scale
-    core = A.xp.linalg.pinv(_xp.adjoint(S) @ Z)
-    low_rank = _xp.trace(core @ (_xp.adjoint(W) @ Z)) * scale
-    rest = _xp.coldot(T, Z @ (core @ (_xp.adjoint(W) @ T))) * scale
-    return done(mean(low_rank + blocked(A.quad, size)(T) - rest, m, "nahutchpp"), A)
+    corner = _xp.inner(S, Z)
+    if A.rmatmat is not None:
+        check_adjoint(_xp.inner(W, R), corner)
+    core = A.xp.linalg.pinv(corner)
+    low_rank = _xp.trace(core @ _xp.inner(W, Z)) * scale
+    near = Z @ (core @ _xp.inner(W, T)) * scale
+    forms = blocked(quadratic_forms(A), size)(T)
+    rest = forms - forms_of(T, near)[: forms.shape[0], :]
+    estimate = mean(low_rank + rest[0, :], m, "nahutchpp")
+    if _probes.few_valued(_probes.rademacher, complex_=_xp.is_complex(A)):
+        estimate = beyond_chance(estimate, _weighted(rest))
+    return done(estimate, A)
+
+
+def _weighted(forms: Array) -> Array | None:
+    return forms[1, :] if forms.shape[0] > 1 else None
+
+
+def _surplus(R: Array) -> int:
+    """How many columns of a sketch added nothing to its range; 0 where values are not known."""
+    pivots = _xp.namespace(R).abs(_xp.diagonal(R))
+    gone = pivots <= _xp.eps(R) ** 0.5 * _xp.magnitude(R)
+    few = _xp.namespace(R).sum(_xp.namespace(R).astype(gone, pivots.dtype))
+    return 0 if _xp.is_traced(few) else round(_xp.number(few).real)

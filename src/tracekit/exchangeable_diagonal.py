@@ -198,7 +198,7 @@ def leave_one_out(Omega: Array, Q: Array, R: Array, Z: Array) -> tuple[Array, Ar
     own, tests = B * C, _xp.conj(Omega) * (alive / rho)
     within = xp.sum(Q * _xp.conj(Z), axis=-1)[:, None]
     samples = within - own + tests * B
-    if b < 4:
+    if b < 3:
         return samples, None
     # row i of E is left out of the sketch, column j is the probe that tests the rest
     G, eye = _xp.adjoint(S) @ S, _xp.eye_like(rho, b)
@@ -217,7 +217,7 @@ def nystrom(Omega: Array, Y: Array) -> tuple[Array, Array | None]:
     With :math:`R^H R = \Omega^H Y` it is XDiag of a square root of A: R is the triangle of
     :math:`A^{1/2} \Omega`, and :math:`B = Y R^{-1}` the product of :math:`A^{1/2}` with the basis.
     """
-    xp, gram = _xp.namespace(Y), _xp.adjoint(Omega) @ Omega
+    xp, gram = _xp.namespace(Y), _xp.inner(Omega, Omega)
     ridge = gram + _xp.eye_like(gram, gram.shape[0]) * Y.shape[0]
     B, R, _, nu = _leave_one_out.nystrom_factor(Omega, Y, ridge, "xdiag")
     samples, replicates = leave_one_out(Omega, B, R, B)
@@ -231,6 +231,7 @@ def _factor_sketch(L: LinearOperator, Omega: Array, size: int) -> tuple[Array, A
     scale = _xp.magnitude(G)
     V, R = _xp.orthonormalise(G / scale)
     F = blocked(L.matmat, size)(V) / scale
+    _leave_one_out.check_adjoint(_xp.inner(F, Omega), R)
     return F, R, F, scale * scale
 
 

@@ -11,7 +11,7 @@ from . import _xp
 from . import probes as _probes
 from ._adapt import as_operator
 from ._budget import blocks, checked_budget
-from ._estimate import Estimate, exact, mean
+from ._estimate import Estimate, beyond_chance, exact, mean
 from ._face import blocked, columns_at_once, done, each_column
 from ._operator import LinearOperator
 from ._random import Source
@@ -100,7 +100,10 @@ def one_sided(
     estimate = mean(
         L.xp.concat(samples), m, "one_sided", correction=_probes.finite_population(probes, m, n)
     )
-    gram = _xp.adjoint(G) @ G if len(samples) == 1 else None
+    if _probes.few_valued(probes, complex_=_xp.is_complex(L)):
+        correction = _probes.finite_population(probes, m, n)
+        estimate = beyond_chance(estimate, correction=correction, rest=estimate.samples)
+    gram = _xp.inner(G, G) if len(samples) == 1 else None
     return replace(done(estimate, L), kept=gram)
 
 
@@ -210,13 +213,17 @@ def _informed(
     s = min(m - k, n - k)
     U = _probes.draw(probes, source, n, s)
     for _ in range(2):
-        U = U - Q @ (_xp.adjoint(Q) @ U)
+        U = U - Q @ _xp.inner(Q, U)
     if probes is _probes.orthogonal:  # orthonormal in the complement: Haar there
         U = _xp.householder_qr(U)[0] * math.sqrt(n - k)
         correction = _probes.finite_population(probes, s, n - k)
     else:
         correction = 1.0
-    return done(mean(on_span + quad(U), k + s, "one_sided", correction=correction), L)
+    rest = quad(U)
+    estimate = mean(on_span + rest, k + s, "one_sided", correction=correction)
+    if _probes.few_valued(probes, complex_=_xp.is_complex(L)):
+        estimate = beyond_chance(estimate, correction=correction, rest=rest)
+    return done(estimate, L)
 
 
 def _checked_basis(L: LinearOperator, basis: Array, m: int) -> Array:
@@ -234,7 +241,7 @@ def _checked_basis(L: LinearOperator, basis: Array, m: int) -> Array:
     if _xp.is_complex(basis) and not _xp.is_complex(L):
         raise TypeError("a complex basis does not suit a real operator; pass a real one")
     basis = L.xp.astype(basis, _xp.floating(basis.dtype, L.xp, L.device), copy=False)
-    defect = L.xp.max(L.xp.abs(_xp.adjoint(basis) @ basis - _xp.eye_like(basis, shape[1])))
+    defect = L.xp.max(L.xp.abs(_xp.inner(basis, basis) - _xp.eye_like(basis, shape[1])))
     if not _xp.is_traced(defect) and not bool(defect < _xp.eps(basis) ** 0.5):
         raise ValueError("the columns of basis are not orthonormal; pass range_basis(basis)")
     return _xp.householder_qr(L.xp.astype(basis, L.dtype, copy=False))[0]

@@ -133,11 +133,14 @@ def partial_trace(
         return _finished(estimate, A)
     known, product = _deflated(A, axes, b, source, size) if b else (None, A.matmat)
     running = None
+    few = known is None and _probes.few_valued(probes, complex_=_xp.is_complex(A))
     for Z in drawn(probes, source, n // K, m, max(1, size // K)):
-        running = add(running, _forms(A, product, axes, Z, size))
+        running = add(running, _forms(A, product, axes, Z, size, weighted=few))
     assert running is not None
-    correction = _probes.finite_population(probes, m, n // K)
-    estimate = fitted(running, price, "partial_trace", known=known, correction=correction)
+    correction, tie = _probes.finite_population(probes, m, n // K), 0.75 if few else None
+    estimate = fitted(
+        running, price, "partial_trace", known=known, correction=correction, tie=tie, weighted=few
+    )
     return _finished(estimate, A)
 
 
@@ -239,11 +242,22 @@ def _checked_rank(A: LinearOperator, rank: Any, m: int | None) -> int | None:
 
 
 def _forms(
-    A: LinearOperator, product: Callable[[Array], Array], axes: Axes, Z: Array, size: int
+    A: LinearOperator,
+    product: Callable[[Array], Array],
+    axes: Axes,
+    Z: Array,
+    size: int,
+    *,
+    weighted: bool = False,
 ) -> Array:
-    """``(I x z_j)^H A (I x z_j)`` for every probe: (kept, kept, m)."""
-    columns = coordinates(A, axes.kept, max(1, size // Z.shape[1]))
-    return A.xp.concat([axes.drop(product(axes.lift(E, Z)), Z) for E in columns], axis=1)
+    """``(I x z_j)^H A (I x z_j)`` for every probe: (kept, kept, m); two of them if weighted."""
+    left = [Z, Z * _xp.weights(Z)[:, None]] if weighted else [Z]
+    parts = []
+    for E in coordinates(A, axes.kept, max(1, size // Z.shape[1])):
+        Y = product(axes.lift(E, Z))
+        parts.append(A.xp.stack([axes.drop(Y, side) for side in left]))
+    forms = A.xp.concat(parts, axis=2)
+    return forms if weighted else forms[0, ...]
 
 
 def _exact(A: LinearOperator, axes: Axes, size: int) -> Array:
@@ -263,7 +277,7 @@ def _exact_factored(A: LinearOperator, axes: Axes, size: int) -> Array:
         lifted = axes.lift(_xp.eye_like(Z, K), Z)
         G = A.xp.reshape(blocked(L.H.matmat, size)(lifted), (-1, K, Z.shape[1]))
         G = A.xp.reshape(A.xp.permute_dims(G, (0, 2, 1)), (-1, K))
-        return _xp.adjoint(G) @ G
+        return _xp.inner(G, G)
 
     return total(gram(Z) for Z in coordinates(A, axes.traced, max(1, size // K)))
 
@@ -276,11 +290,11 @@ def _deflated(
     Q, _, Z, scale, hermitian = adjoint_sketch(A, Omega, size)
     Z = Z * scale
     if not hermitian:
-        return axes.cross(Q, Z), lambda X: A.matmat(X) - Q @ (_xp.adjoint(Z) @ X)
-    half = axes.cross(Q, Z - Q @ (_xp.adjoint(Q) @ Z / 2))
+        return axes.cross(Q, Z), lambda X: A.matmat(X) - Q @ _xp.inner(Z, X)
+    half = axes.cross(Q, Z - Q @ (_xp.inner(Q, Z) / 2))
 
     def without(X: Array) -> Array:
-        return X - Q @ (_xp.adjoint(Q) @ X)
+        return X - Q @ _xp.inner(Q, X)
 
     return half + _xp.adjoint(half), lambda X: without(A.matmat(without(X)))
 

@@ -315,6 +315,7 @@ def tiled(probes: Probes, tiles: Any) -> Probes:
     law.__name__ = f"tiled_{getattr(probes, '__name__', 'law')}"
     law.joint = getattr(probes, "joint", False)  # type: ignore[attr-defined]
     law.population = lambda n: population(probes, size(n))  # type: ignore[attr-defined]
+    law.tiles = probes  # type: ignore[attr-defined]
     law.stream = start  # type: ignore[attr-defined]
     return law
 
@@ -337,6 +338,14 @@ def population(probes: Probes, n: int) -> float:
 def finite_population(probes: Probes, m: int, n: int) -> float:
     """What the standard error is multiplied by where m probes are drawn without replacement."""
     return math.sqrt(max(1 - m / population(probes, n), 0.0))
+
+
+def few_valued(probes: Probes, *, complex_: bool) -> bool:
+    """Whether entries take so few values that quadratic forms of them tie by chance."""
+    if probes is rademacher:
+        return not complex_
+    own = getattr(probes, "tiles", probes)
+    return not getattr(own, "spherical", False)
 
 
 def draw(probes: Any, source: Source, n: int, m: int) -> Array:
@@ -375,7 +384,7 @@ def _orthogonal_stream(source: Source, n: int, m: int, tiles: int = 1) -> Callab
         X = xp.reshape(source.normal((tiles * n, k)), (n, k) if tiles == 1 else (tiles, n, k))
         for _ in range(2 if before else 0):
             for Q in before:
-                X = X - Q @ (_xp.adjoint(Q) @ X)
+                X = X - Q @ _xp.inner(Q, X)
         Q, R = _xp.orthonormalise(X) if tiles == 1 else _xp.householder_qr(X)
         d = _xp.diagonal(R)[..., None, :]
         Q = Q * (d / xp.abs(d))  # makes the factor unique, hence Haar and the same in every library

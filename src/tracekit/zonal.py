@@ -11,7 +11,7 @@ from . import _xp
 from . import probes as _probes
 from ._adapt import as_operator
 from ._budget import checked_budget
-from ._estimate import Estimate, require_finite
+from ._estimate import Estimate, few, require_finite, skewness_of
 from ._face import blocked, columns_at_once
 from ._moments import zonal
 from ._operator import LinearOperator, common_dtype
@@ -103,9 +103,12 @@ def _reader(L: LinearOperator, m: int, rng: Rng) -> tuple[Callable[[int], Estima
     def read(which: int) -> Estimate:
         left_out = [_without_each(K, K, first=True), _without_each(K, K)]
         whole = _total(K), _dot(K, K)
-        got, error = _jackknife(partial(value, which), whole, left_out, m, n)
+        got, error, skewness = _jackknife(partial(value, which), whole, left_out, m, n, few(m))
+        skewness = None if which == 2 else skewness  # a ratio is not as skewed as its parts
         got = L.xp.astype(got * units[which], L.dtype if which == 0 else real, copy=False)
-        return Estimate(got, error * units[which], spent, "one_sided_summary", dof=m - 1)
+        return Estimate(
+            got, error * units[which], spent, "one_sided_summary", dof=m - 1, skewness=skewness
+        )
 
     return read, K
 
@@ -162,7 +165,7 @@ def one_sided_alignment(L1: Any, L2: Any, num_matvecs: int, *, rng: Rng = None) 
     whole = (_total(K1), _total(K2), *(_dot(*pair) for pair in pairs))
     left_out = [_without_each(K, K, first=True) for K in (K1, K2)]
     left_out += [_without_each(*pair) for pair in pairs]
-    value, error = _jackknife(cosine, whole, left_out, m, n)
+    value, error, _ = _jackknife(cosine, whole, left_out, m, n, few(m) + 0.25)
     return Estimate(value, error, spent, "one_sided_alignment", dof=m - 1)
 
 
@@ -187,7 +190,7 @@ def _probe_grams(
         require_finite(G)
     scales = [_xp.magnitude(G) for G in sketches]
     sketches = [G / scale for G, scale in zip(sketches, scales, strict=True)]
-    return [_xp.adjoint(G) @ G for G in sketches], scales, m, m * len(operators)
+    return [_xp.inner(G, G) for G in sketches], scales, m, m * len(operators)
 
 
 def _total(K: Array) -> Array:
@@ -207,15 +210,24 @@ def _without_each(K1: Array, K2: Array, *, first: bool = False) -> Array:
 
 
 def _jackknife(
-    value: Callable[..., Array], whole: tuple[Array, ...], left_out: list[Array], m: int, n: int
-) -> tuple[Array, Array]:
-    """A function of means, corrected for its bias, and its standard error; m of n probes."""
+    value: Callable[..., Array],
+    whole: tuple[Array, ...],
+    left_out: list[Array],
+    m: int,
+    n: int,
+    factor: float,
+) -> tuple[Array, Array, Array | None]:
+    """A function of means, corrected for its bias, its standard error and skewness; m of n probes.
+
+    The error is multiplied by a factor; the skewness is that of the jackknife's pseudo-values.
+    """
     got = value(*whole, m)
     if m < 3:
-        return got, _xp.real(got) * 0.0 + (0.0 if m == n else math.inf)
+        return got, _xp.real(got) * 0.0 + (0.0 if m == n else math.inf), None
     xp = _xp.namespace(got)
     replicates = value(*left_out, m - 1)
     rest = 1 - m / n
     deviation = replicates - xp.mean(replicates)
-    error = xp.sqrt(xp.sum(_xp.abs2(deviation)) * ((m - 1) / m * rest))
-    return got - (xp.mean(replicates) - got) * ((m - 1) * rest), error
+    error = xp.sqrt(xp.sum(_xp.abs2(deviation)) * ((m - 1) / m * rest)) * factor
+    pseudo = got * m - replicates * (m - 1)
+    return got - (xp.mean(replicates) - got) * ((m - 1) * rest), error, skewness_of(pseudo)
