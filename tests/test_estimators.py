@@ -129,7 +129,7 @@ def test_xtrace_is_its_twin(kind: str, law: Any) -> None:
     assert drawn().shape == (20, 7)
     np.testing.assert_allclose(estimate.samples, expected, rtol=1e-10, atol=1e-11)
     assert complex(estimate.value) == pytest.approx(complex(expected.mean()), rel=1e-10)
-    error = np.sqrt(twins.standard_error(expected) * twins.jackknife(twin, drawn()))
+    error = twins.combined_error(twin, drawn())
     assert float(estimate.standard_error) == pytest.approx(error, rel=1e-7)
 
 
@@ -145,7 +145,7 @@ def test_xnystrace_is_its_twin(kind: str, law: Any) -> None:
     assert drawn().shape == (20, 7)
     np.testing.assert_allclose(estimate.samples, expected, rtol=1e-10, atol=1e-11)
     assert complex(estimate.value) == pytest.approx(complex(expected.mean()), rel=1e-10)
-    error = np.sqrt(twins.standard_error(expected) * twins.jackknife(twin, drawn()))
+    error = twins.combined_error(twin, drawn())
     assert float(estimate.standard_error) == pytest.approx(error, rel=1e-7)
 
 
@@ -314,7 +314,8 @@ def test_exact_where_the_rank_fits(lib: Library, estimator: Any, kind: str) -> N
     factor = matrix(fits(estimator, kind), 20)[:, :3]
     other = factor if estimator is tk.xnystrace else matrix(kind, 20, seed=4)[:, :3]
     A = factor @ other.conj().T
-    budget = {tk.hutchpp: 12, tk.xtrace: 10, tk.xnystrace: 6}[estimator]
+    # signs: six that all find nothing beside the range are no chance any more
+    budget = {tk.hutchpp: 18, tk.xtrace: 16, tk.xnystrace: 8}[estimator]
     estimate = lib.estimate(estimator, lib.array(A), budget)
     size = np.linalg.norm(A, "nuc")
     assert abs(complex(estimate.value) - np.trace(A)) < 2000 * lib.eps * size
@@ -402,10 +403,13 @@ def test_joint_probes_near_the_dimension_are_near_exact(law: Any) -> None:
 @pytest.mark.parametrize(("n", "budgets"), [(1, [1]), (2, [1, 2]), (20, [7])])
 def test_zero_operator(lib: Library, estimator: Any, n: int, budgets: list[int]) -> None:
     for budget in budgets:
+        budget = 18 if estimator is tk.hutchpp and n > 2 else budget
         estimate = lib.estimate(estimator, lib.array(np.zeros((n, n))), budget)
         assert float(estimate.value) == 0.0
         if budget > 1:
             assert float(estimate.standard_error) == 0.0
+    if estimator is tk.hutchpp and n > 2:  # three signs that all find nothing may be chance
+        assert float(lib.estimate(estimator, lib.array(np.zeros((n, n))), 7).standard_error) > 0
 
 
 @cases
@@ -446,7 +450,8 @@ def test_every_budget_of_small_operators_gives_a_finite_answer(estimator: Any, k
                 assert np.isfinite(complex(estimate.value)), (n, budget)
                 error = float(estimate.standard_error)
                 assert error >= 0
-                assert error < np.inf or budget <= 3, (n, budget)
+                chance = estimator is tk.hutchpp and deficient and not np.iscomplexobj(A)
+                assert error < np.inf or budget <= 3 or chance, (n, budget)
 
 
 @cases

@@ -90,12 +90,20 @@ def jackknife(estimator: Callable[[Matrix], Vector], Omega: Matrix) -> float:
     return float(np.sqrt((k - 1) / k * np.sum(np.abs(without - without.mean()) ** 2)))
 
 
+def combined_error(estimator: Callable[[Matrix], Vector], Omega: Matrix) -> float:
+    """The larger of spread and jackknife below 8 probes, their geometric mean from there on."""
+    spread, jack = standard_error(estimator(Omega)), jackknife(estimator, Omega)
+    return max(spread, jack) if Omega.shape[1] < 8 else float(np.sqrt(spread * jack))
+
+
 def combined_errors(estimator: Callable[[Matrix], Matrix], Omega: Matrix) -> Vector:
-    """Geometric mean of the spread and the jackknife, row by row."""
+    """The same of every row; below 5 probes of signs the entries of a diagonal have none."""
+    if Omega.shape[1] < 5:
+        return np.full(Omega.shape[0], np.inf)
     return np.array(
         [
-            np.sqrt(standard_error(row) * jackknife(lambda X, i=i: estimator(X)[i], Omega))
-            for i, row in enumerate(estimator(Omega))
+            combined_error(lambda X, i=i: estimator(X)[i], Omega)
+            for i in range(len(estimator(Omega)))
         ]
     )
 

@@ -304,7 +304,7 @@ def standard_error(samples: Array) -> Array:
     return xp.sqrt(xp.sum(_xp.abs2(deviation / scale), axis=-1)) * scale * (m * (m - 1)) ** -0.5
 
 
-CHANCE = 0.01  # of calling samples exact that are equal by chance
+CHANCE = 0.02  # of calling samples exact that are equal by chance
 
 
 def beyond_chance(
@@ -320,10 +320,11 @@ def beyond_chance(
     A form that is not constant takes each value with probability 3/4 at most: m samples are equal
     with probability :math:`(3/4)^{m-1}`. The `weighted` forms :math:`x^H W A x`, W diagonal, tell
     more: they are equal only where A x is d x for one diagonal d, which for an A that is not
-    diagonal has probability :math:`2^{1-m}`. The `rest` of a semidefinite A, beside what is exact,
-    vanishes only where its products do, with probability :math:`2^{-m}`; by `surplus` less where a
-    sketch had as many columns too many. Above CHANCE the error is infinite; or that of the weighted
-    forms, where these differ.
+    diagonal has probability :math:`2^{1-m}`. The `rest` that is estimated beside an exact part, a
+    form of A where A is semidefinite and the weighted form elsewhere, vanishes only where its
+    products do: with probability :math:`2^{-m}`, less by `surplus` where a sketch had that many
+    columns too many. Above CHANCE the error is infinite; or that of the weighted forms, where these
+    differ.
     """
     samples, error = estimate.samples, estimate.standard_error
     assert samples is not None
@@ -337,14 +338,14 @@ def beyond_chance(
     def tied(x: Array) -> Array:
         return xp.max(xp.abs(x - x[:1])) <= rounding
 
-    if weighted is not None:
-        other = standard_error(weighted) * correction
-        instead = xp.where(tied(weighted), error + doubt(0.5 ** (m - 1 + surplus)), other)
-    else:
+    if weighted is None:
         instead = error + doubt(0.75 ** (m - 1))
-        if rest is not None:
-            gone = xp.max(xp.abs(rest)) <= rounding
-            instead = xp.where(gone, error + doubt(0.5 ** (m + surplus)), instead)
+    else:
+        other = standard_error(weighted) * correction
+        instead = xp.where(tied(weighted), error + doubt(0.5 ** (m - 1)), other)
+    if rest is not None:
+        gone = xp.max(xp.abs(rest)) <= rounding
+        instead = xp.where(gone, error + doubt(0.5 ** (m + surplus)), instead)
     return replace(estimate, standard_error=xp.where(tied(samples), instead, error))
 
 

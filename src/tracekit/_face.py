@@ -128,10 +128,15 @@ def quadratic_forms(A: LinearOperator) -> Callable[[Array], Array]:
 
     W is diagonal, of weights about 1 (see `beyond_chance`).
     """
-    if isinstance(A.quad, Checked):
+    if not has_plain_form(A):
         return lambda X: A.quad(X)[None, :]  # type: ignore[misc]
 
     return lambda X: forms_of(X, A.matmat(X))
+
+
+def has_plain_form(A: LinearOperator) -> bool:
+    """Whether the quadratic form is that of the product, not one of its own."""
+    return not isinstance(A.quad, Checked)
 
 
 def forms_of(X: Array, Y: Array) -> Array:

@@ -76,7 +76,7 @@ def xnystrace(Omega: Array, Y: Array, *, resphere: bool) -> tuple[Array, Array |
     inverse = xp.linalg.inv(gram) if resphere else None
     samples, replicates = nystrom(_xp.inner(B, B), D, n, inverse)
     added = nu * (n if resphere else 2 * n)  # to the trace; and to every test, by the ridge
-    return xp.where(xp.max(xp.abs(Y)) == 0, xp.zeros_like(samples), samples - added), replicates
+    return zero_where(xp.max(xp.abs(Y)) == 0, samples - added, replicates)
 
 
 def nystrom_factor(
@@ -121,8 +121,7 @@ def factored(Omega: Array, R: Array, Z: Array, *, resphere: bool) -> tuple[Array
     N, D = _xp.inner(Z, Z), _xp.triangular_dual(R)
     samples, replicates = nystrom(N, D, Omega.shape[0], inverse)
     xp = _xp.namespace(R)
-    nothing = xp.max(xp.abs(R)) == 0
-    return xp.where(nothing, xp.zeros_like(samples), samples), replicates
+    return zero_where(xp.max(xp.abs(R)) == 0, samples, replicates)
 
 
 def nystrom(
@@ -150,6 +149,17 @@ def nystrom(
     tested = grow[1] * (dP - _xp.abs2(P) / dP[:, None])
     pairs = within - dL[:, None] / size + (tested - lost) / length
     return samples, _mean_of_others(pairs)
+
+
+def zero_where(
+    nothing: Array, samples: Array, replicates: Array | None
+) -> tuple[Array, Array | None]:
+    """Samples and replicates; zeros for an operator that is zero."""
+    xp = _xp.namespace(samples)
+    samples = xp.where(nothing, xp.zeros_like(samples), samples)
+    if replicates is None:
+        return samples, None
+    return samples, xp.where(nothing, xp.zeros_like(replicates), replicates)
 
 
 def combined_error(samples: Array, replicates: Array | None, spread: Array) -> Array:
@@ -189,8 +199,8 @@ def check_hermitian(
     apart = _relative(G - _xp.adjoint(G), G)
     if apart > eps ** (1 / 3):
         raise ValueError(
-            f"the products of this operator show that it is not Hermitian, by {apart:.1g} of their "
-            f"size; call {instead}{_if_inexact(apart, eps)}"
+            "the products of this operator show that it is not Hermitian; call "
+            f"{instead}{_if_inexact(apart, eps)}"
         )
 
 
@@ -227,8 +237,8 @@ def _if_inexact(apart: float, eps: float) -> str:
     if not 1e3 * eps < apart < 1e-2:
         return ""
     return (
-        "; inexact products, such as those of an iterative solver, look like this too: then "
-        f"tighten the solver's tolerance below {eps ** (1 / 3):.0g}"
+        f"; they are off by {apart:.1g}, as inexact products, such as an iterative solver's, are: "
+        f"then tighten the solver's tolerance below {eps ** (1 / 3):.0g}"
     )
 
 

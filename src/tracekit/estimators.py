@@ -16,12 +16,14 @@ from ._face import (
     exact_cost,
     exactly,
     forms_of,
+    has_plain_form,
     price,
     quadratic_forms,
     renamed,
     square,
 )
 from ._leave_one_out import check_adjoint
+from ._operator import LinearOperator
 from ._random import Source
 from ._sketch import orthonormal_extension
 from ._typing import Array, Probes, Rng
@@ -206,22 +208,19 @@ def hutchpp(
     k = m // (3 if A.factor is None else 4)
     s = m - (2 if A.factor is None else 3) * k
     source, size = Source(rng, A), columns_at_once(A, block_size)
-    forms = blocked(quadratic_forms(A), size)
+    quad = blocked(A.quad, size)
     if k == 0:
         return renamed(hutchinson(A, m, rng=rng, probes=probes, block_size=block_size), "hutchpp")
     S, T = (_probes.draw(probes, source, n, count) for count in (k, s))
     Y = blocked(A.matmat, size)(S)
     Q, R, _ = orthonormal_extension(Y / _xp.magnitude(Y), S)
     T = T - Q @ _xp.inner(Q, T)
-    known, rest = forms(Q), forms(T)
-    estimate = mean(A.xp.sum(known[0, :]) + rest[0, :], m, "hutchpp")
+    rest = _forms_beside(A, Q, T, size)
+    estimate = mean(A.xp.sum(quad(Q)) + rest[0, :], m, "hutchpp")
     if _probes.few_valued(probes, complex_=_xp.is_complex(A)):
-        estimate = beyond_chance(
-            estimate,
-            _weighted(rest),
-            rest=rest[0, :] if A.factor is not None else None,
-            surplus=_surplus(R),
-        )
+        weighted = _weighted(rest)
+        vanishing = rest[0, :] if A.factor is not None else weighted
+        estimate = beyond_chance(estimate, weighted, rest=vanishing, surplus=_surplus(R))
     return done(estimate, A)
 
 
@@ -297,6 +296,14 @@ def nahutchpp(
     if _probes.few_valued(_probes.rademacher, complex_=_xp.is_complex(A)):
         estimate = beyond_chance(estimate, _weighted(rest))
     return done(estimate, A)
+
+
+def _forms_beside(A: LinearOperator, Q: Array, T: Array, size: int) -> Array:
+    """As `quadratic_forms`, of A beside the range of Q, in which no column of T has a part."""
+    if A.factor is not None or not has_plain_form(A):
+        return blocked(quadratic_forms(A), size)(T)
+    Y = blocked(A.matmat, size)(T)
+    return forms_of(T, Y - Q @ _xp.inner(Q, Y))
 
 
 def _weighted(forms: Array) -> Array | None:

@@ -221,7 +221,7 @@ def nystrom(Omega: Array, Y: Array) -> tuple[Array, Array | None]:
     ridge = gram + _xp.eye_like(gram, gram.shape[0]) * Y.shape[0]
     B, R, _, nu = _leave_one_out.nystrom_factor(Omega, Y, ridge, "xdiag")
     samples, replicates = leave_one_out(Omega, B, R, B)
-    return xp.where(xp.max(xp.abs(Y)) == 0, xp.zeros_like(samples), samples - nu), replicates
+    return _leave_one_out.zero_where(xp.max(xp.abs(Y)) == 0, samples - nu, replicates)
 
 
 def _factor_sketch(L: LinearOperator, Omega: Array, size: int) -> tuple[Array, Array, Array, Array]:
