@@ -68,11 +68,7 @@ def test_errors_are_those_of_the_twin(kind: str, m: int) -> None:
     estimate = xnysdiag(A, m, rng=1)
     twin = partial(twins.xnysdiag, A)
     np.testing.assert_allclose(estimate.samples, twin(Omega), rtol=0, atol=1e-12)
-    expected = (
-        twins.combined_errors(twin, Omega)
-        if m > 3
-        else [twins.standard_error(row) for row in twin(Omega)]
-    )
+    expected = twins.combined_errors(twin, Omega)
     np.testing.assert_allclose(estimate.standard_error, expected, rtol=1e-7)
 
 

@@ -14,7 +14,13 @@ from ._adapt import as_operator
 from ._random import Source
 from ._typing import Array, Device, DType, Namespace, Rng
 
-__all__ = ["adjoint_test", "benchmark_spectra", "known_spectrum", "unbiasedness_test"]
+__all__ = [
+    "adjoint_test",
+    "benchmark_spectra",
+    "known_spectrum",
+    "linearity_test",
+    "unbiasedness_test",
+]
 
 
 def adjoint_test(A: Any, *, rng: Rng = 0, num_probes: int = 4, rtol: float | None = None) -> float:
@@ -85,6 +91,62 @@ def adjoint_test(A: Any, *, rng: Rng = 0, num_probes: int = 4, rtol: float | Non
             f"<y, A x> and <A^H y, x> differ by {worst:.2g} relative to their size, more than "
             f"rtol={allowed:.2g}: the products matmat and rmatmat of this {A.shape[0]} by "
             f"{A.shape[1]} operator are not adjoints of each other"
+        )
+    return worst
+
+
+def linearity_test(A: Any, *, rng: Rng = 0, rtol: float | None = None) -> float:
+    r"""
+    Check that an operator is linear, over the complex numbers where it is complex.
+
+    Parameters
+    ----------
+    A : (m, n) operator
+        Anything that `as_operator` reads.
+    rng : int or generator, optional
+        What the vectors are drawn from.
+    rtol : float, optional
+        Largest mismatch allowed; the square root of the dtype's rounding unit if None.
+
+    Returns
+    -------
+    float
+        The norm of :math:`A(x + c y) - A x - c A y`, relative to those of :math:`A x` and
+        :math:`A y`, for random x and y; c is -2 or, where A is complex, the imaginary unit.
+
+    Raises
+    ------
+    AssertionError
+        If the mismatch is above `rtol`, or is not a number.
+
+    Notes
+    -----
+    Costs three products. Independent probes cannot show it: an estimator refuses an operator that
+    is not linear only where it spends products with the adjoint, or needs A to be Hermitian.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tracekit import LinearOperator
+    >>> from tracekit.testing import linearity_test
+    >>> linearity_test(np.eye(3)) < 1e-15
+    True
+    >>> linearity_test(LinearOperator((3, 3), lambda X: X + 1))
+    Traceback (most recent call last):
+        ...
+    AssertionError: A(x + c y) and A x + c A y differ by 0...
+    """
+    A = as_operator(A)
+    pair = probes.normal(Source(rng, A), A.shape[1], 2)
+    x, y, c = pair[:, :1], pair[:, 1:], 1j if _xp.is_complex(A) else -2.0
+    Ax, Ay, both = A.matmat(x), A.matmat(y), A.matmat(x + y * c)
+    gap, sizes = _xp.norm2(both - Ax - Ay * c), _xp.norm2(Ax) + _xp.norm2(Ay)
+    worst = math.sqrt(_ratio(float(gap), float(sizes)))
+    allowed = math.sqrt(_xp.eps(x)) if rtol is None else rtol
+    if not worst <= allowed:
+        raise AssertionError(
+            f"A(x + c y) and A x + c A y differ by {worst:.2g} relative to their size, more than "
+            f"rtol={allowed:.2g}: this {A.shape[0]} by {A.shape[1]} operator is not linear"
         )
     return worst
 
