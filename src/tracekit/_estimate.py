@@ -85,11 +85,11 @@ class Estimate:
     Examples
     --------
     >>> import numpy as np, tracekit as tk
-    >>> estimate = tk.hutchinson(np.diag([1.0, 2.0, 3.0, 4.0]), 3, rng=0)
+    >>> estimate = tk.hutchinson(np.diag(np.arange(10.0)), 8, rng=0)
     >>> estimate
-    Estimate(10.0 +- 0.0, 3 matvecs, hutchinson)
+    Estimate(45.0 +- 0.0, 8 matvecs, hutchinson)
     >>> float(estimate), estimate.num_matvecs
-    (10.0, 3)
+    (45.0, 8)
     """
 
     value: Array

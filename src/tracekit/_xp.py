@@ -17,7 +17,7 @@ np_compat: Namespace = array_api_compat.array_namespace(np.empty(0))
 is_array = array_api_compat.is_array_api_obj
 _SMALL = 2**14  # entries of a block whose cost is that of the calls
 _FEW, _FOLD = 64, 16  # rows that are added one after the other, and parts that are added at a time
-_LONG = 2**12  # rows of one product with a long inner dimension in single precision
+_LONG = 2**10  # rows of one product with a long inner dimension in single precision
 _namespaces: dict[type, Namespace] = {}
 
 

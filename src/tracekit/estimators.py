@@ -99,7 +99,10 @@ def hutchinson(
     Estimate
         Unbiased. The value is a 0-d array in A's library and device, and in its dtype (integers are
         computed in the default float, half precisions in float32). The standard error is that of a
-        mean, times ``sqrt(1 - m / n)`` for orthogonal and Hadamard probes.
+        mean, times ``sqrt(1 - m / n)`` for orthogonal and Hadamard probes. Equal samples of signs
+        are not taken for exact while they may be so by chance: the error is then infinite, or that
+        of differently weighted forms; 0 from 7 probes on where all products show a diagonal A (15
+        where A has a quadratic form of its own).
 
     Raises
     ------
@@ -177,7 +180,8 @@ def hutchpp(
     -------
     Estimate
         Unbiased, in A's library, dtype and device as for `hutchinson`; its standard error is that
-        of the rest, given the sketch.
+        of the rest, given the sketch, and infinite where few signs find nothing beside it (one in
+        50 times at most would that be chance with 6 of them and redundant columns together).
 
     Raises
     ------

@@ -49,7 +49,8 @@ def xtrace(
     -------
     Estimate
         Unbiased, in A's library, dtype and device as for `hutchinson`. The standard error is the
-        geometric mean of the leave-one-out spread and the jackknife: calibrated by experiment.
+        geometric mean of the leave-one-out spread and the jackknife, below 8 probes the larger of
+        them: calibrated by experiment.
 
     Raises
     ------

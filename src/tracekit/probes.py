@@ -68,9 +68,9 @@ def rademacher(source: Source, n: int, m: int) -> Array:
     Examples
     --------
     >>> import numpy as np, tracekit as tk
-    >>> A = np.diag([1.0, 2.0, 3.0, 4.0])
-    >>> tk.hutchinson(A, 2, rng=0, probes=tk.probes.rademacher)  # what is diagonal, is exact
-    Estimate(10.0 +- 0.0, 2 matvecs, hutchinson)
+    >>> A = np.diag(np.arange(10.0))
+    >>> tk.hutchinson(A, 8, rng=0, probes=tk.probes.rademacher)  # what is diagonal, is exact
+    Estimate(45.0 +- 0.0, 8 matvecs, hutchinson)
     """
     return source.signs((n, m))
 
@@ -214,9 +214,9 @@ def hadamard(source: Source, n: int, m: int) -> Array:
     Examples
     --------
     >>> import numpy as np, tracekit as tk
-    >>> A = np.diag([1.0, 2.0, 3.0, 4.0])
-    >>> tk.hutchinson(A, 2, rng=0, probes=tk.probes.hadamard)  # what is diagonal, is exact
-    Estimate(10.0 +- 0.0, 2 matvecs, hutchinson)
+    >>> A = np.diag(np.arange(10.0))
+    >>> tk.hutchinson(A, 8, rng=0, probes=tk.probes.hadamard)  # what is diagonal, is exact
+    Estimate(45.0 +- 0.0, 8 matvecs, hutchinson)
     """
     return _hadamard_stream(source, n, m)(m)
 

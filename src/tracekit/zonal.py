@@ -53,7 +53,8 @@ def one_sided_summary(L: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralS
     -------
     SpectralSummary
         The trace and the squared norm are unbiased; norm and rank have the jackknife's bias
-        correction. Standard errors are the jackknife's, times ``sqrt(1 - m / n)``.
+        correction. Standard errors are the jackknife's, times ``sqrt(1 - m / n)`` and, for the few
+        columns that one direction may dominate, ``1 + 8 / m^2``; infinite for two columns.
 
     Raises
     ------
