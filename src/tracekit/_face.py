@@ -13,7 +13,7 @@ from ._adapt import as_operator
 from ._budget import block_size as _block_size
 from ._budget import blocks, checked_budget, checked_tolerance
 from ._checked import Checked
-from ._estimate import Estimate, exact, few, mean, require_finite
+from ._estimate import Estimate, exact, mean, require_finite
 from ._operator import LinearOperator
 from ._typing import Array
 
@@ -160,15 +160,17 @@ def leave_one_out_estimate(
 ) -> Estimate:
     """A leave-one-out estimate in the operator's own units.
 
-    That of a trace has an interval for skewed samples from `FEW` probes on: residuals of rank one,
-    which are what is left where the rank is the number of probes, are chi-squared. Entries of a
-    diagonal have too few different samples below 5 probes of signs to say anything of their error.
+    Residuals of rank one, which are what is left where the rank is the number of probes, are
+    chi-squared: the error of a trace from `FEW` probes on allows for that. Entries of a diagonal
+    have too few different samples below 5 probes of signs to say anything of their error.
     """
     b, entries = samples.shape[-1], samples.ndim > 1
-    skewed = not entries and b >= _leave_one_out.FEW
-    estimate = mean(samples, spent, method, independent=skewed)
+    estimate = mean(samples, spent, method, independent=False)
     error = _leave_one_out.combined_error(samples, left_out, estimate.standard_error)
-    error = error * few(b) if skewed else error + math.inf if entries and b < 5 else error
+    if entries:
+        error = error + math.inf if b < 5 else error
+    else:
+        error = error * (1 + 4 / b) if b >= _leave_one_out.FEW else error
     return done(scaled(replace(estimate, standard_error=error), scale), A)
 
 
