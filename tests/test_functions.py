@@ -321,6 +321,106 @@ def test_one_step_says_nothing_of_its_own_error():
     assert tk.trace_function(A, functions.log, 30, rng=0, depth=1).standard_error == np.inf
 
 
+# --- depths ---------------------------------------------------------------------------------------
+
+BULK = np.random.default_rng(1).uniform(0.05, 2.5, 300)
+APART: dict[str, tuple[np.ndarray, Any, int, bool]] = {  # and whether of a factor
+    "ten factors, log": (np.r_[np.linspace(200.0, 2000.0, 10), BULK], np.log, 60, False),
+    "ten factors, root": (np.r_[np.linspace(200.0, 2000.0, 10), BULK], np.sqrt, 120, False),
+    "ten factors, root of a factor": (
+        np.r_[np.linspace(200.0, 2000.0, 10), BULK], np.sqrt, 200, True,
+    ),
+    "one far below, log": (np.r_[1e-8, np.linspace(1.0, 2.0, 300)], np.log, 150, False),
+    "one far above, exp": (np.r_[40.0, np.linspace(-12.6, 12.6, 300)], np.exp, 150, False),
+}  # fmt: skip
+OURS = {np.log: functions.log, np.sqrt: functions.sqrt, np.exp: functions.exp}
+
+
+@pytest.mark.parametrize("case", APART)
+def test_eigenvalues_that_stand_apart_are_not_taken_for_the_whole_spectrum(case):
+    w, twin, m, factored = APART[case]
+    A: Any = known_spectrum(w)
+    A = tk.gram(factor(A)) if factored else A
+    exact, hits = np.sum(twin(w)), 0
+    for seed in range(20):
+        c, counter = tk.counted(A)
+        estimate = tk.trace_function(c, OURS[twin], m, rng=seed)
+        assert counter.total == estimate.num_matvecs <= m
+        low, high = estimate.confidence_interval()
+        hits += low <= exact <= high
+    assert hits >= 16
+
+
+def step(x):
+    return (x < 0.1) * 1.0
+
+
+UNSETTLED: dict[str, tuple[np.ndarray, Any, int]] = {
+    "a count": (np.linspace(0.0, 1.0, 300), step, 100),
+    "the inverse of a path": (
+        2 - 2 * np.cos(np.pi * np.arange(400) / 400) + 1e-5, functions.inv, 100,
+    ),
+    "the inverse of a decay": (np.arange(1, 301.0) ** -2 + 1e-4, functions.inv, 20),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNSETTLED)
+def test_a_budget_that_ends_before_the_rule_settles_is_told(case):
+    w, f, m = UNSETTLED[case]
+    for seed in range(5):
+        estimate = tk.trace_function(known_spectrum(w), f, m, rng=seed)
+        assert not estimate.converged
+        assert "not settled" in estimate.reason
+        assert estimate.standard_error >= abs(estimate.value)
+        low, high = estimate.confidence_interval()
+        assert low <= np.sum(f(w)) <= high
+
+
+@pytest.mark.parametrize("m", [24, 60, 150])
+def test_the_depth_is_never_below_that_of_the_first_probes(m):
+    estimate = tk.trace_function(
+        known_spectrum(np.linspace(1.0, 1.1, 300)), functions.log, m, rng=0
+    )
+    assert int(estimate.reason.split("depth ")[1].split(",")[0]) >= 6
+    assert estimate.converged
+
+
+@pytest.mark.parametrize("on", ["numpy", "torch", "jax-jit"])
+def test_a_node_that_stands_for_a_cluster_tells_how_wide_it_is(on):
+    lib = library(on)
+    w = APART["ten factors, log"][0]
+    A, exact = known_spectrum(w), np.sum(np.log(w))
+
+    def run(A, rng):
+        return tk.trace_function(A, functions.log, 160, rng=rng, depth=8, deflate=0)
+
+    estimate = lib.call(run, lib.array(A), lib.rng(0))
+    error = abs(float(estimate.value) - exact)
+    assert 0.4 * error < float(estimate.standard_error) < 4 * error
+    assert error > 50  # one node of the eight stands for all but ten eigenvalues
+
+
+def test_changes_that_grow_are_no_error():
+    w = np.r_[np.linspace(0.0, 1.0, 299), 1e-9]
+    estimate = tk.trace_function(
+        known_spectrum(w + 1e-9), functions.inv, 120, rng=0, depth=12, deflate=0
+    )
+    assert estimate.kept.quadrature == np.inf
+
+
+def test_kernels_that_a_probe_meets_by_rounding_alone_are_hermitian():
+    v = np.zeros(40)
+    v[:3] = 0.1, 0.2, -0.3  # of which three equal signs leave 5e-17
+    A, X = np.outer(v, v), np.ones((40, 2))
+    X[5:, 1] = -1
+    assert 0 < abs(X[:, 0] @ v) < 1e-16
+    K = _lanczos.begin(X)
+    for _ in range(3):
+        K = _lanczos.advance(tk.as_operator(A), K)
+    nodes, M = _lanczos.rule(tk.as_operator(A), K)
+    assert np.all(_lanczos.forms(nodes, M, nodes) < 1e-16)
+
+
 # --- costs ----------------------------------------------------------------------------------------
 
 
@@ -424,6 +524,25 @@ def test_every_law_of_probes_will_do(probes):
     estimate = tk.trace_function(A, functions.log, 120, rng=0, probes=probes)
     low, high = estimate.confidence_interval(0.999)
     assert low <= np.sum(np.log(np.linspace(1.0, 3.0, 128))) <= high
+
+
+SLOPES = {"exp": np.exp, "log1p": lambda x: 1 / (1 + x), "sqrt": lambda x: 0.5 / np.sqrt(x)}
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_gradients_do_not_see_the_sketch_whose_values_may_be_equal(name):
+    torch = pytest.importorskip("torch")
+    w = np.repeat([0.5, 1.0, 4.0], 40)
+    A, D = known_spectrum(w), known_spectrum(np.linspace(0.0, 1.0, 120), rng=5)
+    exact = np.sum(naive.matrix_function(A, SLOPES[name]) * D)
+    slopes = []
+    for seed in range(10):
+        t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        moved = torch.asarray(A) + t * torch.asarray(D)
+        tk.trace_function(moved, NAMED[name][0], 100, rng=seed, deflate=10).value.backward()
+        slopes.append(float(t.grad))
+    error = np.std(slopes, ddof=1) / 10**0.5
+    assert abs(np.mean(slopes) - exact) < 4 * error < 0.15 * abs(exact)
 
 
 def test_complex_functions_give_complex_traces():

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from . import _lanczos, _leave_one_out, _xp
+from . import _lanczos, _xp
 from . import probes as _probes
 from ._build import gram
 from ._estimate import require_finite
@@ -54,6 +54,7 @@ class Deflated:
     scaled: Callable[[Array], Array] | None = None  # P^{-1/2}, where A stands for B
     V: Array | None = None
     level: Array | float = 0.0  # of what is left, in the range of V
+    clipped: Callable[[Array, Array, Array], Array] | None = None  # form, theta within bounds
 
     def start(self, Omega: Array) -> Array:
         """What the Krylov spaces start from."""
@@ -62,6 +63,13 @@ class Deflated:
     def rest(self, x: Array, Omega: Array) -> Array:
         """Of the forms of f(A), what is to be averaged."""
         return x if self.form is None else x - self.form(Omega)
+
+    def unseen(self, Omega: Array, low: Array, high: Array) -> Array | None:
+        """What the form owes to eigenvalues beyond what a probe's Krylov space has seen."""
+        if self.form is None or self.clipped is None:
+            return None
+        change = self.form(Omega) - self.clipped(Omega, low, high)
+        return _xp.namespace(change).abs(change)
 
     def inside(self, Omega: Array) -> Array | None:
         """How much of each probe lies in the range of V."""
@@ -101,6 +109,7 @@ def deflated(A: LinearOperator, f: Function, b: int, source: Source) -> tuple[De
     """What a sketch of b columns leaves, and the products that it costs."""
     Omega = _probes.orthogonal(source, A.shape[0], b) / A.shape[0] ** 0.5
     pairs = nystrom_pairs(A, Omega, source) if is_semidefinite(f) else krylov_pairs(A, Omega)
+    pairs = Pairs(*(_xp.constant(x) for x in pairs))  # any will do: derivatives need not see them
     spent = b * cost(A, f)
     if is_preconditioned(f):
         return _preconditioned(A, f, pairs), spent
@@ -112,8 +121,13 @@ def deflated(A: LinearOperator, f: Function, b: int, source: Source) -> tuple[De
         shares = _xp.abs2(_xp.adjoint(pairs.V) @ Omega)
         return A.xp.sum(gain[..., None] * shares, axis=-2)
 
+    def clipped(Omega: Array, low: Array, high: Array) -> Array:
+        shares = _xp.abs2(_xp.adjoint(pairs.V) @ Omega)
+        theta = A.xp.minimum(A.xp.maximum(pairs.theta[:, None], low), high)
+        return A.xp.sum((f(theta) - at[..., -1:][..., None]) * shares, axis=-2)
+
     known = A.xp.sum(gain * _xp.colnorm2(pairs.V), axis=-1)  # directions that vanished are zero
-    rest = Deflated(A, known=known, form=form, V=pairs.V, level=at[..., -1])
+    rest = Deflated(A, known=known, form=form, V=pairs.V, level=at[..., -1], clipped=clipped)
     return rest, spent
 
 
@@ -125,7 +139,8 @@ def nystrom_pairs(A: LinearOperator, Omega: Array, source: Source) -> Pairs:
     xp, b = A.xp, Omega.shape[1]
     if A.factor is None:
         sketch = nystrom_sketch(A, Omega)
-        shift, C = _shifted_cholesky(_xp.adjoint(Omega) @ sketch.Y)
+        norm = _xp.namespace(Omega).max(_xp.colnorm2(sketch.Y)) ** 0.5
+        shift, C = _shifted_cholesky(_xp.adjoint(Omega) @ sketch.Y, norm)
         D = xp.linalg.solve(C, _xp.eye_like(C, b))
         left, unit = (sketch.Y + Omega * shift) @ _xp.adjoint(D), sketch.scale
     else:
@@ -141,12 +156,14 @@ def nystrom_pairs(A: LinearOperator, Omega: Array, source: Source) -> Pairs:
     )
 
 
-def _shifted_cholesky(G: Array) -> tuple[Array, Array]:
-    """A multiple of the identity at rounding level, and the factor of what it makes definite."""
+def _shifted_cholesky(G: Array, norm: Array) -> tuple[Array, Array]:
+    """A multiple of the identity at rounding level, and the factor of what it makes definite.
+
+    `norm` is what is known of A's, of which G may hold nothing but rounding.
+    """
     require_finite(G)
     eps, traced = _xp.eps(G), _xp.is_traced(G)
-    if not traced:
-        _leave_one_out.check_hermitian(G, eps)
+    _lanczos.require_hermitian(G, G, norm)
     unit, eye = _xp.magnitude(G), _xp.eye_like(G, G.shape[0])
     shift = (100 if traced else 1) * eps * G.shape[0]
     while True:

@@ -60,12 +60,12 @@ def advance(A: LinearOperator, K: Krylov) -> Krylov:
     """One step: a product of A with every column (Golub-Kahan: one of each kind, the first one)."""
     L, W, P = A.factor, K.rest, K.right
     if L is not None and P is not None:
-        W = _product(L, P) - _times(_newest(K), _xp.adjoint(K.diagonal[-1]))
+        W = _product(L, P) - _times(_newest(K), K.diagonal[-1])
     Q, B, alive = _next_block(W, K)
     if L is None:
         Y = _product(A, Q)
         if K.depth == 1:
-            require_hermitian(_xp.adjoint(_newest(K)) @ Y, B, K.size[..., None])
+            require_hermitian(_xp.adjoint(_newest(K)) @ Y, B, _size(K, Y)[..., None])
         D = _xp.adjoint(Q) @ Y
         D = (D + _xp.adjoint(D)) / 2
         K = replace(K, rest=Y - _times(Q, D))
@@ -83,8 +83,18 @@ def advance(A: LinearOperator, K: Krylov) -> Krylov:
         diagonal=(*K.diagonal, D),
         below=(*K.below, B),
         alive=(*K.alive, alive),
-        size=xp.maximum(K.size, xp.max(_norms(Y), axis=-1)[:, None]),
+        size=_size(K, Y),
     )
+
+
+def select(K: Krylov, groups: slice) -> Krylov:
+    """The spaces of some of the groups."""
+    return _each(lambda x: x[0][groups, ...], [K])
+
+
+def joined(spaces: list[Krylov]) -> Krylov:
+    """Spaces of the same depth as one stack."""
+    return _each(lambda x: _xp.namespace(*x).concat(list(x), axis=0), spaces)
 
 
 def cost(A: LinearOperator, depth: int) -> int:
@@ -98,6 +108,20 @@ def rule(A: LinearOperator, K: Krylov, depth: int | None = None) -> tuple[Array,
     return nodes, _xp.adjoint(K.below[0]) @ U[:, : K.block, :]
 
 
+def residuals(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array, Array]:
+    """Nodes and vectors of a rule, and the residuals (k, b d) of its Ritz pairs.
+
+    Takes a step more than the rule has.
+    """
+    b = K.block
+    nodes, U = _eigen(A, K, depth)
+    coupling = K.below[depth]
+    if A.factor is not None:
+        coupling = coupling @ _xp.adjoint(K.diagonal[depth - 1])
+    rho = _norms(coupling @ U[:, -b:, :])
+    return nodes, _xp.adjoint(K.below[0]) @ U[:, :b, :], rho
+
+
 def forms(nodes: Array, M: Array, values: Array) -> Array:
     """``x^H f(A) x`` of every probe, from the values of f (or of several) at the nodes."""
     xp = _xp.namespace(nodes)
@@ -107,15 +131,19 @@ def forms(nodes: Array, M: Array, values: Array) -> Array:
 
 def applied(A: LinearOperator, K: Krylov, f: Callable[[Array], Array]) -> Array:
     """``f(A) X``, shape (n, k b), in the Krylov space."""
-    nodes, U = _eigen(A, K, K.depth)
-    values = f(nodes)[:, None, :]
-    C = (U * values) @ (_xp.adjoint(U[:, : K.block, :]) @ K.below[0])
+    C = coordinates(A, K, K.depth, f)
     total, start = None, 0
     for Q in K.panels:
         part = Q @ C[:, start : start + Q.shape[-1], :]
         total = part if total is None else total + part
         start += Q.shape[-1]
     return _columns(total)
+
+
+def coordinates(A: LinearOperator, K: Krylov, depth: int, f: Callable[[Array], Array]) -> Array:
+    """``f(A) X`` by a rule of so many steps, in the basis: shape (k, b d, b)."""
+    nodes, U = _eigen(A, K, depth)
+    return (U * f(nodes)[:, None, :]) @ (_xp.adjoint(U[:, : K.block, :]) @ K.below[0])
 
 
 def ritz(A: LinearOperator, K: Krylov) -> tuple[Array, Array]:
@@ -181,7 +209,9 @@ def _orthonormal(W: Array, floor: Array | float) -> tuple[Array, Array, Array]:
     xp, unit = _xp.namespace(W), _xp.magnitude(W)
     W = W / unit
     if W.shape[-1] == 1:
-        s = xp.sqrt(_xp.colnorm2(W))
+        square = _xp.colnorm2(W)
+        s = xp.sqrt(_xp.positive(square))  # at zero a root has no derivative
+        s = xp.where(square > 0, s, xp.zeros_like(s))
         alive = xp.where(s * unit > floor, xp.ones_like(s), xp.zeros_like(s))
         Q = W * (alive / xp.where(alive > 0, s, xp.ones_like(s)))[:, None, :]
         B = (s * alive * unit)[..., None]
@@ -191,6 +221,32 @@ def _orthonormal(W: Array, floor: Array | float) -> tuple[Array, Array, Array]:
     alive = xp.where(s * unit > floor, xp.ones_like(s), xp.zeros_like(s))
     keep = xp.astype(alive, W.dtype, copy=False)
     return (Q @ U) * keep[:, None, :], (s * unit)[..., None] * (V * keep[..., None]), keep
+
+
+def _size(K: Krylov, Y: Array) -> Array:
+    """The norm of A as far as it has been seen, `Y` included."""
+    xp = _xp.namespace(Y)
+    return xp.maximum(K.size, xp.max(_norms(Y), axis=-1)[:, None])
+
+
+def _each(f: Callable[[tuple[Array, ...]], Array], spaces: list[Krylov]) -> Krylov:
+    """Spaces whose arrays are made of those of several."""
+
+    def stacks(name: str) -> tuple[Array, ...]:
+        return tuple(f(x) for x in zip(*(getattr(K, name) for K in spaces), strict=True))
+
+    def stack(name: str) -> Array:
+        return f(tuple(getattr(K, name) for K in spaces))
+
+    return Krylov(
+        stack("rest"),
+        stack("size"),
+        stacks("panels"),
+        stacks("diagonal"),
+        stacks("below"),
+        stacks("alive"),
+        None if spaces[0].right is None else stack("right"),
+    )
 
 
 def _floor(size: Array) -> Array:

@@ -12,22 +12,23 @@ from . import probes as _probes
 from ._budget import block_size, blocks
 from ._deflation import Deflated, deflated, dimension, is_preconditioned
 from ._deflation import cost as sketch_cost
-from ._estimate import Estimate, standard_error
+from ._estimate import Estimate
 from ._lanczos import Krylov
-from ._quadrature import Sampling, estimated, quadrature_error, read
+from ._quadrature import SAFETY, Run, Sampling, estimated, judged, read
 from ._random import Source
 from ._typing import Array, Rng
 from .functions import is_semidefinite, values
 
 PILOT, PILOT_DEPTH = 4, 6  # probes that are looked at first, and how deep they are then
 DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
-QUADRATURE = 0.5  # of the Monte Carlo error, that of the quadrature may be
+SECOND_LOOK = 0.5  # of what is left, that twice the depth may cost
+NOT_SETTLED = "the quadrature has not settled at this depth, so the error is not known; pass more"
 DEEPEST = 30  # where values are not known
 MEGABYTES = 128
 
 
 def sampled(ask: Sampling, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
-    """The estimate, and the mean of what was read beside it."""
+    """The estimate, and what was read beside each of its samples."""
     source, n, b, columns = Source(rng, ask.A), ask.A.shape[0], ask.block, ask.deflate or 0
     rest, spent = Deflated(ask.A), 0
     if columns:
@@ -50,23 +51,24 @@ def sampled(ask: Sampling, rng: Rng, method: str) -> tuple[Estimate, Array | Non
             K = _lanczos.advance(rest.A, _lanczos.begin(rest.start(X), b))
     ask, budget = ask._replace(A=rest.A), ask.budget - spent
     if ask.depth is not None or not known:
-        depth = ask.depth or _blind_depth(ask, groups, budget)
-        K = _advanced(ask, K, depth)
+        run = Run(ask.depth or _blind_depth(ask, groups, budget))
+        K = _advanced(ask, K, run.depth)
     else:
-        K, depth = _deepened(ask, rest, K, X, budget)
-    first, each = (b * (_lanczos.cost(ask.A, d) + ask.price) for d in (K.depth, depth))
-    more = (budget - groups * first) // each
+        K, run = _deepened(ask, rest, K, X, budget)
+    first, each = (_price(ask, d) for d in (K.depth, run.depth))
+    budget -= groups * first + run.further
+    more = budget // each
     batches, beside = [], list[Array]()
-    for spaces, Omega in _all(ask, rest, K, X, take, more, depth):
-        batches.append(read(ask, rest, spaces, Omega, depth))
+    for spaces, Omega in _all(ask, rest, K, X, take, more, run.depth):
+        batches.append(read(ask, rest, spaces, Omega, run.depth))
         if ask.beside is not None:
             beside.append(ask.beside(spaces, rest, Omega))
-    spent += groups * first + more * each
-    estimate = estimated(ask, rest, batches, depth, spent, method)
-    reason = f"{(groups + more) * b} probes, depth {depth}"
+    spent += groups * first + run.further + more * each
+    estimate = estimated(ask, rest, batches, run, spent, method)
+    reason = f"{(groups + more) * b} probes, depth {run.depth}"
     reason += f", {columns} deflated" if columns else ""
-    slope = ask.A.xp.mean(ask.A.xp.concat(beside)) if beside else None
-    return replace(estimate, reason=reason), slope
+    reason += "" if run.settled else f"; {NOT_SETTLED}"
+    return replace(estimate, reason=reason), ask.A.xp.concat(beside) if beside else None
 
 
 def _first_groups(ask: Sampling, budget: int) -> int:
@@ -107,23 +109,49 @@ def _advanced(ask: Sampling, K: Krylov, depth: int) -> Krylov:
 
 def _deepened(
     ask: Sampling, rest: Deflated, K: Krylov, X: Array, budget: int
-) -> tuple[Krylov, int]:
-    """The steps at which the quadrature adds little to the error that the budget leaves."""
-    xp, count = ask.A.xp, X.shape[1]
-    deepest = _deepest(ask, K.rest.shape[0], budget)
-    depth = min(3, deepest)
+) -> tuple[Krylov, Run]:
+    """Steps until the rule of f(A) has settled, or as many as the budget allows.
+
+    It has if it adds little to the error that the budget leaves at two depths in a row, and if
+    some of the probes that go on to twice that depth change little.
+    """
+    xp, groups, n = ask.A.xp, K.rest.shape[0], ask.A.shape[0]
+    complete, deepest = -(-n // ask.block), _deepest(ask, groups, budget)
+    few = min(groups, -(-2 // ask.block))
+    depth, in_a_row, small_before = min(PILOT_DEPTH - 1, deepest), 0, False
     while True:
         K = _advanced(ask, K, depth)
-        if depth == deepest:
-            return K, depth
+        if depth >= complete:
+            return K, Run(depth)
         batch = read(ask, rest, K, X, depth)
-        total = max(budget // (_lanczos.cost(ask.A, depth) + ask.price), count)
-        error = quadrature_error([batch], complete=False)
-        allowed = standard_error(batch.samples) * (QUADRATURE * (count / total) ** 0.5)
-        rounding = 8 * _xp.eps(error) * xp.max(xp.abs(batch.samples), axis=-1)
-        if bool(xp.all((error <= allowed) | (error <= rounding))):
-            return K, depth
+        total = max(budget * ask.block // _price(ask, depth), 1)
+        verdict = judged(ask, batch, total)
+        in_a_row = in_a_row + 1 if verdict.fine and verdict.solved else 0
+        if in_a_row == 2:
+            twice, left = min(2 * depth, complete), budget - groups * _price(ask, depth)
+            further = few * (_price(ask, twice) - _price(ask, depth))
+            if further > SECOND_LOOK * left:
+                return K, Run(depth)
+            deep = _advanced(ask, _lanczos.select(K, slice(few)), twice)
+            after = read(ask, rest, deep, X[:, : few * ask.block], twice)
+            change = after.whole - batch.whole[..., : few * ask.block]
+            seen = SAFETY * xp.abs(xp.mean(change, axis=-1))
+            fine = bool(xp.all(seen <= verdict.allowed))
+            if fine or twice > deepest:
+                return K, Run(depth, fine, seen, further)
+            others = _advanced(ask, _lanczos.select(K, slice(few, None)), twice)
+            K = _lanczos.joined([deep, others]) if few < groups else deep
+            depth, in_a_row = twice, 0
+            continue
+        if depth == deepest:
+            return K, Run(depth, verdict.fine or (verdict.small and small_before))
+        small_before = verdict.small
         depth = min(depth + max(1, depth // 6), deepest)
+
+
+def _price(ask: Sampling, depth: int) -> int:
+    """Products that a group of probes costs."""
+    return ask.block * (_lanczos.cost(ask.A, depth) + ask.price)
 
 
 def _worthwhile(ask: Sampling, K: Krylov) -> int:

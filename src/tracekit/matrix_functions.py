@@ -54,9 +54,9 @@ def trace_function(
     probes : callable, optional
         A law of `tracekit.probes`.
     depth : int, optional
-        Lanczos steps. Chosen if not given: until the error of the quadrature is at most half
-        of that which the probes leave; where values are not known (under `jax.jit`), so that there
-        are about eight probes, and 30 at most.
+        Lanczos steps. Chosen if not given: until the quadrature of f(A) itself, sketch or not, has
+        settled (Notes), 6 at least; where values are not known (under `jax.jit`), so that there are
+        about eight probes, and 30 at most.
     block : int, optional
         Probes that share a Krylov space: where a few eigenvalues far from the others matter, the
         quadrature converges in fewer steps.
@@ -73,7 +73,9 @@ def trace_function(
         In A's library and device, in f's dtype. The standard error holds both the spread of
         the probes and the error of the quadrature, whose parts are ``kept.monte_carlo`` and
         ``kept.quadrature``; infinite for one probe, and for ``depth=1``. ``reason`` tells how the
-        products were spent.
+        products were spent. Where the budget ends before the quadrature has settled, ``converged``
+        is False, the reason says so, and the standard error is infinite or as large as the whole
+        value.
 
     Raises
     ------
@@ -86,12 +88,17 @@ def trace_function(
     Each probe costs a Krylov basis of `depth` columns, fully orthogonalised twice: 4 n depth^2
     operations; as many probes at a time as fit in 128 MB. The quadrature is exact for polynomials
     of degree below 2 depth. Its error is estimated by the change over the last steps, carried on
-    geometrically: a function with a singularity inside the spectrum, or one next to it where few
-    eigenvalues are, can deceive this.
+    geometrically, and infinite while changes grow. A depth is chosen where that error is at most
+    half of what the probes leave and a tenth of :math:`\mathrm{tr}\, |f|(A)`, two depths in a row,
+    where the sketch knows of no eigenvalue beyond those that the probes have seen, and no Ritz
+    value stands apart for a cluster that f would tell apart; then, if half of what is left pays for
+    it, two probes go on to twice the depth and have to change little. An eigenvalue that no probe
+    has seen at that depth is not known: f that is not smooth, such as a step, may hide all of its
+    trace in one, and the logarithm part of it in some that are many orders below the others.
 
     With deflation the sketch serves as a control variate, so that its quality matters for the
-    spread only; `log` and `inv` are taken of ``P^-1/2 A P^-1/2``, P made of the sketch, which needs
-    fewer steps too.
+    spread only, and derivatives take it as constant; `log` and `inv` are taken of
+    ``P^-1/2 A P^-1/2``, P made of the sketch, which needs fewer steps too.
 
     References
     ----------
