@@ -76,7 +76,7 @@ CASES = (
     ),
     Case(
         "trace_function",
-        lambda A, rng: tk.trace_function(A, tk.functions.log, 18, rng=rng).value,
+        lambda A, rng: tk.trace_function(A, tk.functions.log, 18, rng=rng, depth=3).value,
         HERMITIAN,
     ),
     Case(
@@ -85,16 +85,20 @@ CASES = (
         HERMITIAN,
     ),
     Case("logdet", lambda A, rng: tk.logdet(A, 18, rng=rng).value, HERMITIAN, looks=True),
-    Case("trace_inverse", lambda A, rng: tk.trace_inverse(A, 18, rng=rng).value, HERMITIAN),
+    Case(
+        "trace_inverse", lambda A, rng: tk.trace_inverse(A, 18, rng=rng, depth=3).value, HERMITIAN
+    ),
     Case(
         "effective_dimension",
-        lambda A, rng: tk.effective_dimension(A, 0.1, 18, rng=rng).value,
+        lambda A, rng: tk.effective_dimension(A, 0.1, 18, rng=rng, depth=3).value,
         HERMITIAN,
     ),
-    Case("estrada_index", lambda A, rng: tk.estrada_index(A, 18, rng=rng).value, HERMITIAN),
-    Case("schatten_norm", lambda A, rng: tk.schatten_norm(A, 3, 18, rng=rng).value),
-    Case("nuclear_norm", lambda A, rng: tk.nuclear_norm(A, 18, rng=rng).value),
-    Case("entropy_rank", lambda A, rng: tk.entropy_rank(A, 18, rng=rng).value),
+    Case(
+        "estrada_index", lambda A, rng: tk.estrada_index(A, 18, rng=rng, depth=3).value, HERMITIAN
+    ),
+    Case("schatten_norm", lambda A, rng: tk.schatten_norm(A, 3, 18, rng=rng, depth=3).value),
+    Case("nuclear_norm", lambda A, rng: tk.nuclear_norm(A, 18, rng=rng, depth=3).value),
+    Case("entropy_rank", lambda A, rng: tk.entropy_rank(A, 18, rng=rng, depth=3).value),
     Case(
         "spectral_density",
         lambda A, rng: tk.spectral_density(A, 18, rng=rng).density(A[0, :], 0.5),

@@ -117,10 +117,47 @@ def test_powers_of_norms_have_to_be_positive(p):
         tk.schatten_norm(np.eye(3), p, 3)
 
 
-def test_the_zero_matrix_has_no_entropy_rank_and_zero_norms():
-    with pytest.raises(ValueError, match="zero"):
-        tk.entropy_rank(np.zeros((5, 5)), 9)
-    assert tk.nuclear_norm(np.zeros((5, 4)), 9).value == 0
+@pytest.mark.parametrize("name", OF_ANY)
+@pytest.mark.parametrize("m", [9, 30, 100])
+def test_the_zero_matrix_has_zero_norms_and_rank_without_error(name, m):
+    zero = np.zeros((50, 40), np.float32)
+    square = np.zeros((50, 50), np.complex64)
+    for operator, options in (
+        (zero, {}), (tk.gram(zero), {}), (square, {"hermitian": True}), (square, {"deflate": 2}),
+    ):  # fmt: skip
+        if options.get("deflate") and m < 30:
+            continue
+        estimate = OF_ANY[name][0](operator, m, rng=0, **options)
+        assert (float(estimate), float(estimate.standard_error)) == (0, 0)
+        assert estimate.converged
+
+
+@pytest.mark.parametrize("name", OF_ANY)
+@pytest.mark.parametrize("path", ["matrix", "hermitian", "factor", "exact"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e30])
+def test_a_unit_is_taken_out_of_singular_values_first(name, path, scale):
+    A = known_spectrum(np.arange(1, 81.0) ** -1)
+    m = 80 if path == "exact" else 60
+    options = {"hermitian": True} if path == "hermitian" else {}
+
+    def run(c: float) -> tk.Estimate:
+        B = (c * A).astype(np.float32)
+        if path == "factor":  # of a Gram matrix in the unit c
+            B = tk.gram((c**0.5 * np.linalg.cholesky(A)).astype(np.float32))
+        return OF_ANY[name][0](B, m, rng=0, **options)
+
+    unit = 1.0 if name == "entropy_rank" else scale
+    scaled, plain = run(scale), run(1.0)
+    assert scaled.value.dtype == np.float32
+    assert np.isclose(float(scaled.value) / unit, plain.value, rtol=1e-3)
+    assert np.isclose(float(scaled.standard_error) / unit, plain.standard_error, rtol=0.1)
+    assert np.isclose(plain.value, OF_ANY[name][1](A), rtol=1e-4 if path == "exact" else 0.2)
+
+
+def test_high_powers_of_small_singular_values_do_not_vanish():
+    s = np.linspace(1e-7, 2e-7, 50)
+    exact = 2e-7 * np.sum((s / 2e-7) ** 50) ** (1 / 50)
+    assert np.isclose(tk.schatten_norm(np.diag(s), 50.0, 50).value, exact, rtol=1e-12)
 
 
 def test_rectangles_without_adjoint_are_refused():
@@ -234,6 +271,48 @@ def test_gradient_of_the_exact_value(name):
     lib = library(name)
     _, slope = value_and_slope(lib, lambda t: tk.logdet(moved(lib, t, factored=False), 60).value)
     assert np.isclose(slope, np.trace(np.linalg.solve(BASE, DIRECTION)), rtol=1e-10)
+
+
+def covariance(torch: Any, length: Any, noise: Any, n: int = 150) -> Any:
+    x = torch.linspace(0, 1, n, dtype=torch.float64)
+    kernel = torch.exp(-((x[:, None] - x) ** 2) / (2 * length**2))
+    return kernel + noise * torch.eye(n, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("m", [60, 110])
+def test_the_depth_settles_the_solves_of_the_gradient(m):
+    torch = pytest.importorskip("torch")
+    parameters = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.04, 0.1)]
+    exact = torch.autograd.grad(torch.logdet(covariance(torch, *parameters)), parameters)
+    found = []
+    for seed in range(20):
+        estimate = tk.logdet(covariance(torch, *parameters), m, rng=seed)
+        found.append(torch.stack(torch.autograd.grad(estimate.value, parameters)))
+        assert estimate.kept.solves < 0.1
+        assert estimate.converged
+    slopes = torch.stack(found)
+    error = torch.std(slopes, 0) / 20**0.5
+    off = torch.abs(torch.mean(slopes, 0) - torch.stack(exact))
+    assert bool(torch.all(off < 4 * error + 0.01 * torch.abs(torch.stack(exact))))
+
+
+def test_the_gradient_carries_its_own_error():
+    torch = pytest.importorskip("torch")
+    parameters = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.04, 0.1)]
+    A = covariance(torch, *parameters)
+    deep, shallow = (tk.logdet(A, 140, rng=0, depth=d, deflate=0) for d in (27, 4))
+    assert deep.converged
+    assert deep.kept.solves < 0.02
+    assert not shallow.converged
+    assert "gradient" in shallow.reason
+    assert shallow.kept.solves > 0.1
+    (slope,) = torch.autograd.grad(deep.value, parameters[1:], retain_graph=True)
+    each = [torch.autograd.grad(y, parameters[1:], retain_graph=True)[0] for y in deep.samples]
+    assert np.isclose(float(torch.mean(torch.stack(each))), float(slope), rtol=1e-10)
+    spread = float(torch.std(torch.stack(each))) / len(each) ** 0.5
+    exact = float(torch.trace(torch.linalg.inv(A.detach())))
+    assert abs(float(slope) - exact) < 4 * spread < 0.2 * exact
+    assert tk.logdet(A.detach(), 140, rng=0).kept.solves is None
 
 
 def test_no_product_is_spent_on_a_gradient_that_nobody_wants():

@@ -9,8 +9,9 @@ from typing import Any
 from . import _xp, functions
 from ._adapt import as_operator
 from ._build import gram
-from ._estimate import Estimate, standard_error
-from ._typing import Array, Rng
+from ._estimate import Estimate, require_finite, standard_error
+from ._operator import LinearOperator
+from ._typing import Array, Product, Rng
 from .functions import Function, checked_positive
 from .matrix_functions import estimated
 
@@ -65,13 +66,21 @@ def schatten_norm(
     [7.0, 5.0, 4.284572]
     """
     checked_positive("p", p)
-    total = _of_singular_values(
-        A, lambda s: s**p, num_matvecs, "schatten_norm", hermitian, rng, depth, deflate
+    largest: list[Array] = []
+
+    def power(s: Array) -> Array:  # over the largest that is seen first: powers stay in range
+        if not largest:
+            largest.append(_xp.magnitude(s))
+        return (s / largest[0]) ** p
+
+    total, in_unit = _of_singular_values(
+        A, power, num_matvecs, "schatten_norm", hermitian, rng, depth, deflate
     )
-    xp = _xp.namespace(total.value)
-    size = xp.where(total.value > 0, total.value, xp.zeros_like(total.value))
+    xp, found, error = _xp.namespace(total.value), total.value, total.standard_error
+    size = xp.where(found > 0, found, xp.zeros_like(found))
     norm = size ** (1 / p)
-    return _read(total, norm, total.standard_error * norm / (p * _xp.positive(size)))
+    error = xp.where(size > 0, error * norm / (p * _xp.positive(size)), error ** (1 / p))
+    return _read(total, in_unit(norm * largest[0]), in_unit(error * largest[0]))
 
 
 def nuclear_norm(
@@ -151,12 +160,14 @@ def entropy_rank(
     Returns
     -------
     Estimate
-        Real, between 1 and the rank up to its error; the standard error by the delta method.
+        Real, between 1 and the rank up to its error, 0 for a zero operator; the standard error by
+        the delta method.
 
     Raises
     ------
     ValueError, TypeError
-        As for `schatten_norm`; if A is zero, of which there is no distribution.
+        As for `schatten_norm`; if so few products were spent that the sum of the singular values
+        is not positive.
 
     Notes
     -----
@@ -178,14 +189,19 @@ def entropy_rank(
         xp = _xp.namespace(s)
         return xp.stack([s, s * xp.log(_xp.positive(s))])
 
-    sums = _of_singular_values(A, both, num_matvecs, "entropy_rank", hermitian, rng, depth, deflate)
+    sums, _ = _of_singular_values(
+        A, both, num_matvecs, "entropy_rank", hermitian, rng, depth, deflate
+    )
     xp, t, e = _xp.namespace(sums.value), sums.value[0, ...], sums.value[1, ...]
-    if not _xp.is_traced(t) and not bool(t > 0):
+    if not _xp.is_traced(t) and bool(t < 0):
         raise ValueError(
-            "the operator is zero, or too few products were spent on it, so its singular values "
-            "have no distribution; pass another operator or more products"
+            f"num_matvecs={num_matvecs} are too few products for this operator: the sum of its "
+            "singular values was estimated as negative; pass more, or deflate=0"
         )
+    nothing = t == 0  # singular values add up to zero where all of them are
+    t = xp.where(nothing, xp.ones_like(t), t)
     rank = xp.exp(xp.log(t) - e / t)
+    rank = xp.where(nothing, xp.zeros_like(rank), rank)
     if sums.samples is None:
         return _read(sums, rank, xp.zeros_like(rank))
     tilt = ((1 + e / t) * sums.samples[0, ...] - sums.samples[1, ...]) / t
@@ -207,18 +223,46 @@ def _of_singular_values(
     rng: Rng,
     depth: int | None,
     deflate: int | None,
-) -> Estimate:
-    """The sum of g over the singular values: of a Hermitian operator the eigenvalues' moduli."""
-    A = as_operator(A)
-    square = A.shape[0] == A.shape[1]
-    if A.factor is not None:
-        f = functions.semidefinite(g)
+) -> tuple[Estimate, Callable[[Array], Array]]:
+    """The sum of g over the singular values in a unit of theirs, and how to leave that unit.
+
+    Of a Hermitian operator they are the moduli of the eigenvalues.
+    """
+    A, unit = as_operator(A), list[Array]()
+    square, factored = A.shape[0] == A.shape[1], A.factor is not None
+    if factored:
+        A, f = gram(_in_own_unit(A.factor, unit)), functions.semidefinite(g)
     elif hermitian or (square and A.rmatmat is None):
-        f = _of_modulus(g)
+        A, f = _in_own_unit(A, unit), _of_modulus(g)
     else:
-        A = gram(A if A.shape[0] <= A.shape[1] else A.H)
+        L = _in_own_unit(A, unit)
+        A = gram(L if A.shape[0] <= A.shape[1] else L.H)
         f = functions.semidefinite(lambda x: g(_xp.namespace(x).sqrt(x)))
-    return estimated(A, f, num_matvecs, method, rng=rng, depth=depth, deflate=deflate)
+    found = estimated(A, f, num_matvecs, method, rng=rng, depth=depth, deflate=deflate)
+
+    def in_unit(x: Array) -> Array:
+        for u in unit * (2 if factored else 1):
+            x = x * u
+        return x
+
+    return found, in_unit
+
+
+def _in_own_unit(A: LinearOperator, unit: list[Array]) -> LinearOperator:
+    """The operator over the size of its first product that is not zero, which is noted."""
+
+    def scaled(product: Product) -> Product:
+        def run(X: Array) -> Array:
+            Y = product(X)
+            require_finite(Y)
+            if not unit and (_xp.is_traced(Y) or bool(A.xp.any(Y != 0))):
+                unit.append(_xp.magnitude(Y))
+            return Y / unit[0] if unit else Y
+
+        return run
+
+    adjoint = None if A.rmatmat is None else scaled(A.rmatmat)
+    return A._like(A.shape, scaled(A.matmat), adjoint)
 
 
 def _of_modulus(g: Function) -> Callable[[Array], Array]:
