@@ -171,11 +171,11 @@ class Capture:
         generator = torch.Generator().manual_seed(0)
         half = torch.randint(0, 2, (self.samples,), generator=generator)
         half[0], half[-1] = 1, 0
-        self._half = half.bool()
-        v = torch.randn(self._y.shape, generator=generator, dtype=torch.float64)
+        self._half = half.bool().to(self._y.device)
+        v = torch.randn(self._y.shape, generator=generator, dtype=torch.float64).to(self._y)
         masks = torch.stack([self._half, ~self._half])
         masks = masks.reshape(2, self.samples, *[1] * len(self.output_shape))
-        return (masks * v).to(self._y)
+        return masks * v
 
     def _reverse(self, rows: Array) -> list[Array | None]:
         """Derivatives of each row's sum of outputs by what every operation gave."""
@@ -229,7 +229,7 @@ class Capture:
             if one is not rows:
                 one[:, n] = rows[:, n]
             [g] = batched_grad([self._y], [p], [one])
-            J.append(torch.zeros(M, p.numel()).to(p) if g is None else g.reshape(M, -1).conj())
+            J.append(p.new_zeros(M, p.numel()) if g is None else g.reshape(M, -1).conj())
         return Dense(torch.stack(J).resolve_conj())
 
     def _place(self, grads: list[Array | None]) -> None:
