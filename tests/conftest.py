@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,12 @@ import pytest
 
 # What is started in the background by a shell ignores Ctrl-C, and so would what the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A second device for JAX, and no claim to a GPU's whole memory: read when JAX is first imported.
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=2"
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 # Double precision is a process-wide switch of JAX: thrown once, before any array is made.
 if importlib.util.find_spec("jax") is not None:
@@ -31,7 +38,7 @@ class Library:
     Parameters
     ----------
     name : str
-        One of `NAMES`.
+        One of `NAMES`; `family` is the array library's own name.
     xp : namespace
         As array_api_compat wraps it.
     device : optional
@@ -55,6 +62,7 @@ class Library:
         jit: bool = False,
     ) -> None:
         self.name, self.xp, self.device, self.readonly, self.jit = name, xp, device, readonly, jit
+        self.family = name.partition(":")[0].partition("-")[0]
         self.real = xp.float64 if double else xp.float32
         self.complex = xp.complex128 if double else xp.complex64
         self.eps = float(xp.finfo(self.real).eps)
@@ -78,13 +86,13 @@ class Library:
 
     def numpy(self, x: Any) -> np.ndarray:
         """Back on the host."""
-        if self.name.startswith("strict"):
+        if self.family == "strict":
             import array_api_strict
 
             return np.asarray(x.to_device(array_api_strict.Device("CPU_DEVICE")))
-        if self.name == "torch":
+        if self.family == "torch":
             return np.asarray(x.detach().cpu().resolve_conj().numpy())
-        if self.name == "cupy":
+        if self.family == "cupy":
             return np.asarray(x.get())
         return np.asarray(x)
 
@@ -124,17 +132,35 @@ def _strict(name: str) -> Library:
 
 
 def _torch(name: str) -> Library:
-    pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     import array_api_compat.torch as xp
 
-    return Library(name, xp, device=xp.device("cpu"))
+    where = name.partition(":")[2] or "cpu"
+    if where == "cuda" and not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no GPU")
+    if where == "emulated":
+        if torch.cuda.is_available():
+            pytest.skip("PyTorch finds a GPU, which need not be emulated")
+        try:
+            import accelerator
+        except ImportError:
+            pytest.skip("this PyTorch takes no backend that is written in Python")
+        return Library(name, xp, device=accelerator.device())
+    return Library(name, xp, device=torch.device(where, 0 if where == "cuda" else None))
 
 
 def _jax(name: str) -> Library:
     pytest.importorskip("jax", reason="JAX is not installed")
-    import jax.numpy as jnp
-
-    return Library(name, array_api_compat.array_namespace(jnp.empty(0)), jit=name == "jax-jit")
+    where = name.partition(":")[2]
+    if where == "cuda" and not _jax_finds_a_gpu():
+        pytest.skip("JAX finds no GPU")
+    devices = {
+        "": lambda: None,
+        "1": lambda: jax.devices("cpu")[1],
+        "cuda": lambda: jax.devices("cuda")[0],
+    }
+    xp = array_api_compat.array_namespace(jax.numpy.empty(0))
+    return Library(name, xp, device=devices[where](), jit=name == "jax-jit")
 
 
 def _cupy(name: str) -> Library:
@@ -146,6 +172,14 @@ def _cupy(name: str) -> Library:
     return Library(name, xp)
 
 
+@cache
+def _jax_finds_a_gpu() -> bool:
+    try:
+        return bool(jax.devices("cuda"))
+    except RuntimeError:
+        return False
+
+
 _MAKERS = {
     "numpy": _numpy,
     "numpy-readonly": _numpy,
@@ -153,11 +187,15 @@ _MAKERS = {
     "strict:device1": _strict,
     "strict:no_float64": _strict,
     "torch": _torch,
+    "torch:emulated": _torch,
+    "torch:cuda": _torch,
     "jax": _jax,
+    "jax:1": _jax,
+    "jax:cuda": _jax,
     "jax-jit": _jax,
     "cupy": _cupy,
 }
-NAMES = tuple(_MAKERS)
+NAMES = tuple(name for name in _MAKERS if name != "jax")  # "jax:1" stands for it
 EAGER = tuple(name for name in NAMES if name != "jax-jit")
 
 

@@ -718,11 +718,11 @@ def test_only_what_can_be_continued_is_resumed() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_in_every_library(eager: Library, kind: str) -> None:
     A = matrix(kind, 80)
-    if eager.name == "jax" and kind not in ("real", "complex psd"):
+    if eager.family == "jax" and kind not in ("real", "complex psd"):
         pytest.skip("each shape of array is compiled, which takes long")
     hints = (None, True) if kind.endswith("psd") else (None,)
-    budget = 16 // len(hints) if eager.name == "jax" else 48
-    for psd in hints[-1:] if eager.name == "jax" else hints:
+    budget = 16 // len(hints) if eager.family == "jax" else 48
+    for psd in hints[-1:] if eager.family == "jax" else hints:
         one = trace(eager.array(A), rtol=0.0, max_matvecs=budget, rng=5, psd=psd)
         assert eager.at_home(one.value)
         assert one.value.dtype == (eager.complex if np.iscomplexobj(A) else eager.real)
@@ -754,7 +754,7 @@ def test_single_precision_stays_single() -> None:
 
 def generator(lib: Library, seed: int) -> Any:
     """A generator of the library itself."""
-    if lib.name == "torch":
+    if lib.family == "torch":
         import torch
 
         return torch.Generator().manual_seed(seed)

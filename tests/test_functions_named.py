@@ -197,7 +197,7 @@ def expected_slopes(count: int, seed: int) -> np.ndarray:
 
 def value_and_slope(lib: Library, run: Callable[[Any], Any]) -> tuple[float, float]:
     """Of a function of one number at zero, by the library's own differentiation."""
-    if lib.name == "torch":
+    if lib.family == "torch":
         import torch
 
         t = torch.zeros((), dtype=torch.float64, requires_grad=True)

@@ -29,11 +29,19 @@ def generators(lib: Library) -> dict[str, Callable[[], Any]]:
         "SeedSequence": lambda: np.random.SeedSequence(5),
         "numpy Generator": lambda: np.random.default_rng(5),
     }
-    if lib.name == "torch":
+    if lib.family == "torch":
         import torch
 
         kinds["torch.Generator"] = lambda: torch.Generator().manual_seed(5)
-    if lib.name == "jax":
+        if lib.device.type == "emulated":
+            from accelerator import Generator
+
+            kinds["torch.Generator of the device"] = lambda: Generator().manual_seed(5)
+        elif lib.device.type != "cpu":
+            kinds["torch.Generator of the device"] = lambda: torch.Generator(
+                lib.device
+            ).manual_seed(5)
+    if lib.family == "jax":
         import jax
 
         kinds["new key"] = lambda: jax.random.key(5)

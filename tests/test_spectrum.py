@@ -414,12 +414,12 @@ def gram_of(estimator: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ["psd", "complex"])
 def test_libraries_agree(eager: Library, kind: str) -> None:
-    if eager.name == "jax" and kind != "psd":
+    if eager.family == "jax" and kind != "psd":
         pytest.skip("compiles every operation: one kind stands for all")
     A, tol = matrix(kind, N), 1e-6 if eager.eps < 1e-10 else 5e-3
     factored = gram_of(tk.spectral_summary)
     cases = (tk.spectral_summary, 10), (factored, 12), (tk.spectral_summary, 4)
-    for estimator, m in cases[: 1 if eager.name == "jax" else 3]:
+    for estimator, m in cases[: 1 if eager.family == "jax" else 3]:
         here, there = estimator(eager.array(A), m, rng=2), estimator(A, m, rng=2)
         for one, other in zip(here, there, strict=True):
             assert eager.at_home(one.value)

@@ -145,7 +145,8 @@ class Source:
         dtype = _xp.real_dtype(self.dtype, self.xp) if real else self.dtype
         if isinstance(draw, np.ndarray):
             return self.xp.asarray(draw, dtype=dtype, device=self.device)
-        return self.xp.astype(draw, dtype, copy=False)
+        draw = self.xp.astype(draw, dtype, copy=False)
+        return draw if self.device is None else array_api_compat.to_device(draw, self.device)
 
     def _complex(self, re: Array, im: Array, scale: float) -> Array:
         re, im = self._place(re, real=True), self._place(im, real=True)

@@ -55,6 +55,14 @@ def device(x: Array) -> Device:
     return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
 
 
+def beside(x: Array, value: float, dtype: DType) -> Array:
+    """A number of the host as a 0-d array where `x` is."""
+    made = namespace(x).asarray(value, dtype=dtype, device=device(x))
+    if array_api_compat.is_jax_array(x) and len(x.devices()) == 1:  # no data that it could follow
+        return array_api_compat.to_device(made, x.device)
+    return made
+
+
 def is_traced(x: Array) -> bool:
     """Whether `x` stands for values that are not known yet (under jit, vmap or grad)."""
     jax = sys.modules.get("jax")

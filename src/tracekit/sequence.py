@@ -10,7 +10,6 @@ from ._budget import checked_budget
 from ._drift import Host
 from ._estimate import Estimate, NotFiniteError
 from ._face import square
-from ._operator import LinearOperator
 from ._probing import Probing, compression
 from ._typing import Array, Rng
 
@@ -219,9 +218,9 @@ class Tracker:
         norm, unit = _drift.norm(sizes, now, anchors), probing.root
         point = Tracked(
             len(self._points) if step is None else step,
-            _estimate(A, trace, probing.spent - before, unit, A.dtype),
-            _estimate(A, norm, probing.spent - before, unit),
-            _estimate(A, now.alignment, probing.spent - before),
+            _estimate(left, trace, probing.spent - before, unit, A.dtype),
+            _estimate(left, norm, probing.spent - before, unit),
+            _estimate(left, now.alignment, probing.spent - before),
             is_anchor,
         )
         self._points.append(point)
@@ -304,14 +303,14 @@ class Tracker:
 
 
 def _estimate(
-    A: LinearOperator, reading: _drift.Reading, spent: int, root: float = 1.0, dtype: Any = None
+    like: Array, reading: _drift.Reading, spent: int, root: float = 1.0, dtype: Any = None
 ) -> Estimate:
-    """A reading, in units of the square of a root, as an estimate in the operator's library."""
-    real = _xp.real_dtype(A.dtype, A.xp)
+    """A reading, in units of the square of a root, as an estimate where an array is."""
+    real = _xp.real_dtype(like.dtype, _xp.namespace(like))
     value, error = (x * root * root for x in (reading.value, math.sqrt(reading.variance)))
     return Estimate(
-        A.xp.asarray(value, dtype=real if dtype is None else dtype, device=A.device),
-        A.xp.asarray(error, dtype=real, device=A.device),
+        _xp.beside(like, value, real if dtype is None else dtype),
+        _xp.beside(like, error, real),
         spent,
         "tracker",
         dof=reading.dof if reading.variance > 0 else 0,
