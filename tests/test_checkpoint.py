@@ -270,7 +270,7 @@ def test_every_generator_goes_on_where_it_was(name: str, tmp_path: Path) -> None
     library, make = GENERATORS[name]
     for lib in installed(library):
         A, path = lib.array(dense("i^-2")), tmp_path / "run.npz"
-        steps = 2 if lib.name == "jax" else 3  # each is compiled anew
+        steps = 2 if lib.family == "jax" else 3  # each is compiled anew
         options = {"rtol": 0.0, "max_matvecs": 8 * steps, "psd": True}
         whole = trace(A, rng=make(5), **options)
         other = trace(A, rng=make(6), **options)

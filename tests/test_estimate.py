@@ -189,11 +189,11 @@ def products_of(lib: Library) -> tk.LinearOperator:
 
 def own_generator(lib: Library) -> object:
     """A generator of the library itself, or a seed."""
-    if lib.name == "torch":
+    if lib.family == "torch":
         import torch
 
         return torch.Generator().manual_seed(3)
-    if lib.name == "jax":
+    if lib.family == "jax":
         import jax
 
         return jax.random.key(3)
