@@ -112,10 +112,11 @@ def alone(error: Exception) -> ValueError:
 
 
 def no_forward_mode(error: Exception) -> str:
-    """What to do where an operation has no forward mode."""
-    reason = (str(error).strip() or "no message").splitlines()[0]
+    """What to do where no product with J can be had."""
+    reason = (str(error).strip() or "no message").splitlines()[0][:120]
     return (
         f"forward mode is missing for an operation of f ({reason}); use what needs the pullback "
-        "alone: hutchinson(ntk(...)), or one_sided(jacobian(...)) with a basis from "
-        "tracekit.difference_basis"
+        "alone: hutchinson(ntk(...)), one_sided_summary(jacobian(...)), one_sided(jacobian(...)) "
+        "with a basis from difference_basis; or what needs no product: factored_ntk, ntk_trace, "
+        "ntk_norm, kernel"
     )
