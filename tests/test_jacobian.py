@@ -175,6 +175,24 @@ def test_a_subset_of_the_parameters_freezes_the_rest() -> None:
     np.testing.assert_array_equal(found[:, 4:], 0)
 
 
+@every_library
+def test_parameters_of_a_tree_are_chosen_by_their_keys(library: str) -> None:
+    f, params, x = networks.network("attention").on(library)
+    J = reference("attention", library)  # bias, norm.scale, norm.shift, out, qkv
+    g, some = tkn.functional(f, params, trainable=["norm.*", "bias"])
+    assert list(some) == ["bias", "norm.scale", "norm.shift"]
+    close(numpy(g(some, x)), numpy(f(params, x)))
+    close(dense(tkn.jacobian(lambda p: g(p, x), some).H), J[:, :12].T)
+    named = {**params, "name": "attention", "steps": 3}
+    g, every = tkn.functional(lambda p, x: f({**p}, x), named)
+    assert "norm.shift" in every
+    assert not {"name", "steps"} & set(every)
+    with pytest.raises(KeyError, match="no parameter 'scale'"):
+        g({"scale": some["bias"]}, x)
+    with pytest.raises(ValueError, match=r"like 'head\.\*'; there are bias, norm\.scale"):
+        tkn.functional(f, params, trainable="head.*")
+
+
 def test_outputs_of_any_shape() -> None:
     f, params = closed("mlp", "torch")
     J = reference("mlp", "torch")

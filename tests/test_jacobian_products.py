@@ -57,14 +57,17 @@ def spied() -> tuple[Callable[[Any], Array], dict[str, Any], list[Any]]:
 
 
 def test_torch_runs_a_pass_for_every_chunk() -> None:
+    """And once for every operator a plain one, and one of both modes, which check the others."""
     f, params, passes = spied()
     J = tkn.jacobian(f, params, chunk_size=3)
     assert passes == []
-    J.H @ J.xp.ones((240, 8), dtype=J.dtype)
-    assert passes == 3 * ["back"]
-    passes.clear()
-    J @ J.xp.ones((36, 6), dtype=J.dtype)
-    assert passes == 2 * ["forth"]
+    for checks in (1, 0):
+        J.H @ J.xp.ones((240, 8), dtype=J.dtype)
+        assert passes == (3 + checks) * ["back"]
+        passes.clear()
+        J @ J.xp.ones((36, 6), dtype=J.dtype)
+        assert passes == checks * ["forth", "back"] + 2 * ["forth"]
+        passes.clear()
 
 
 def test_parameters_share_their_passes() -> None:
@@ -72,7 +75,7 @@ def test_parameters_share_their_passes() -> None:
     f, params, passes = spied()
     parts = tkn.per_parameter(f, params, chunk_size=4)
     traces = [float(tk.one_sided(L, 8, rng=0)) for L in parts.values()]
-    assert len(passes) == 2
+    assert len(passes) == 2 + 1  # which checks the others
     norms = [tk.frobenius_norm(tk.gram(L), 8, rng=0) for L in parts.values()]
     assert len(norms) == len(parts)
     whole = tk.one_sided(tkn.jacobian(f, params), 8, rng=0)
@@ -92,11 +95,15 @@ def test_f_runs_once_for_all_pullbacks(library: str) -> None:
         return f(p)
 
     J = tkn.jacobian(g, params, chunk_size=4)
+    made = calls
+    assert made == (1 if library == "jax" else 2)  # whose outputs have to be the same
     for _ in range(2):
         J.H @ J.xp.ones((12, 8), dtype=J.dtype)
-    assert calls == 1
-    J @ J.xp.ones((54, 8), dtype=J.dtype)
-    assert calls == (1 if library == "jax" else 3)  # torch.func's forward mode runs f once a chunk
+    assert calls == made
+    for checks in (1, 0):  # torch.func's forward mode runs f once a chunk
+        made = calls
+        J @ J.xp.ones((54, 8), dtype=J.dtype)
+        assert calls == made + (0 if library == "jax" else 2 + checks)
 
 
 @every_library
@@ -204,10 +211,10 @@ def test_the_graph_dies_with_the_operator() -> None:
     params = [torch.ones(3, dtype=torch.float64)]
     J = tkn.jacobian(lambda p: Marked.apply(p[0]).sin(), params)
     estimate = tk.one_sided(J, 2, rng=0)
-    assert [ref() is not None for ref in alive] == [True]
+    assert [ref() is not None for ref in alive] == [True, False]
     del J
     gc.collect()
-    assert [ref() for ref in alive] == [None]
+    assert [ref() for ref in alive] == [None, None]
     assert float(estimate) > 0
 
 
@@ -333,8 +340,8 @@ def test_partial_traces_of_a_kernel() -> None:
 
 
 @cache
-def fused() -> tuple[Callable[[Any], Array], Any, np.ndarray]:
-    """Attention through a fused kernel, which PyTorch cannot differentiate in forward mode."""
+def attention() -> tuple[Callable[[Any], Array], Any, np.ndarray]:
+    """Attention that PyTorch runs as a fused kernel, which has no forward mode."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     from torch.nn import functional as F
 
@@ -349,21 +356,57 @@ def fused() -> tuple[Callable[[Any], Array], Any, np.ndarray]:
         y = F.scaled_dot_product_attention(q, k, v)
         return y.transpose(1, 2).flatten(2) @ p["out"]
 
+    return f, params, by_autograd(f, params, 30)
+
+
+@cache
+def bag() -> tuple[Callable[[Any], Array], Any, np.ndarray]:
+    """Sums of embeddings, which PyTorch can differentiate once, in reverse mode."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from torch.nn import functional as F
+
+    ids = torch.asarray(np.random.default_rng(0).integers(6, size=(10, 2)))
+    params = {
+        "table": torch.asarray(networks.normal(6, 8)),
+        "out": torch.asarray(networks.normal(8, 3)),
+    }
+
+    def f(p: Any) -> Array:
+        return F.embedding_bag(ids, p["table"]).tanh() @ p["out"]
+
+    return f, params, by_autograd(f, params, 30)
+
+
+def by_autograd(f: Any, params: Any, n: int) -> np.ndarray:
+    import torch
+
     names, leaves = zip(*params.items(), strict=True)
     own = torch.autograd.functional.jacobian(
         lambda *leaves: f(dict(zip(names, leaves, strict=True))), leaves
     )
-    return f, params, beside(list(own), 30)
+    return beside(list(own), n)
+
+
+def test_fused_attention_is_run_by_operations_that_have_forward_mode() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    f, params, J = attention()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    K = tkn.ntk(f, params)
+    close(dense(K.factor), J)
+    close(dense(K.factor.H), J.T)  # type: ignore[union-attr]
+    covered(tk.hutchpp(K, 12, rng=0), np.sum(J * J))
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert torch.backends.cuda.flash_sdp_enabled()
 
 
 def test_a_missing_forward_mode_is_said_and_not_needed() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-    f, params, J = fused()
+    f, params, J = bag()
     K = tkn.ntk(f, params)
     exact = np.sum(J * J)
     with pytest.raises(NotImplementedError, match=r"forward mode is missing .*one_sided"):
-        K.factor @ torch.ones(56, 1).double()
+        K.factor @ torch.ones(72, 1).double()
     with pytest.raises(NotImplementedError, match="forward mode is missing"):
         tk.hutchpp(K, 12, rng=0)
     assert float(tk.exact_trace(K)) == pytest.approx(exact, rel=1e-12)
@@ -375,7 +418,7 @@ def test_a_missing_forward_mode_is_said_and_not_needed() -> None:
 def test_a_basis_from_differences_where_forward_mode_is_missing() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-    f, params, J = fused()
+    f, params, J = bag()
     sizes = [p.numel() for p in params.values()]
 
     def of_vector(theta: Array) -> Array:

@@ -135,3 +135,42 @@ def test_what_is_no_module_is_refused_at_once() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         tkn.track_module(lambda x: x, tk.Tracker(12))
+
+
+def test_what_is_frozen_is_not_followed() -> None:
+    """With respect to what is chosen, of the output that is picked."""
+    network, x, _ = torch_network()
+    import torch
+
+    network.eval()[0].requires_grad_(False)
+    f, every = tkn.functional(network, trainable=False)
+    rows = torch.func.jacrev(lambda p: f(p, x))(every)
+    squares = {name: float(torch.sum(row[:, :1] ** 2)) for name, row in rows.items()}
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Any) -> Any:
+            return {"logits": self.network(x)}
+
+    for trainable, chosen in ((True, ("3.weight", "3.bias")), (False, every), ("*.bias", None)):
+        follow = tkn.track_module(
+            Model(), tk.Tracker(2 * SAMPLES, rng=0), x,
+            trainable=trainable, output=lambda y: y["logits"][:, :1],
+        )  # fmt: skip
+        names = ("0.bias", "3.bias") if chosen is None else chosen
+        exact = sum(squares[name] for name in names)
+        assert float(follow(0).trace) == pytest.approx(exact, rel=1e-6)  # type: ignore[union-attr]
+    network.requires_grad_(False)
+    with pytest.raises(ValueError, match="requires a gradient"):
+        tkn.track_module(network, tk.Tracker(12), x)
+
+
+def test_no_graph_is_kept_of_parameters_that_are_trained() -> None:
+    network, x, _ = torch_network()
+    f, _ = tkn.functional(network.eval())
+    own = dict(network.named_parameters())
+    found = tkn.track(lambda p: f(p, x), tk.Tracker(12, rng=0))(0, own)
+    assert not found.trace.value.requires_grad  # type: ignore[union-attr]

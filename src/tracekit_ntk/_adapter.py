@@ -6,6 +6,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from . import _checks
+
 _SHARDED = (
     "the module is sharded (FSDP), so that its parameters lie on several devices, which is not "
     "supported; pass a module on one device, with the full_tensor() of each parameter"
@@ -43,6 +45,8 @@ def adapter(params: Any) -> ModuleType:
 def inputs(params: Any, x: Any) -> None:
     """Refuse samples that f cannot be called with, before it is."""
     refuse_scattered(params, x)
+    leaves = adapter(params).tree_flatten(x)[0]
+    _checks.inputs(x, any(hasattr(leaf, "shape") for leaf in leaves))
 
 
 def refuse_scattered(*trees: Any) -> None:

@@ -111,6 +111,36 @@ def alone(error: Exception) -> ValueError:
     )
 
 
+def modes_differ() -> str:
+    """What makes forward and reverse mode disagree."""
+    return (
+        "forward and reverse mode disagree about the derivative of f: a part of it runs under "
+        "torch.no_grad, which forward mode sees through, or is random, or a rule of its own is "
+        "wrong; use .detach() there, keep the parameters that it reads out of the tree, or use "
+        "what needs reverse mode alone, such as hutchinson(ntk(...))"
+    )
+
+
+def repeatable(deviation: float, allowed: float) -> None:
+    """Refuse functions that give something else each time."""
+    if not deviation <= allowed:
+        raise ValueError(
+            f"two runs of f at the same parameters differ (by {deviation:.1e} of the largest "
+            "output), so that it has no one Jacobian, as with dropout in training mode or noise; "
+            "put the module in eval mode, or draw the noise once and close over it"
+        )
+
+
+def inputs(x: Any, found: bool) -> None:
+    """Refuse samples that are no arrays."""
+    if not found:
+        nothing = x is None or (isinstance(x, list | tuple | dict) and not x)
+        raise (ValueError if nothing else TypeError)(
+            f"x is {'empty' if nothing else f'a {type(x).__name__}'}, not an array or a tree of "
+            "arrays; pass inputs with the samples on axis 0, of a DataLoader one batch"
+        )
+
+
 def no_forward_mode(error: Exception) -> str:
     """What to do where no product with J can be had."""
     reason = (str(error).strip() or "no message").splitlines()[0][:120]

@@ -13,6 +13,7 @@ from array_api_compat import array_namespace
 import tracekit as tk
 
 from ._adapter import adapter, inputs, refuse_scattered
+from ._choice import check_name, dotted, matching
 from ._exact import captured, diagonal_of, trace_of
 from ._operators import Priced, kernel, operator, over_batches, remembering
 from ._products import chunk, cut, in_chunks, itemsize
@@ -58,8 +59,13 @@ def jacobian(
         If the tree holds something other than floating-point arrays of one library, or f does not
         return one array of floating-point numbers, or a tensor is a DTensor.
     ValueError
-        If the tree is empty, f returns NaN, is not holomorphic in complex parameters, or the
-        batches cannot be gone through again.
+        If the tree is empty, f returns NaN, gives something else when it is run again (dropout in
+        training mode), is not holomorphic in complex parameters, or the batches cannot be gone
+        through again. At the first product with J: if forward and reverse mode disagree about f, as
+        where a part of it runs under ``torch.no_grad``.
+    NotImplementedError
+        At the first product with J: if f has no forward mode, nor a second derivative by reverse
+        mode; the error says what is left.
 
     Warns
     -----
@@ -70,10 +76,14 @@ def jacobian(
     -----
     A column of ``J @ X`` costs one forward-mode pass, of ``J.H @ X`` one reverse-mode pass; the
     forward pass through f is shared by all (in PyTorch, forward mode repeats it for each chunk;
-    with `batches` every block product does). The parameters are copied, so that the operator stays
-    what it is while a training loop goes on. Memory: the activations, and for each column of a
-    chunk the parameters, the outputs and the activations once more. f is compiled in JAX: hand in
-    the same function object again, and it is not compiled anew.
+    with `batches` every block product does). Where PyTorch has no forward mode, a column of
+    ``J @ X`` costs about two reverse-mode passes. Besides, PyTorch runs f twice when the operator
+    is made and a few passes at the first products, to see that they are right. The parameters are
+    copied, so that the operator stays what it is while a training loop goes on. Products have the
+    graph of parameters that require a gradient, in grad mode; `functional` detaches. Memory: the
+    activations, and for each column of a chunk the parameters, the outputs and the activations
+    once more. f is compiled in JAX: hand in the same function object again, and it is not compiled
+    anew.
 
     Examples
     --------
@@ -325,6 +335,7 @@ def per_parameter(f: Callable[..., Any], params: Any, *, chunk_size: int | None 
     """
     library = adapter(params)
     lin = library.linearise(f, params)
+    lin.check()
     J = operator(lin, chunk_size)
     rmatmat = remembering(J.H.matmat, J.xp)
 
@@ -395,41 +406,72 @@ def difference_basis(
     return tk.difference_basis(outputs, theta, k, rng=rng, step=step)
 
 
-def functional(module: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Split a torch.nn.Module in a function of parameters and inputs, and the parameters.
+def functional(
+    module: Any, params: Any = None, *, trainable: Any = True
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Split a network in a function of its parameters and inputs, and the parameters.
 
     Parameters
     ----------
-    module : torch.nn.Module
-        In eval mode, where its modes differ.
+    module : torch.nn.Module, or callable
+        A module as it is now: its modes, train or eval, and its buffers stay so in `f`. Or
+        ``module(params, *inputs)``, a function of a tree, in PyTorch or JAX.
+    params : tree of arrays, optional
+        The whole tree, for a function.
+    trainable : bool, pattern, torch.nn.Module, or list of patterns and modules
+        Which parameters are returned. True: those that require a gradient. False: all of them. A
+        pattern such as ``"blocks.*.attn.*"``, in which ``*`` stands for anything: those with such
+        names, frozen or not. A part of the module: its own, frozen or not. Of a tree, whose leaves
+        are named by their keys with dots between them, True and False are all that can be
+        differentiated by.
 
     Returns
     -------
     f : callable
-        ``f(params, *inputs)``: the module's output at these parameters. Those left out of `params`
-        are frozen as they are now; buffers too.
-    params : dict of str to tensor
-        Copies of the module's parameters, detached, by name; tied ones once. Neither f nor they
-        touch the module or its gradients.
+        ``f(params, *inputs)``: the output at these parameters. Those left out of `params` are
+        frozen as they are now.
+    params : dict of str to array
+        Copies of the chosen parameters, detached, by name; tied ones once. Neither f nor they touch
+        the module or its gradients.
 
     Raises
     ------
     TypeError
-        If `module` is none, or is sharded over devices (FSDP).
+        If `module` is none and no tree is given, `trainable` is no choice, or the module is sharded
+        over devices (FSDP).
+    ValueError
+        If nothing is chosen: no parameter requires a gradient, or none has such a name.
 
     Examples
     --------
     >>> import torch, tracekit_ntk as tkn
-    >>> f, params = tkn.functional(torch.nn.Linear(3, 2))
-    >>> K = tkn.ntk(lambda p: f(p, torch.ones(5, 3)), {"weight": params["weight"]})
-    >>> K.shape
-    (10, 10)
+    >>> f, params = tkn.functional(torch.nn.Linear(3, 2), trainable="w*")
+    >>> K = tkn.ntk(lambda p: f(p, torch.ones(5, 3)), params)
+    >>> list(params), K.shape
+    (['weight'], (10, 10))
     """
-    from . import _torch
+    if params is None:
+        from . import _torch_modules
 
-    if hasattr(module, "modules"):
-        refuse_scattered(*module.modules(), *module.parameters(), *module.buffers())
-    return _torch.functional(module)
+        if hasattr(module, "modules"):
+            refuse_scattered(*module.modules(), *module.parameters(), *module.buffers())
+        return _torch_modules.functional(module, trainable)
+    library = adapter(params)
+    leaves = {dotted(path): leaf for path, leaf in library.tree_flatten_with_path(params)[0]}
+    values = {name: library.detached(leaf) if hasattr(leaf, "dtype") else leaf
+              for name, leaf in leaves.items()}  # fmt: skip
+    if trainable is True or trainable is False:
+        chosen = [name for name, leaf in values.items() if _is_inexact(leaf)]
+    else:
+        chosen = matching(list(values), trainable)
+
+    def f(some: dict[str, Any], *inputs: Any, **options: Any) -> Any:
+        for name in some:
+            check_name(name, values)
+        whole = library.unflatten(params, {**values, **some}.values())
+        return module(whole, *inputs, **options)
+
+    return f, {name: values[name] for name in chosen}
 
 
 def _linearised(
@@ -439,10 +481,17 @@ def _linearised(
     library = adapter(params)
     if batches is not None:
 
-        def linearise(batch: Any) -> Any:
+        def linearise(batch: Any, known: Any = None) -> Any:
             inputs(params, batch)
-            return library.linearise(lambda p: f(p, batch), params)
+            told = () if known is None else (known,)
+            return library.linearise(lambda p: f(p, batch), params, *told)
 
         return over_batches(linearise, batches, chunk_size), ()
     lin = library.linearise(f, params)
+    lin.check()
     return operator(lin, chunk_size), tuple(lin.output.shape)
+
+
+def _is_inexact(leaf: Any) -> bool:
+    kinds = ("real floating", "complex floating")
+    return hasattr(leaf, "dtype") and bool(array_namespace(leaf).isdtype(leaf.dtype, kinds))

@@ -39,7 +39,7 @@ def kernel(L: tk.LinearOperator, chunk_size: int | None) -> tk.LinearOperator:
 
 
 def over_batches(
-    linearise: Callable[[Any], Linearised], batches: Iterable[Any], chunk_size: int | None
+    linearise: Callable[..., Linearised], batches: Iterable[Any], chunk_size: int | None
 ) -> tk.LinearOperator:
     """The Jacobians of all batches, one above the other, made anew for every block product.
 
@@ -54,23 +54,25 @@ def over_batches(
     chunk(chunk_size, 1, 1)  # refused now, not at the first product
     first, rows, marks = None, [], []
     for batch in batches:
-        lin = linearise(batch)
-        first = first or lin
+        lin = linearise(batch) if first is None else linearise(batch, first.known)
+        if first is None:
+            first = lin
+            lin.check()
         rows.append(lin.shape[0])
         marks.append(_mark(lin.output))
     if first is None:
         raise ValueError("batches is empty; pass at least one batch")
     xp, columns = array_namespace(first.output), first.shape[1]
     edges = [slice(*edge) for edge in pairwise(accumulate(rows, initial=0))]
-    dtype, place = first.dtype, first.device
+    dtype, place, known = first.dtype, first.device, first.known
     del first, lin
 
     def again() -> Iterator[tuple[slice, tk.LinearOperator]]:
         came = 0
         for came, batch in enumerate(batches, 1):
-            lin = linearise(batch)
-            known = came <= len(rows) and lin.shape[0] == rows[came - 1]
-            if not known or abs(_mark(lin.output) - marks[came - 1]) > 1e-3 * abs(marks[came - 1]):
+            lin = linearise(batch, known)
+            fits = came <= len(rows) and lin.shape[0] == rows[came - 1]
+            if not fits or abs(_mark(lin.output) - marks[came - 1]) > 1e-3 * abs(marks[came - 1]):
                 break
             yield edges[came - 1], operator(lin, chunk_size)
         else:

@@ -18,7 +18,8 @@ class Linearised:
     """The derivative J of a function at one point of its parameters, by both products.
 
     `pushforward` takes (P, k) columns of tangents to (n, k), `pullback` (n, k) columns of
-    cotangents u to (P, k) columns ``J^H u``; parameters are flattened leaf by leaf.
+    cotangents u to (P, k) columns ``J^H u``; parameters are flattened leaf by leaf. `check` is run
+    where an operator is made. `known` is what a library may be told when it linearises f again.
     """
 
     output: Array
@@ -27,6 +28,8 @@ class Linearised:
     device: Any
     pushforward: Product
     pullback: Product
+    check: Callable[[], None] = lambda: None
+    known: Any = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -125,7 +128,8 @@ def of_samples(
         others = grads if x2 is None else pull_all(x2, V2)
 
         def product(g: Array, h: Array) -> Array:
-            g, h = (xp.reshape(part, (part.shape[0] * part.shape[1], -1)) for part in (g, h))
+            g, h = (xp.reshape(part, (part.shape[0] * part.shape[1], math.prod(part.shape[2:])))
+                    for part in (g, h))  # fmt: skip
             g = xp.conj(g) if xp.isdtype(dtype, "complex floating") else g
             return g @ xp.matrix_transpose(h)
 
@@ -137,11 +141,12 @@ def of_samples(
             return t.over_samples(lambda sample: one(leaves, sample))(x1)
 
         grads = pull_all(x2, V)
-        Y = push(values, [xp.reshape(g, (-1, *g.shape[2:])) for g in grads])  # (N2 k, N1, O)
+        rows = [xp.reshape(g, (g.shape[0] * g.shape[1], *g.shape[2:])) for g in grads]
+        Y = push(values, rows)  # (N2 k, N1, O)
         return xp.permute_dims(xp.reshape(Y, (*grads[0].shape[:2], *Y.shape[1:])), (2, 3, 0, 1))
 
     def flat(g: Array) -> Array:
-        return xp.reshape(g, (g.shape[0], -1))
+        return xp.reshape(g, (g.shape[0], math.prod(g.shape[1:])))
 
     def to(x: Array, wanted: Any) -> Array:
         return xp.astype(x, wanted, copy=False)

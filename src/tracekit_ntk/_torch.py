@@ -1,16 +1,18 @@
-"""Jacobians by PyTorch: reverse mode by autograd, all else by torch.func."""
+"""Jacobians by PyTorch: of a whole function by its graph, of samples by torch.func."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import reduce
+from dataclasses import replace
+from functools import partial, reduce
+from math import prod
 from typing import Any
 
 import torch
 from array_api_compat import torch as xp
-from torch.func import functional_call, jvp, vjp, vmap
+from torch.func import jvp, vjp, vmap
 from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_map
 
 from . import _checks
@@ -20,38 +22,30 @@ from ._products import (
     Product,
     Transforms,
     both_parts,
-    cut,
+    generic,
     is_complex_linear,
     of_samples,
+)
+from ._torch_passes import (
+    Derivative,
+    Known,
+    Lowest,
+    apart,
+    is_array,
+    is_inexact,
+    normal,
+    passes,
+    rounding,
+    usable,
 )
 
 Array = Any
 
 
-def functional(module: torch.nn.Module) -> tuple[Callable[..., Any], dict[str, Array]]:
-    """Split a module in a function of parameters and the parameters."""
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(
-            f"functional got a {type(module).__name__}; pass a torch.nn.Module, or write f(params, "
-            "x) yourself"
-        )
-    state = {name: p.detach().clone() for name, p in module.named_parameters()}
-    buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
-
-    def f(params: dict[str, Array], *inputs: Any, **options: Any) -> Any:
-        for name in params:
-            if name not in state:
-                raise KeyError(f"the module has no parameter {name!r}; it has {', '.join(state)}")
-        fresh = {name: b.clone() for name, b in buffers.items()}  # training mode writes into them
-        return functional_call(module, {**state, **fresh, **params}, inputs, options)
-
-    return f, dict(state)
-
-
 def leaves(params: Any) -> list[tuple[str, Any]]:
     """The leaves of a tree with their names, checked."""
     named = [(keystr(path), leaf) for path, leaf in tree_flatten_with_path(params)[0]]
-    _checks.parameters(named, _is_array, _is_inexact)
+    _checks.parameters(named, is_array, is_inexact)
     _checks.one_field([leaf.is_complex() for _, leaf in named])
     return named
 
@@ -66,108 +60,178 @@ def detached(leaf: Array) -> Array:
     return leaf.detach().clone()
 
 
-def linearise(f: Callable[[Any], Any], params: Any) -> Linearised:
+def linearise(f: Callable[[Any], Any], params: Any, known: Known | None = None) -> Linearised:
     """The derivative of f at params: one forward pass, whose graph the pullback keeps."""
-    primals = [detached(leaf) for _, leaf in leaves(params)]
-    active = [p.clone().requires_grad_() for p in primals]
-    with torch.enable_grad():
-        y = f(unflatten(params, active))
-    _check_output(y)
-    flat, sizes = y.reshape(-1), [p.numel() for p in primals]
-    reads = _reads(flat, active)
-    _checks.depends(reads)
-    dtype = _common(primals, y.dtype)
-
-    def pullback(U: Array) -> Array:
-        if not reads:
-            return U.new_zeros((sum(sizes), U.shape[1]), dtype=primals[0].dtype)
-        grads = _batched_grad(flat, active, U.T.to(y.dtype).contiguous())
-        return torch.cat([g.flatten(1) for g in grads], dim=1).T
-
-    def along(*tangents: Array) -> Array:
-        def values(*ps: Array) -> Array:
-            return f(unflatten(params, ps)).reshape(-1)
-
-        return jvp(values, tuple(primals), tangents)[1]
-
-    def pushforward(X: Array) -> Array:
-        parts = cut(X.T, sizes, primals, xp)
-        with _forward_mode():
-            return vmap(along)(*(t.to(p.dtype) for t, p in zip(parts, primals, strict=True))).T
-
-    products: tuple[Product, Product] = (pushforward, pullback)
-    if y.is_complex() and not primals[0].is_complex():
-        products = both_parts(*products, xp)
-    elif primals[0].is_complex():
+    found, J = _linearised(f, params, _point(params), known)
+    _checks.finite(bool(torch.isfinite(J.output).all()))
+    _checks.depends(found.depends)
+    if found.complex_parameters:
         _checks.holomorphic(
-            y.is_complex() and is_complex_linear(pullback, flat.numel(), dtype, xp, y.device)
+            J.output.is_complex()
+            and is_complex_linear(J.pullback, J.shape[0], J.dtype, xp, J.device)
         )
-    return Linearised(y.detach(), tuple(sizes), dtype, y.device, *_cast(products, dtype))
+
+    def check() -> None:
+        _checks.repeatable(found.look(), found.known.allowed)
+
+    return replace(J, check=check)
 
 
 def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     """The samples' own derivatives of f at params, after a check that samples do not mix."""
-    primals = [detached(leaf) for _, leaf in leaves(params)]
-    inputs = tree_flatten(x)[0]
-    with torch.no_grad():
-        y = f(unflatten(params, primals), x)
+    f, at, x = usable(f), _point(params), tree_map(normal, x)
+    detached = [p.detach() for p in at]
+    with passes(), Lowest() as lowest:
+        y = f(unflatten(params, detached), x)
     _check_output(y)
-    _checks.samples([tuple(getattr(part, "shape", ())) for part in inputs], tuple(y.shape))
+    y = y.detach()
+    shapes = [tuple(part.shape) for part in tree_flatten(x)[0] if is_array(part)]
+    _checks.samples(shapes, tuple(y.shape))
+    known = Known(max(lowest.eps, rounding(y)))
 
     def one(values: Any, sample: Any) -> Array:
         batch = tree_map(lambda part: part[None], sample)
         return f(unflatten(params, values), batch)[0].reshape(-1)
 
     def value(sample: Any) -> Array:
-        return vjp(lambda *values: one(values, sample), *primals)[0]  # as it will be for products
+        return vjp(lambda *values: one(values, sample), *detached)[0]  # as it will be for products
 
-    over: Any = vmap
-    try:
-        with _quiet():
-            alone = vmap(value)(x)
-    except Exception:
-        over = _looped  # it may be vmap alone that cannot do it
+    def by_loop(sample: Any) -> Array:
+        return f(unflatten(params, detached), sample).reshape(-1)
+
+    def deviation(values: Array) -> float:
+        return apart(values.detach().reshape(y.shape), y)
+
+    mapped = True
+    with passes(), _quiet():
         try:
-            alone = _looped(value)(x)
-        except Exception as error:
-            raise _checks.alone(error) from error
-    deviation = (alone - y.reshape(alone.shape)).abs().max() / y.abs().max().clip(1e-30)
-    _checks.independent(float(deviation), torch.finfo(y.dtype).eps ** 0.5)
+            mapped = deviation(vmap(value)(x)) <= known.allowed
+        except Exception:  # it may be vmap alone that cannot do it
+            mapped = False
+        if not mapped:
+            try:
+                alone = torch.stack([by_loop(sample) for sample in _each(x)])
+                off = deviation(alone)
+            except Exception as error:
+                raise _checks.alone(error) from error
+            _checks.independent(off, known.allowed)
+    linearise(lambda values: f(values, _part(x, slice(0, 1))), params)  # its checks
+    dtype = _common(at, y.dtype)
+    quick = of_samples(one, at, dtype, Transforms(vjp, jvp, vmap, vmap, xp))
+    sure = _one_by_one(f, params, at, known)
+    first = _part(x, slice(0, 2))
+    differentiated = any(p.requires_grad for p in at)
 
-    def quietly(product: Callable[..., Array]) -> Callable[..., Array]:
-        def run(*blocks: Any) -> Array:
-            with _quiet(), _forward_mode():
-                return product(*blocks)
+    def run(product: Callable[..., Array], *blocks: Any) -> Array:
+        create = differentiated and torch.is_grad_enabled()
+        with passes(), _quiet():
+            made = product(*tree_map(normal, blocks))
+        return made if create else made.detach()
 
-        return run
+    def is_right(which: int, rows: int) -> bool:
+        """Whether all samples at once give what one by one does."""
+        n = min(2, len(y))
+        V = torch.reshape(generic(n * rows * 2, xp, y.device), (n, rows, 2)).to(dtype)
+        there = sure[which](first, V)
+        try:
+            return apart(run(quick[which], first, V), there.detach()) <= known.allowed
+        except Exception:
+            return False
 
-    linearise(lambda values: f(values, tree_map(lambda part: part[:1], x)), params)  # its checks
-    dtype = _common(primals, y.dtype)
-    products = of_samples(one, primals, dtype, Transforms(vjp, jvp, vmap, over, xp))
+    outputs, P = prod(y.shape[1:]), sum(p.numel() for p in at)
+    by_reverse = mapped and is_right(2, outputs)
+    by_forward: list[bool] = []
+
+    def product(which: int, *blocks: Any) -> Array:
+        right = by_reverse
+        if right and which in (1, 3, 5):  # they need forward mode
+            if not by_forward:
+                by_forward.append(is_right(3, P))
+            right = by_forward[0]
+        if right:
+            try:
+                return run(quick[which], *blocks)
+            except Exception:  # as above
+                pass
+        return sure[which](*blocks)
+
     return PerSample(
-        y, sum(p.numel() for p in primals), dtype, y.device,
-        lambda s: tree_map(lambda part: part[s], x), *map(quietly, products),
-    )  # fmt: skip
+        y, P, dtype, y.device, partial(_part, x), *(partial(product, which) for which in range(6))
+    )
 
 
-def _looped(product: Callable[..., Any]) -> Callable[..., Any]:
-    """What vmap does, for operations that it has no rule for, such as fused recurrent cells."""
+def _one_by_one(
+    f: Callable[[Any, Any], Any], params: Any, at: list[Array], known: Known
+) -> tuple[Callable[..., Array], ...]:
+    """The products of `PerSample`, in its order, from one derivative for each sample."""
 
-    def run(*trees: Any) -> Any:
-        n = len(tree_flatten(trees)[0][0])
-        each = [tree_map(lambda part: part[i], trees) for i in range(n)]  # noqa: B023
-        return tree_map(lambda *made: torch.stack(made), *(product(*parts) for parts in each))
+    def derivatives(samples: Any) -> Iterator[Linearised]:
+        for one in _each(samples):
+            yield _linearised(lambda values: f(values, one), params, at, known)[1]  # noqa: B023
 
-    return run
+    def squares(samples: Any, V: Array) -> Array:
+        return (pullback(samples, V).abs() ** 2).sum(1)
+
+    def kernel(samples: Any, V: Array) -> Array:
+        each = zip(derivatives(samples), V, strict=True)
+        return torch.stack([J.pushforward(J.pullback(v)) for J, v in each])
+
+    def pullback(samples: Any, V: Array) -> Array:
+        return torch.stack([J.pullback(v) for J, v in zip(derivatives(samples), V, strict=True)])
+
+    def pushforward(samples: Any, X: Array) -> Array:
+        each = zip(derivatives(samples), X, strict=True)
+        return torch.stack([J.pushforward(part) for J, part in each])
+
+    def contraction(x1: Any, x2: Any, V1: Array, V2: Array) -> Array:
+        other = x1 if x2 is None else x2
+        g, h = ([J.pullback(V) for J in derivatives(x)] for x, V in ((x1, V1), (other, V2)))
+        return torch.einsum("npk,mpl->nkml", torch.stack(g).conj(), torch.stack(h))
+
+    def kernel_columns(x1: Any, x2: Any, V: Array) -> Array:
+        W = torch.cat([J.pullback(V) for J in derivatives(x2)], dim=1)
+        return torch.stack([J.pushforward(W).unflatten(1, (-1, V.shape[1]))
+                            for J in derivatives(x1)])  # fmt: skip
+
+    return squares, kernel, pullback, pushforward, contraction, kernel_columns
 
 
-@contextmanager
-def _forward_mode() -> Iterator[None]:
-    """With our own error where an operation has no forward mode."""
-    try:
-        yield
-    except NotImplementedError as error:
-        raise NotImplementedError(_checks.no_forward_mode(error)) from error
+def _linearised(
+    f: Callable[[Any], Any], params: Any, at: list[Array], known: Known | None
+) -> tuple[Derivative, Linearised]:
+    """The derivative of f, and its products with columns."""
+    found = Derivative(lambda *values: f(unflatten(params, values)), at, known)
+    y, dtype = found.output.detach(), _common(at, found.output.dtype)
+
+    def pushforward(X: Array) -> Array:
+        return found.push(X.T).T
+
+    def pullback(U: Array) -> Array:
+        return found.pull(U.T.to(y.dtype).contiguous()).T
+
+    products: tuple[Product, Product] = (pushforward, pullback)
+    if y.is_complex() and not found.complex_parameters:
+        products = both_parts(*products, xp)
+    sizes = tuple(p.numel() for p in at)
+    return found, Linearised(y, sizes, dtype, y.device, *_cast(products, dtype), known=found.known)
+
+
+def _point(params: Any) -> list[Array]:
+    """Copies of the parameters, with the caller's graph if there is one."""
+    graph = torch.is_grad_enabled()
+    with torch.inference_mode(False):
+        return [leaf.clone() if graph and leaf.requires_grad else detached(leaf)
+                for _, leaf in leaves(params)]  # fmt: skip
+
+
+def _part(x: Any, samples: slice) -> Any:
+    return tree_map(lambda part: part[samples] if is_array(part) else part, x)
+
+
+def _each(x: Any) -> Iterator[Any]:
+    """Every sample as a batch of its own."""
+    N = next(len(part) for part in tree_flatten(x)[0] if is_array(part))
+    return (_part(x, slice(n, n + 1)) for n in range(N))
 
 
 @contextmanager
@@ -176,38 +240,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop")
         yield
-
-
-def _reads(y: Array, leaves: list[Array]) -> bool:
-    """Whether the graph of y ends at one of these leaves."""
-    wanted, seen = {id(leaf) for leaf in leaves}, set()
-    nodes = [torch.autograd.graph.get_gradient_edge(y).node] if y.requires_grad else []
-    while nodes:
-        node = nodes.pop()
-        if id(getattr(node, "variable", None)) in wanted:
-            return True
-        seen.add(node)
-        nodes += [n for n, _ in node.next_functions if n is not None and n not in seen]
-    return False
-
-
-def _batched_grad(y: Array, inputs: list[Array], V: Array) -> list[Array]:
-    """Gradients of y by each row of V, in one reverse pass where all its operations allow it."""
-
-    def grad(v: Array, batched: bool) -> Any:
-        return torch.autograd.grad(
-            y, inputs, v, retain_graph=True, allow_unused=True, is_grads_batched=batched
-        )
-
-    try:
-        grads = grad(V, True)
-    except RuntimeError:  # an operation without a batching rule; or one that fails, here too
-        each = zip(*(grad(v, False) for v in V), strict=True)
-        grads = [None if parts[0] is None else torch.stack(parts) for parts in each]
-    return [
-        V.new_zeros((len(V), *x.shape), dtype=x.dtype) if g is None else g
-        for g, x in zip(grads, inputs, strict=True)
-    ]
 
 
 def _common(arrays: list[Array], dtype: Any) -> Any:
@@ -221,13 +253,5 @@ def _cast(products: tuple[Any, Any], dtype: Any) -> tuple[Any, Any]:
 
 
 def _check_output(y: Any) -> None:
-    _checks.output(y, _is_array, _is_inexact)
+    _checks.output(y, is_array, is_inexact)
     _checks.finite(bool(torch.isfinite(y.detach()).all()))
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, torch.Tensor)
-
-
-def _is_inexact(leaf: Array) -> bool:
-    return bool(leaf.is_floating_point() or leaf.is_complex())

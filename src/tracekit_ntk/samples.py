@@ -49,9 +49,10 @@ def sample_ntk(
     Raises
     ------
     TypeError, ValueError
-        As for `jacobian`; if the samples of x and of the output are not the same, and if outputs
-        change when a sample is passed alone (BatchNorm in training mode, ...), by more than the
-        square root of the rounding unit times the largest.
+        As for `jacobian`; if x holds no array, if the samples of x and of the output are not the
+        same, and if outputs change when a sample is passed alone (BatchNorm in training mode, ...),
+        by more than the square root of the rounding unit times the largest. In PyTorch that is the
+        unit of the least precision met on the way, as in mixed precision.
 
     Notes
     -----
@@ -61,7 +62,8 @@ def sample_ntk(
     N)``. Squared lengths of gradients come from their factors, inputs and cotangents of operations,
     and no gradient is formed, where all that reads parameters is known (see `explain`): a column
     then costs less than an ordinary reverse-mode pass. Elsewhere, and in products, it costs the
-    flops of one and N times its memory for gradients, which `chunk_size` bounds. Samples that do
+    flops of one and N times its memory for gradients, which `chunk_size` bounds. In PyTorch samples
+    go one by one where operations cannot be batched, or are wrong when they are. Samples that do
     mix have no kernels of their own.
 
     Examples

@@ -8,6 +8,7 @@ from typing import Any
 
 import tracekit as tk
 
+from ._adapter import adapter
 from ._jacobian import functional, ntk
 
 
@@ -65,7 +66,10 @@ def track(
     def callback(step: int, params: Any) -> tk.Tracked | None:
         if step % every:
             return None
-        return tracker.update(ntk(f, params, chunk_size=chunk_size), step)
+        library = adapter(params)
+        values = [library.detached(leaf) for _, leaf in library.leaves(params)]
+        kernel = ntk(f, library.unflatten(params, values), chunk_size=chunk_size)
+        return tracker.update(kernel, step)
 
     return callback
 
@@ -76,6 +80,8 @@ def track_module(
     *inputs: Any,
     every: int = 1,
     chunk_size: int | None = None,
+    trainable: Any = True,
+    output: Callable[[Any], Any] | None = None,
 ) -> Callable[[int], tk.Tracked | None]:
     """A callback that follows the tangent kernel of a torch.nn.Module.
 
@@ -89,6 +95,11 @@ def track_module(
         Which the module is called with; on its device.
     every, chunk_size : int, optional
         As for `track`.
+    trainable : bool, pattern, torch.nn.Module, or list, optional
+        With respect to which parameters, as for `functional`; those that require a gradient at the
+        time of a look if not given.
+    output : callable, optional
+        Picks the tensor to follow from what the module returns: ``lambda y: y.logits``.
 
     Returns
     -------
@@ -98,14 +109,13 @@ def track_module(
     Raises
     ------
     ValueError
-        If `every` is no positive int.
+        If `every` is no positive int, or no parameter is chosen.
     TypeError
         If `module` is none.
 
     Notes
     -----
-    With respect to all of its parameters; for some of them, see `functional` and `track`. Neither
-    the module nor its gradients are touched.
+    Neither the module nor its gradients are touched.
 
     Examples
     --------
@@ -116,15 +126,16 @@ def track_module(
     >>> round(float(follow(0).alignment), 6)
     1.0
     """
-    functional(module)
+    functional(module, trainable=trainable)
     _checked(every)
 
     def callback(step: int) -> tk.Tracked | None:
         if step % every:
             return None
         with _evaluated(module):
-            f, params = functional(module)
-            kernel = ntk(lambda p: f(p, *inputs), params, chunk_size=chunk_size)
+            f, params = functional(module, trainable=trainable)
+            pick = output or (lambda y: y)
+            kernel = ntk(lambda p: pick(f(p, *inputs)), params, chunk_size=chunk_size)
             return tracker.update(kernel, step)
 
     return callback
