@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,9 +63,14 @@ def check(
     expected = rows(f, params, x) if expected is None else expected
     M = found.outputs
     step = chunks or M
+    told = ""
     for low in range(0, M, step):
         high = min(low + step, M)
-        uses = found.uses(low, high)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            uses = found.uses(low, high)
+        assert len(said) <= (not told)
+        told += "".join(str(w.message) for w in said)
         for name, p in params.items():
             J = expected[name].reshape(found.samples, M, -1)[:, low:high]
             mine = uses[f"['{name}']"]
@@ -72,6 +78,9 @@ def check(
             torch.testing.assert_close(made, J, rtol=1e-10, atol=1e-12 * float(1 + J.abs().max()))
     reasons = {path[2:-2] for path, _, _, reason in found.report if reason}
     assert reasons == set(fallback), found.report
+    slow = {path for path, op, _, reason in found.report if reason and op != "none"}
+    assert bool(told) == bool(slow)
+    assert all(path in told for path in list(slow)[:5]) or len(slow) > 5, told
     return found
 
 

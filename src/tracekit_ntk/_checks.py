@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -59,6 +60,52 @@ def finite(all_finite: bool) -> None:
         raise ValueError(
             "f returned NaN or infinity at these parameters, where it has no Jacobian; look at its "
             "inputs and parameters first"
+        )
+
+
+def finite_gradient(all_finite: bool, name: str) -> None:
+    """Refuse a point where a derivative does not exist."""
+    if not all_finite:
+        raise ValueError(
+            f"the gradient by parameter {name} is NaN or infinite at this point, where f has no "
+            "Jacobian, as a square root or a norm at zero; add a small number inside it"
+        )
+
+
+def repeatable(holds: bool) -> None:
+    """Refuse functions that are random."""
+    if not holds:
+        raise ValueError(
+            "f gives other outputs when it is called again with the same parameters and inputs, as "
+            "with Dropout in training mode or noise, so that it has no one Jacobian; put the "
+            "module in eval mode, or seed the noise inside f"
+        )
+
+
+def slow(reasons: dict[str, str], outputs: int, unbatched: bool) -> None:
+    """Warn of parameters whose Jacobians are formed, and of reverse passes one by one."""
+    told = []
+    if reasons:
+        few = [f"{name} ({why})" for name, why in list(reasons.items())[:5]]
+        more = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        told.append(
+            f"{', '.join(few)}{more}: differentiated apart from the rest, by a reverse pass for "
+            f"each of {outputs} outputs, which is right, but slower; explain(...) lists all"
+        )
+    if unbatched:
+        told.append(
+            "PyTorch's batched reverse passes through f are wrong, so that all go one by one"
+        )
+    if told:
+        warnings.warn("; ".join(told), stacklevel=_outside())
+
+
+def inputs(x: Any, parts: Sequence[Any], is_array: Any, whole: bool) -> None:
+    """Refuse samples that are no arrays."""
+    if not any(is_array(part) for part in parts) and not (whole and x is None):
+        raise TypeError(
+            f"x is a {type(x).__name__}, which holds no array of the library of the parameters; "
+            "pass the samples of one batch as an array, or a tree of arrays"
         )
 
 
@@ -150,3 +197,11 @@ def no_forward_mode(error: Exception) -> str:
         "with a basis from difference_basis; or what needs no product: factored_ntk, ntk_trace, "
         "ntk_norm, kernel"
     )
+
+
+def _outside() -> int:
+    """How many frames up the caller of this package is, for warnings."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        level, frame = level + 1, frame.f_back
+    return level

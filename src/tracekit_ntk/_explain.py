@@ -55,14 +55,14 @@ def explain(
     total      8                                     860            240
     """
     found = capture(f, params, x, whole=whole)
-    M = found.outputs
+    report, M = found.report, found.outputs
     uses = {name: [_widened(use, M) for use in some] for name, some in found.uses(0, 1).items()}
     form = Form(1, M, paired=True) if trace else Form()
     rows: list[tuple[str, ...]] = []
     work = numbers = 0
     itemsize = 4
     seen: set[str] = set()
-    for path, op, positions, reason in found.report:
+    for path, op, positions, reason in report:
         costs = ("", "", "") if path in seen else ("-", "0", "0")
         if path not in seen and uses[path]:
             chosen = _chosen(uses[path], form)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -13,18 +13,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from . import _checks
 from ._torch import leaves, unflatten
 from ._torch_cells import lean
+from ._torch_check import Cotangents, Place, agree, by_sample, gradient
 from ._torch_reads import Array, Read
 from ._torch_record import Recorder
-from ._torch_reverse import Edge, batched_grad, cut, last_joint
+from ._torch_reverse import Edge, Way, batched_grad, cut, edge_of, last_joint
 from ._uses import Dense, Use, stack
-
-
-class Place(NamedTuple):
-    """Which axis of the positions runs over the samples, and what else it runs over."""
-
-    axis: int
-    outer: int
-    inner: int
 
 
 def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = False) -> Capture:
@@ -35,7 +28,8 @@ def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = 
     f : callable
         ``f(params, x) -> tensor`` with samples on axis 0 of x and of the result.
     params : tree of tensors
-        What to differentiate by; requires_grad is ignored.
+        What to differentiate by. Where one requires a gradient, or an input does, and grad mode is
+        on, what is made of the factors can be differentiated in turn.
     x : tensor or tree of tensors
         The inputs.
     whole : bool
@@ -49,9 +43,9 @@ def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = 
     Notes
     -----
     Operations are seen by a TorchFunctionMode, so that f may be any Python: modules, functions,
-    control flow. Every use of a parameter is an edge of the graph that autograd builds. Those edges
-    are counted, and a parameter with one that no rule accounts for is differentiated on its own. No
-    forward mode is needed. Where samples are is seen in one more reverse pass with two rows.
+    control flow. No forward mode is needed. Whatever was seen, plain autograd decides: f runs once
+    more, unwatched, two of its gradients are taken, and a parameter whose factors do not sum up to
+    them is differentiated on its own. Where samples are is seen in the same cotangents.
 
     Examples
     --------
@@ -72,12 +66,17 @@ class Capture:
 
     def __init__(self, f: Callable[..., Any], params: Any, x: Any, whole: bool) -> None:
         named = leaves(params)
-        self._f, self._params, self._x, self._whole = f, params, x, whole
-        self._leaves = {name: _leaf(p) for name, p in named}
+        _checks.inputs(x, tree_leaves(x), _is_tensor, whole)
+        carry = any(t.requires_grad for t in (*(p for _, p in named), *_inputs(x)))
+        with torch.inference_mode(False):
+            self._way = Way(graph=carry and torch.is_grad_enabled())
+            self._f, self._params, self._whole = f, params, whole
+            self._x = tree_map(lambda t: t.clone() if _is_tensor(t) else t, x)
+            self._leaves = {name: _leaf(p, self._way.graph) for name, p in named}
+            recorder = self._record(self._x)
         self.sizes = {name: p.numel() for name, p in named}
-        recorder = self._record(x)
         y = self._y
-        _checks.output(y, lambda y: isinstance(y, torch.Tensor), _inexact)
+        _checks.output(y, _is_tensor, _inexact)
         _checks.finite(bool(torch.isfinite(y.detach()).all()))
         if y.is_complex() != next(iter(self._leaves.values())).is_complex():
             raise TypeError(
@@ -96,8 +95,11 @@ class Capture:
         given = {edge: read.out.numel() for read, edge in self._reads}
         self.numbers = sum(given.values()) // self.samples
         self._edges = list(given)
-        self._joint = last_joint(y.grad_fn)
-        self._places: dict[int, Place] | None = {} if self.samples == 1 else None
+        ends = {edge_of(p)[0] for p in self._leaves.values()}
+        self._joint = last_joint(y.grad_fn, ends)
+        self._check = Cotangents(y.detach(), self.samples, recorder.dtypes | {y.dtype})
+        self._places: dict[int, Place] | None = None
+        self._told = False
         self._data: dict[int, Any] = {}
 
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
@@ -110,36 +112,50 @@ class Capture:
         return self._pulled(rows.reshape(-1, *self._y.shape), True)
 
     def _pulled(self, rows: Array, check: bool) -> dict[str, list[Use]]:
-        """The uses of each row of cotangents; where samples are may be seen in the same pass."""
-        if not self._y.requires_grad:
-            return {name: [] for name in self.sizes}
-        if self._places is None and check:
-            both = self._reverse(torch.cat([rows, self._check_rows()]))
-            self._place([g if g is None else g[-2:] for g in both])
-            grads = [g if g is None else g[:-2] for g in both]
-        else:
-            if self._places is None:
-                self._place(self._reverse(self._check_rows()))
-            grads = self._reverse(rows)
+        """The uses of each row of cotangents; the check may go through the same pass."""
+        with torch.inference_mode(False):
+            grads = self._checked(rows, check)
+            if not self._told:
+                self._tell()
+            found: dict[str, list[Use]] = {name: [] for name in self.sizes}
+            for name, kinds in self._kinds(grads).items():
+                found[name] = stack([self._use(parts) for parts in kinds])
+            return found | self._formed(rows)
+
+    def _checked(self, rows: Array, check: bool) -> list[Array | None]:
+        """Derivatives for each row, of a network that has been checked."""
+        if self._places is not None:
+            return self._reverse(rows)
+        if not check:
+            self._settle()
+            return self._reverse(rows)
+        both = self._reverse(torch.cat([rows, self._check.rows]))
+        before = self._way
+        self._settle([g if g is None else g[len(rows) :].detach() for g in both])
+        if self._way != before:
+            return self._reverse(rows)
+        return [g if g is None else g[: len(rows)] for g in both]
+
+    def _kinds(self, grads: list[Array | None]) -> dict[str, list[list[tuple[int, Array]]]]:
+        """For each parameter its reads with their derivatives, those of one kind together."""
         by_edge = dict(zip(self._edges, grads, strict=True))
-        found: dict[str, list[Use]] = {name: [] for name in self.sizes}
         kinds: dict[Any, list[tuple[int, Array]]] = {}
         for i, (read, edge) in enumerate(self._reads):
             G = by_edge[edge]
             if G is not None and read.seen.name not in self._missed:
-                key = i if read.kind is None else (read.seen.name, read.kind)
+                key = read.seen.name, i if read.kind is None else read.kind
                 kinds.setdefault(key, []).append((i, G))
-        for parts in kinds.values():
-            found[self._reads[parts[0][0]][0].seen.name].append(self._use(parts))
-        for name in self._missed:
-            found[name] = [self._formed(name, rows)]
-        return {name: stack(uses) for name, uses in found.items()}
+        found: dict[str, list[list[tuple[int, Array]]]] = {}
+        for (name, _), parts in kinds.items():
+            found.setdefault(name, []).append(parts)
+        return found
 
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
         """Every read: parameter, operation, positions, why its Jacobian is formed (or "")."""
-        if self._places is None:
-            self._place(self._reverse(self._check_rows()))
+        with torch.inference_mode(False):
+            self._settle()
+        self._told = True
         lines = []
         for name in self.sizes:
             found: dict[str, int] = {}
@@ -154,10 +170,15 @@ class Capture:
         return lines
 
     def _record(self, x: Any) -> Recorder:
-        recorder = Recorder(self._leaves)
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), recorder:  # the fused: no batching
-            self._y = self._f(unflatten(self._params, self._leaves.values()), x)
+        recorder = Recorder(self._leaves, self._way.graph)
+        with recorder:
+            self._y = self._run(x)
         return recorder
+
+    def _run(self, x: Any) -> Any:
+        x = tree_map(lambda t: t.clone() if _is_tensor(t) else t, x)  # f may write into it
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused: no batching
+            return self._f(unflatten(self._params, self._leaves.values()), x)
 
     def _rows(self, start: int, stop: int) -> Array:
         """Cotangents that pick outputs start to stop of every sample."""
@@ -166,75 +187,190 @@ class Capture:
         rows = eye[:, None, :].expand(-1, self.samples, -1)
         return rows.reshape(-1, *self._y.shape)
 
-    def _check_rows(self) -> Array:
-        """Two cotangents, each on its own half of the samples."""
-        generator = torch.Generator().manual_seed(0)
-        half = torch.randint(0, 2, (self.samples,), generator=generator)
-        half[0], half[-1] = 1, 0
-        self._half = half.bool().to(self._y.device)
-        v = torch.randn(self._y.shape, generator=generator, dtype=torch.float64).to(self._y)
-        masks = torch.stack([self._half, ~self._half])
-        masks = masks.reshape(2, self.samples, *[1] * len(self.output_shape))
-        return masks * v
-
-    def _reverse(self, rows: Array) -> list[Array | None]:
+    def _reverse(self, rows: Array, way: Way | None = None) -> list[Array | None]:
         """Derivatives of each row's sum of outputs by what every operation gave."""
+        if not self._y.requires_grad:
+            return [None] * len(self._edges)
         with lean():
-            found = self._sweep(rows)
+            found = self._sweep(rows, self._way if way is None else way)
         return [g.conj() if g is not None and g.is_complex() else g for g in found]
 
-    def _sweep(self, rows: Array) -> list[Array | None]:
+    def _sweep(self, rows: Array, way: Way) -> list[Array | None]:
         if self._joint is None:
-            return batched_grad([self._y], self._edges, [rows])
+            return batched_grad([self._y], self._edges, [rows], way)
         joint, above = self._joint
         upper = [edge for edge in self._edges if edge[0] in above]
-        found = batched_grad([self._y], [*upper, (joint, 0)], [rows])
+        found = batched_grad([self._y], [*upper, (joint, 0)], [rows], way)
         grads = dict(zip(upper, found, strict=False))
         # go on only from those parts of the output that these rows ask for
         asked = [(edge, v) for edge, v in cut(joint, found[-1]) if bool(v.any())]
         outputs, cotangents = zip(*asked, strict=True) if asked else ((), ())
         lower = [edge for edge in self._edges if edge not in grads]
-        grads |= dict(zip(lower, batched_grad(outputs, lower, cotangents), strict=True))
+        grads |= dict(zip(lower, batched_grad(outputs, lower, cotangents, way), strict=True))
         return [grads[edge] for edge in self._edges]
 
     def _use(self, parts: list[tuple[int, Array]]) -> Use:
         """Reads of one kind, from the derivatives of what each gave."""
-        read = self._reads[parts[0][0]][0]
+        X, G = self._joined(parts)
+        return self._reads[parts[0][0]][0].use(X, G)
+
+    def _joined(self, parts: list[tuple[int, Array]]) -> tuple[Any, Array]:
+        """Data and derivatives of reads of one kind, along their positions."""
         X, G = zip(*(self._by_sample(i, G) for i, G in parts), strict=True)
-        joined = (
-            G[0] if len(G) == 1 else torch.cat([g.transpose(1, 2) for g in G], 1).transpose(1, 2)
-        )
-        data = X[0] if len(X) == 1 or X[0] is None else torch.cat(X, 1)
-        return read.use(data, joined)
+        if len(parts) == 1:
+            return X[0], G[0]
+        joined = torch.cat([g.transpose(1, 2) for g in G], 1).transpose(1, 2)
+        return X[0] if X[0] is None else torch.cat(X, 1), joined
 
     def _by_sample(self, i: int, G: Array) -> tuple[Any, Array]:
         read = self._reads[i][0]
         place = None if self._places is None else self._places.get(i)
+        own = read.seen.ghost.dtype
+        dtype = own.to_complex() if G.is_complex() else own
         if i not in self._data:
-            X = read.data() if callable(read.data) else read.data
+            with torch.set_grad_enabled(self._way.graph):
+                X = read.data() if callable(read.data) else read.data
             if X is not None:
-                X = _by_sample(X, read.positions, place, 0, self.samples)
-                X = X.to(read.seen.ghost.dtype) if X.is_floating_point() else X
+                X = by_sample(X, read.positions, place, 0, self.samples)
+                X = X.to(own) if X.is_floating_point() else X.to(dtype) if X.is_complex() else X
+                X = X if self._way.graph else X.detach()
             self._data[i] = X
-        G = _by_sample(read.arrange(G), read.positions, place, 1, self.samples)
-        return self._data[i], G.to(read.seen.ghost.dtype)
+        G = by_sample(read.arrange(G), read.positions, place, 1, self.samples)
+        return self._data[i], G.to(dtype)
 
-    def _formed(self, name: str, rows: Array) -> Use:
-        """The Jacobian of one parameter on its own: a reverse pass for each output of a sample."""
-        N, M = self.samples, len(rows)
-        p = self._leaves[name]
-        J = []
-        for n in range(N):
-            one = torch.zeros_like(rows) if not self._whole and N > 1 else rows
-            if one is not rows:
-                one[:, n] = rows[:, n]
-            [g] = batched_grad([self._y], [p], [one])
-            J.append(p.new_zeros(M, p.numel()) if g is None else g.reshape(M, -1).conj())
-        return Dense(torch.stack(J).resolve_conj())
+    def _formed(self, rows: Array) -> dict[str, list[Use]]:
+        """Jacobians of parameters on their own: a reverse pass for each output of a sample."""
+        names, N, M = list(self._missed), self.samples, len(rows)
+        if not names:
+            return {}
+        p = [self._leaves[name] for name in names]
+        at_once = max(1, self.bytes_at_once // (8 * M * N * max(1, self.numbers)))
+        y, way = self._end
+        parts: list[list[Array]] = [[] for _ in names]
+        for low in range(0, N, at_once):
+            n = range(low, min(low + at_once, N))
+            one = rows if N == 1 else rows.new_zeros(len(n), *rows.shape)
+            for k, sample in enumerate(n):
+                if N > 1:
+                    one[k, :, sample] = rows[:, sample]
+            found = batched_grad([y], p, [one.reshape(-1, *y.shape)], way)
+            for leaf, g, part in zip(p, found, parts, strict=True):
+                g = rows.new_zeros(len(n), M, leaf.numel()) if g is None else g
+                g = g.reshape(len(n), M, -1).to(leaf.dtype)
+                part.append(g.conj().resolve_conj() if g.is_complex() else g)
+        joined = zip(names, parts, strict=True)
+        return {name: [Dense(torch.cat(part))] for name, part in joined}
+
+    def _settle(self, grads: list[Array | None] | None = None) -> None:
+        """Hold factors to two plain gradients of f, from derivatives for the check's rows."""
+        if self._places is not None:
+            return
+        rows = self._check.rows
+        if grads is None:
+            grads = [g if g is None else g.detach() for g in self._reverse(rows)]
+        y, truth = self._plain()
+        self._place(grads)
+        wrong = self._wrong(grads, truth)
+        if wrong and self._way.mapped:
+            alone = self._reverse(rows, Way(mapped=False))
+            if not all(
+                _same(a, b, self._check.tolerance) for a, b in zip(grads, alone, strict=True)
+            ):
+                self._way = self._way._replace(mapped=False)
+                self._data = {}
+                self._place(alone)
+                wrong = self._wrong(alone, truth)
+        self._missed |= wrong
+        if self._missed:
+            self._end = self._source(y, truth)
+
+    def _plain(self) -> tuple[Array, dict[str, Array]]:
+        """A run of f that nothing watches, and the gradients of its first two check rows."""
+        y, tolerance = self._run(self._x), self._check.precision**0.75
+        if not _near(y, self._y, tolerance):
+            again = self._run(self._x)
+            _checks.repeatable(_near(again, y, tolerance))
+            self._missed = dict.fromkeys(self.sizes, "the watched run of f gave something else")
+        rows = [*self._check.rows[:2]]
+        if y.is_complex():
+            rows.append(rows[0] * 1j)
+        named = {name: p for name, p in self._leaves.items() if p.numel()}
+        if not y.requires_grad:
+            return y, {name: p.new_zeros(2, p.numel()) for name, p in named.items()}
+        found = batched_grad([y], list(named.values()), [torch.stack(rows)], Way(mapped=False))
+        truth = {}
+        for (name, p), g in zip(named.items(), found, strict=True):
+            g = p.new_zeros(len(rows), p.numel()) if g is None else g.reshape(len(rows), -1)
+            g = g.detach().to(p.dtype)
+            _checks.finite_gradient(bool(torch.isfinite(g).all()), name)
+            if y.is_complex():
+                size = g.abs().max()
+                deviation = (g[2] - 1j * g[0]).abs().max()
+                _checks.holomorphic(bool(deviation <= self._check.tolerance * size))
+                g = g[:2].conj().resolve_conj()
+            truth[name] = g
+        return y, truth
+
+    def _wrong(self, grads: list[Array | None], truth: dict[str, Array]) -> dict[str, str]:
+        """Parameters whose factors do not sum up to their gradients, with why."""
+        wrong = {}
+        kinds = self._kinds([g if g is None else g[:2] for g in grads])
+        for name, g in truth.items():
+            if name in self._missed:
+                continue
+            if name not in kinds:
+                if bool(g.any()):
+                    wrong[name] = "read where nothing was seen"
+                continue
+            uses = []
+            for parts in kinds[name]:
+                read = self._reads[parts[0][0]][0]
+                X, G = (
+                    None if t is None else _together(t, k)
+                    for k, t in enumerate(self._joined(parts))
+                )
+                uses.append((read.use(X, G), read.use(_absolute(X), G.abs())))
+            if not agree(
+                g, *(t.detach() for t in gradient(uses, self.sizes[name])), self._check.tolerance
+            ):
+                wrong[name] = "its factors do not sum up to its gradient"
+        return wrong
+
+    def _source(self, plain: Array, truth: dict[str, Array]) -> tuple[Array, Way]:
+        """The run of f and the way to reverse it that give the gradients of what was missed."""
+        names = [name for name in self._missed if name in truth]
+        p = [self._leaves[name] for name in names]
+        most = max((float(truth[name].abs().max()) for name in names), default=0.0)
+        for y in (self._y, plain):
+            for mapped in (True, False) if self._way.mapped else (False,):
+                if not y.requires_grad:
+                    continue
+                found = batched_grad([y], p, [self._check.rows[:2]], Way(mapped))
+                tolerance = self._check.tolerance
+                for name, g in zip(names, found, strict=True):
+                    t = truth[name]
+                    g = torch.zeros_like(t) if g is None else g.reshape(2, -1).to(t.dtype)
+                    g = g.conj() if g.is_complex() else g
+                    size = max(float(t.abs().max()), tolerance * most)
+                    if not float((g - t).abs().max()) <= tolerance * size:
+                        break
+                else:
+                    return y, Way(mapped, self._way.graph)
+        return plain, Way(False, self._way.graph)
+
+    def _tell(self) -> None:
+        """Say once which parameters take the slow road."""
+        self._told = True
+        _checks.slow(
+            {n: why for n, why in self._missed.items() if self.sizes[n]},
+            self.samples * self.outputs, not self._way.mapped,
+        )  # fmt: skip
 
     def _place(self, grads: list[Array | None]) -> None:
         """Find where samples are in every operation's output, and refuse those that mix them."""
         self._places = {}
+        if self.samples == 1:
+            return
         by_edge = dict(zip(self._edges, grads, strict=True))
         known: dict[Any, Place | None] = {}
         mixed = []
@@ -244,9 +380,7 @@ class Capture:
                 continue
             key = edge, read.op, read.positions, i if read.op == "cat" else None
             if key not in known:  # a bias is read where its weight is
-                hit = read.arrange(G)
-                hit = hit.reshape(*hit.shape[: read.positions + 1], -1).any(-1)
-                known[key] = _find(hit, self._half)
+                known[key] = self._check.find(read.arrange(G), read.positions)
             place = known[key]
             if place is not None:
                 self._places[i] = place
@@ -276,34 +410,9 @@ class Capture:
             self._missed.setdefault(reads[i][0].seen.name, "read before any sample is")
 
 
-def _find(hit: Array, half: Array) -> Place | None:
-    """The first axis along which positions are reached by their own sample's half alone."""
-    N = len(half)
-    wrong = torch.stack([~half, half], 1)
-    for axis, size in enumerate(hit.shape[1:]):
-        if size % N:
-            continue
-        for outer in dict.fromkeys((1, size // N)):
-            place = Place(axis, outer, size // N // outer)
-            by = _by_sample(hit, hit.ndim - 1, place, 1, N)  # N, 2, S
-            if not bool((by & wrong[:, :, None]).any()):
-                return place
-    return None
-
-
-def _by_sample(t: Array, positions: int, place: Place | None, lead: int, N: int) -> Array:
-    """Samples first, then the leading axis, all other positions as one, and the rest."""
-    tail = t.shape[lead + positions :]
-    if N == 1 or place is None:
-        return t.reshape(1, *t.shape[:lead], -1, *tail)
-    axis = lead + place.axis
-    t = t.reshape(*t.shape[:axis], place.outer, N, place.inner, *t.shape[axis + 1 :])
-    t = t.movedim(axis + 1, 0)
-    return t.reshape(N, *t.shape[1 : 1 + lead], -1, *tail)
-
-
-def _leaf(p: Array) -> Array:
-    return p.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+def _leaf(p: Array, graph: bool) -> Array:
+    leaf = p.clone(memory_format=torch.contiguous_format)
+    return leaf if graph and leaf.requires_grad else leaf.detach().requires_grad_()
 
 
 def _inputs(x: Any) -> list[Array]:
@@ -312,6 +421,30 @@ def _inputs(x: Any) -> list[Array]:
 
 def _rolled(x: Any) -> Any:
     return x.roll(1, 0) if isinstance(x, torch.Tensor) and x.ndim else x
+
+
+def _together(t: Array, lead: int) -> Array:
+    """All samples' positions as those of one, (1, ...), of data or (lead = 1) derivatives."""
+    return t.flatten(0, 1)[None] if lead == 0 else t.transpose(0, 1).flatten(1, 2)[None]
+
+
+def _absolute(X: Any) -> Any:
+    return X.abs() if X is not None and (X.is_floating_point() or X.is_complex()) else X
+
+
+def _near(a: Array, b: Array, tolerance: float) -> bool:
+    a, b = a.detach(), b.detach()
+    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max())
+
+
+def _same(a: Array | None, b: Array | None, tolerance: float) -> bool:
+    if a is None or b is None:
+        return a is b
+    return bool((a - b).abs().max() <= tolerance * b.abs().max())
+
+
+def _is_tensor(y: Any) -> bool:
+    return isinstance(y, torch.Tensor)
 
 
 def _inexact(y: Array) -> bool:

@@ -88,6 +88,12 @@ def lean() -> Iterator[None]:
 def gru_step(x: Array, h: Array, weights: Sequence[Array], watch: Any) -> Array:
     """The next state of a GRU, whose reads are noted as those of the state it gives."""
     w_ih, w_hh, b_ih, b_hh = weights
+    if watch.graph:  # `Gates` has no derivative of its own
+        with watch:
+            i, j = F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh)
+            (ir, iz, a), (hr, hz, b) = i.chunk(3, -1), j.chunk(3, -1)
+            z, n = torch.sigmoid(iz + hz), torch.tanh(a + torch.sigmoid(ir + hr) * b)
+            return n + z * (h - n)
     old = h.detach()
     i, j = F.linear(x, w_ih, b_ih), F.linear(old, w_hh, b_hh)
     new = Gates.apply(i, j, h, w_hh.detach(), not x.requires_grad)
@@ -128,7 +134,8 @@ def network(name: str, watch: Any, *args: Any) -> Callable[[], Any] | None:
     if len(args) != 9:
         return None
     x, state, flat, biases, layers, dropout, training, both, batch_first = args
-    if not isinstance(flat, tuple | list) or (dropout and training):
+    packed = isinstance(state, torch.Tensor) and not state.is_floating_point()
+    if packed or not isinstance(flat, tuple | list) or (dropout and training):
         return None
     directions = 2 if both else 1
     step, each = STEPS[name], len(flat) // (layers * directions)

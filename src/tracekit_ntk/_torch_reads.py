@@ -87,8 +87,7 @@ def contraction(op: str, spec: str, x: Array, seen: Seen, out: Array, factor: fl
     scale = factor * seen.scale
 
     def data() -> Array:
-        X = x.detach()
-        X = X.sum(gone) if gone else X
+        X = x.sum(gone) if gone else x
         letters = [c for i, c in enumerate(a) if i not in gone]
         X = X.permute([letters.index(c) for c in (*rest, *groups, *inner)])
         X = X if scale == 1 else X * scale
@@ -98,6 +97,7 @@ def contraction(op: str, spec: str, x: Array, seen: Seen, out: Array, factor: fl
         return G.permute(0, *(1 + y.index(c) for c in (*rest, *groups, *outer)))
 
     def use(X: Array, G: Array) -> Use:
+        X, G = real_parts(X, G, seen)
         N, M, S = G.shape[:3]
         made = Outer(X.transpose(1, 2), G.reshape(N, M, S, g, m).transpose(2, 3), True)
         if where is not None:
@@ -106,6 +106,18 @@ def contraction(op: str, spec: str, x: Array, seen: Seen, out: Array, factor: fl
                           seen.size)  # fmt: skip
 
     return Read(seen, op, out, len(rest), arrange, data, use, (x,), (op, where, g, d, m))
+
+
+def real_parts(X: Array, G: Array, seen: Seen) -> tuple[Array, Array]:
+    """The real part of products of complex numbers, by real ones at twice the positions.
+
+    Of the data (N, S, ...) and derivatives (N, O, S, ...) of a real parameter.
+    """
+    if seen.ghost.is_complex() or not G.is_complex():
+        return X, G
+    if not X.is_complex():
+        return X, G.real
+    return torch.cat([X.real, X.imag], 1), torch.cat([G.real, -G.imag], 2)
 
 
 def layout(seen: Seen, groups: list[int], inner: list[int], outer: list[int]
@@ -141,7 +153,7 @@ def direct(op: str, out: Array, seen: Seen, factor: Any, tail: Sequence[int] | N
     entries = ghost.as_strided(
         [ghost.shape[i] for i in kept], [ghost.stride(i) for i in kept], ghost.storage_offset()
     )
-    tensor = factor.detach() if isinstance(factor, torch.Tensor) else None
+    tensor = factor if isinstance(factor, torch.Tensor) else None
 
     def arrange(G: Array) -> Array:
         G = G if cut is None else G.narrow(cut[0] + 1, cut[1], cut[2])
@@ -153,11 +165,13 @@ def direct(op: str, out: Array, seen: Seen, factor: Any, tail: Sequence[int] | N
     def use(X: Any, G: Array) -> Use:
         N, M, S = G.shape[:3]
         if X is None:
-            J = G.flatten(3).sum(2) if S > 1 else G.reshape(N, M, -1)
+            J = G.reshape(N, M, S, -1).sum(2) if S > 1 else G.reshape(N, M, -1)
             J = J if factor * seen.scale == 1 else J * (factor * seen.scale)
         else:
-            J = torch.einsum("nosk,nsk->nok", G.reshape(N, M, S, -1), X.reshape(N, S, -1))
+            X, G = X.reshape(N, S, -1), G.reshape(N, M, S, -1)
+            J = torch.einsum("nosk,nsk->nok", G, X.to(G.dtype))
             J = J if seen.scale == 1 else J * seen.scale
+        J = J if ghost.is_complex() or not J.is_complex() else J.real
         if entries.is_contiguous():
             return Dense(J, int(entries.storage_offset()))
         return scattered(J, entries, seen.size)
@@ -176,6 +190,7 @@ def lookup(op: str, call: Call, seen: Seen, ids: Array, padding: int | None) -> 
     rows, scale = seen.ghost.shape[0], seen.scale
 
     def use(ids: Array, G: Array) -> Use:
+        G = G if seen.ghost.is_complex() or not G.is_complex() else G.real
         G = G if scale == 1 else G * scale
         G = G if padding is None else G * (ids != padding)[:, None, :, None]
         return Lookup(ids, G, rows, where[0])

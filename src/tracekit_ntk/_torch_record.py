@@ -9,26 +9,29 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.graph import get_gradient_edge
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
 from ._torch_cells import CELLS
 from ._torch_reads import Array, Call, Read, Seen, through
-from ._torch_reverse import Edge
+from ._torch_reverse import Edge, below, edge_of
 from ._torch_rules import COPIES, NEGATIONS, RULES, SCALES, VIEWS
 
 
 class Recorder(TorchFunctionMode):  # type: ignore[misc]
     """Notes every operation that reads a parameter while it is entered."""
 
-    def __init__(self, params: dict[str, Array]) -> None:
+    def __init__(self, params: dict[str, Array], graph: bool = False) -> None:
         super().__init__()
+        self.graph = graph  # whether what is made of the reads is to be differentiated
+        self.dtypes = {p.dtype for p in params.values()}
         self.reads: list[tuple[Read, Edge]] = []
         self.versions: list[tuple[Array, int]] = []
         self._seen: dict[int, Seen] = {}
         self._events: list[tuple[Seen, Any]] = []
         for name, p in params.items():
             self._seen[id(p)] = Seen(name, p.detach(), p)
+        self._ends = {edge_of(p)[0] for p in params.values()}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -36,8 +39,11 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         """Run `func`, and note it if it reads a parameter."""
         kwargs = kwargs or {}
         found = [self._seen[id(a)] for a in _tensors(args, kwargs) if id(a) in self._seen]
-        if not found:
-            return func(*args, **kwargs)
+        if not found or not torch.is_grad_enabled():
+            out = func(*args, **kwargs)
+            if isinstance(out, torch.Tensor):
+                self.dtypes.add(out.dtype)
+            return out
         if func in CELLS:  # fused operations, taken apart; their parts come back here
             taken = CELLS[func](self, *args, **kwargs)
             if taken is not None:
@@ -52,12 +58,17 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             self._derive(view, found[0], out)
         elif rule is not None and isinstance(out, torch.Tensor) and out.requires_grad:
             self._note(rule, Call(args, kwargs, out), found)
+        if isinstance(out, torch.Tensor):
+            self.dtypes.add(out.dtype)
         return out
 
     def _note(self, rule: Callable[..., Any], call: Call, found: list[Seen]) -> None:
-        edge = _edge(call.out)
+        if is_functorch_wrapped_tensor(call.out):  # of a derivative or a map inside
+            return
+        edge = edge_of(call.out)
         for seen in found if len({id(s) for s in found}) == len(found) else []:
-            read = rule(call, seen)
+            with torch.set_grad_enabled(self.graph):
+                read = rule(call, seen)
             if read is not None:
                 self.reads.append((read, edge))
                 self._events.append((seen, edge[0]))
@@ -68,8 +79,8 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         for seen in [self._seen[id(a)] for a in linear[1:] if id(a) in self._seen]:
             read = RULES[F.linear](Call(linear, {}, given), seen)
             if read is not None:
-                self.reads.append((through(read, out, factor), _edge(out)))
-                self._events.append((seen, _edge(given)[0]))
+                self.reads.append((through(read, out, factor), edge_of(out)))
+                self._events.append((seen, edge_of(given)[0]))
                 self.versions += [(x, x._version) for x in read.reads]
 
     def _view(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
@@ -103,6 +114,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         """Keep a view of a parameter, which is watched from now on like the parameter."""
         outs = [out] if isinstance(out, torch.Tensor) else list(out)
         outs = [o for o in outs if o.requires_grad and o is not seen.tensor]
+        outs = [o for o in outs if not is_functorch_wrapped_tensor(o)]
         if not outs:
             return
         memory = seen.ghost.untyped_storage().data_ptr()
@@ -111,18 +123,18 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             return  # copied in another order: not followed
         for tensor, (ghost, scale) in zip(outs, ghosts, strict=True):
             self._seen[id(tensor)] = Seen(seen.name, ghost, tensor, scale)
-        self._events += [(seen, node) for node in {_edge(tensor)[0] for tensor in outs}]
+        self._events += [(seen, node) for node in {edge_of(tensor)[0] for tensor in outs}]
 
     def finish(self, y: Array) -> tuple[list[tuple[Read, Edge]], dict[str, str]]:
         """The reads that y depends on; and parameters with a use that was not noted, with why.
 
         Every use is an edge of the graph below y: they are counted.
         """
-        edges, nodes = _count(y.grad_fn)
+        edges, nodes = below(edge_of(y)[0], self._ends)
         noted = Counter(id(seen) for seen, node in self._events if node in nodes)
         missed = {}
         for seen in self._seen.values():
-            count = edges[_edge(seen.tensor)]
+            count = edges[edge_of(seen.tensor)]
             if count != noted[id(seen)]:
                 missed[seen.name] = f"{count - noted[id(seen)]} of {count} uses without a rule"
         for x, version in self.versions:
@@ -135,25 +147,6 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
 
 
 _FUNCTION = types.FunctionType
-
-
-def _edge(x: Array) -> Edge:
-    edge = get_gradient_edge(x)
-    return edge.node, edge.output_nr
-
-
-def _count(root: Any) -> tuple[Counter[Edge], set[Any]]:
-    """How often each node's outputs are used in the graph below a node; and all its nodes."""
-    edges: Counter[Edge] = Counter()
-    nodes, todo = {root}, [root]
-    while todo:
-        for child, number in todo.pop().next_functions:
-            if child is not None:
-                edges[child, number] += 1
-                if child not in nodes:
-                    nodes.add(child)
-                    todo.append(child)
-    return edges, nodes
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Array = Any
 Edge = tuple[Any, int]
 
 
-def batched_grad(outputs: Sequence[Any], inputs: Sequence[Any], rows: Sequence[Array]
-                 ) -> list[Array | None]:  # fmt: skip
+class Way(NamedTuple):
+    """How reverse passes go: whether rows are batched, and whether a graph is made of them."""
+
+    mapped: bool = True
+    graph: bool = False
+
+
+def batched_grad(outputs: Sequence[Any], inputs: Sequence[Any], rows: Sequence[Array],
+                 way: Way = Way()) -> list[Array | None]:  # fmt: skip  # noqa: B008
     """Gradients of outputs for each row, in one reverse pass where all its operations allow it."""
     if not outputs or not inputs:
         return [None] * len(inputs)
@@ -23,13 +31,19 @@ def batched_grad(outputs: Sequence[Any], inputs: Sequence[Any], rows: Sequence[A
     starts = [GradientEdge(*e) if isinstance(e, tuple) else e for e in inputs]
 
     def grad(*v: Array) -> tuple[Array | None, ...]:
-        return tuple(torch.autograd.grad(ends, starts, v, retain_graph=True, allow_unused=True))
+        found = torch.autograd.grad(
+            ends, starts, v, retain_graph=True, create_graph=way.graph, allow_unused=True
+        )
+        return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in found)
 
-    try:
-        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):  # for checkpoints run again
-            warnings.filterwarnings("ignore", "There is a performance drop")
-            return _mapped(grad, rows)
-    except RuntimeError:  # an operation without a batching rule; or one that fails, here too
+    if way.mapped:
+        try:
+            with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):  # for checkpoints
+                warnings.filterwarnings("ignore", "There is a performance drop")
+                return _mapped(grad, rows)
+        except RuntimeError:  # an operation without a batching rule; or one that fails below too
+            pass
+    with sdpa_kernel(SDPBackend.MATH):
         parts = zip(*(grad(*v) for v in zip(*rows, strict=True)), strict=True)
         return [None if p[0] is None else torch.stack(p) for p in parts]
 
@@ -47,20 +61,45 @@ def _mapped(grad: Callable[..., Any], rows: Sequence[Array]) -> list[Array | Non
     return [next(found) if is_reached else None for is_reached in reached]
 
 
-def last_joint(node: Any) -> tuple[Any, set[Any]] | None:
+def edge_of(x: Array) -> Edge:
+    """Where in the graph a tensor is."""
+    with torch.enable_grad():  # a view of a leaf shows its node
+        edge = get_gradient_edge(x)
+    return edge.node, edge.output_nr
+
+
+def last_joint(root: Any, ends: set[Any]) -> tuple[Any, set[Any]] | None:
     """Where an output was put together last, such as of time steps, if it was.
 
-    With all nodes from there to the output, between which the graph does not branch.
+    With all nodes that are reached from the output otherwise than through there. `ends` are the
+    nodes of parameters.
     """
-    above: set[Any] = set()
+    node = root
     while node is not None:
-        above.add(node)
-        edges = [edge for edge in node.next_functions if not _is_parameter(edge[0])]
+        edges = [edge for edge in node.next_functions if not _is_parameter(edge[0], ends)]
         if node.name() in ("StackBackward0", "CatBackward0") and len(edges) > 1:
             constants = sum(child is None for child, _ in node.next_functions)
-            return (node, above) if constants < 2 else None
+            return (node, below(root, ends | {node})[1]) if constants < 2 else None
         node = edges[0][0] if len(edges) == 1 else None
     return None
+
+
+def below(root: Any, ends: set[Any]) -> tuple[Counter[Edge], set[Any]]:
+    """How often each node's outputs are used in the graph below a node; and all its nodes.
+
+    What lies below `ends` is left out.
+    """
+    edges: Counter[Edge] = Counter()
+    nodes, todo = {root}, [] if root in ends else [root]
+    while todo:
+        for child, number in todo.pop().next_functions:
+            if child is not None:
+                edges[child, number] += 1
+                if child not in nodes:
+                    nodes.add(child)
+                    if child not in ends:
+                        todo.append(child)
+    return edges, nodes
 
 
 def cut(joint: Any, G: Array) -> list[tuple[Edge, Array]]:
@@ -79,8 +118,9 @@ def cut(joint: Any, G: Array) -> list[tuple[Edge, Array]]:
     return [(edge, part) for edge, part in zip(edges, parts, strict=True) if edge[0] is not None]
 
 
-def _is_parameter(node: Any, depth: int = 4) -> bool:
-    """Whether a node gives a parameter, a view of one, or a constant."""
-    if node is None or node.name() == "torch::autograd::AccumulateGrad":
+def _is_parameter(node: Any, ends: set[Any], depth: int = 4) -> bool:
+    """Whether a node gives a parameter, a view or product of some, or a constant."""
+    if node is None or node in ends or node.name() == "torch::autograd::AccumulateGrad":
         return True
-    return depth > 0 and all(_is_parameter(child, depth - 1) for child, _ in node.next_functions)
+    children = node.next_functions
+    return depth > 0 and all(_is_parameter(child, ends, depth - 1) for child, _ in children)

@@ -12,7 +12,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ._torch_reads import Call, Read, Rule, Seen, contraction, direct, layout, lookup, scattered
+from ._torch_reads import (
+    Call,
+    Read,
+    Rule,
+    Seen,
+    contraction,
+    direct,
+    layout,
+    lookup,
+    real_parts,
+    scattered,
+)
 from ._uses import Outer, Use
 
 Array = Any
@@ -106,9 +117,10 @@ def convolution(dims: int, op: str) -> Rule:
         pad = _padding(got.get("padding", 0), kernel, hole, dims)
 
         def patches() -> Array:
-            return _patches(x.detach() * seen.scale, kernel, step, hole, pad, groups)
+            return _patches(x * seen.scale, kernel, step, hole, pad, groups)
 
         def use(X: Array, G: Array) -> Use:
+            X, G = real_parts(X, G, seen)
             N, M, S = G.shape[:3]
             G = G.reshape(N, M, S, groups, -1).transpose(2, 3)
             made = Outer(X.transpose(1, 2), G, False)
@@ -175,8 +187,8 @@ def divided(call: Call, seen: Seen) -> Read | None:
     """``W / x``, or ``x / W``."""
     first, second = call.args[:2]
     if first is seen.tensor:
-        return direct("div", call.out, seen, 1 / second.detach())
-    return direct("div", call.out, seen, -call.out.detach() / seen.tensor.detach())
+        return direct("div", call.out, seen, 1 / second)
+    return direct("div", call.out, seen, -call.out / seen.tensor)
 
 
 def concatenated(call: Call, seen: Seen) -> Read | None:
@@ -229,8 +241,7 @@ def _affine(op: str, call: Call, got: dict[str, Any], seen: Seen, tail: Sequence
         return direct(op, call.out, seen, 1, tail)
     if got.get("weight") is not seen.tensor:
         return None
-    with torch.no_grad():
-        return direct(op, call.out, seen, normalised(), tail)
+    return direct(op, call.out, seen, normalised(), tail)
 
 
 def _second(call: Call, seen: Seen) -> bool:

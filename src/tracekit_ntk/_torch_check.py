@@ -1,0 +1,128 @@
+"""Whether factors give the gradients of plain autograd, and where samples are in a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from ._uses import Dense, Lookup, Outer, Use
+
+Array = Any
+
+
+class Place(NamedTuple):
+    """Which axis of the positions runs over the samples, and what else it runs over."""
+
+    axis: int
+    outer: int
+    inner: int
+
+
+class Cotangents:
+    """A few cotangents of a whole output that tell its samples apart.
+
+    Two lie on a half of the samples each. The third is their sum with every sample times a power
+    of two of its own, as far as there are any: these come through a reverse pass unrounded. Where
+    the batch is one sample there are two of all outputs.
+    """
+
+    def __init__(self, y: Array, samples: int, dtypes: Iterable[Any]) -> None:
+        self.precision = max(
+            float(torch.finfo(d).eps) for d in dtypes if d.is_floating_point or d.is_complex
+        )
+        generator = torch.Generator().manual_seed(0)
+        kind = torch.complex128 if y.is_complex() else torch.float64
+        v = torch.randn((2, *y.shape), generator=generator, dtype=kind)
+        if samples == 1:
+            self.rows = v.to(y)
+            return
+        half = torch.randint(0, 2, (samples,), generator=generator)
+        half[0], half[-1] = 1, 0
+        rank = torch.where(half == 1, half.cumsum(0), (1 - half).cumsum(0))
+        most = 2 if y.dtype == torch.float16 else 8
+        factor = 2.0 ** (rank % (2 * most + 1) - most).double()
+        masks = torch.stack([half.double(), 1 - half.double(), factor])
+        self.rows = (masks.reshape(3, samples, *[1] * (y.ndim - 1)) * v[0]).to(y)
+        # of the three rows at a sample: what must be none, what must cancel, and what is left
+        none = torch.stack([1 - masks[0], 1 - masks[1], torch.zeros(samples)], 1)
+        cancel = torch.stack([-factor, -factor, torch.ones(samples)], 1)
+        size = torch.stack([factor, factor, torch.zeros(samples)], 1)
+        self._parts = torch.stack([none, cancel, size], 1)
+
+    @property
+    def tolerance(self) -> float:
+        """Of a gradient, relative to the sizes of what is summed in it."""
+        precision = self.precision
+        if self.rows.device.type != "cpu" and precision < 1e-6 and self.rows.dtype.itemsize == 4:
+            precision = 1e-3  # products of accelerators in float32 may be rounded so
+        return precision**0.5
+
+    def find(self, G: Array, positions: int) -> Place | None:
+        """The first axis of G (3, *positions, ...) along which every sample has what is its own."""
+        N = len(self._parts)
+        parts = self._parts.to(G)
+        for axis, size in enumerate(G.shape[1 : 1 + positions]):
+            if size % N:
+                continue
+            for outer in dict.fromkeys((1, size // N)):
+                place = Place(axis, outer, size // N // outer)
+                by = by_sample(G, positions, place, 1, N).reshape(N, 3, -1)
+                norms = torch.linalg.vector_norm(torch.matmul(parts, by), dim=-1)
+                none, cancel, own = norms.unbind(1)
+                floor = own.amax() * self.precision
+                if bool(((none == 0) & (cancel <= self.tolerance * own + floor)).all()):
+                    return place
+        return None
+
+
+def by_sample(t: Array, positions: int, place: Place | None, lead: int, N: int) -> Array:
+    """Samples first, then the leading axes, all other positions as one, and the rest."""
+    tail = t.shape[lead + positions :]
+    if N == 1 or place is None:
+        return t.reshape(1, *t.shape[:lead], -1, *tail)
+    axis = lead + place.axis
+    t = t.reshape(*t.shape[:axis], place.outer, N, place.inner, *t.shape[axis + 1 :])
+    t = t.movedim(axis + 1, 0)
+    return t.reshape(N, *t.shape[1 : 1 + lead], -1, *tail)
+
+
+def gradient(uses: Sequence[tuple[Use, Use]], size: int) -> tuple[Array, Array]:
+    """What uses of one sample sum up to, (rows, size), and the sizes of what is summed.
+
+    Of each use there are two: as it is, and one of absolute values.
+    """
+    first = uses[0][0]
+    G = first.J if isinstance(first, Dense) else first.G
+    total = G.new_zeros((G.shape[1], size))
+    bound = total.abs()
+    for use, absolute in uses:
+        part = slice(use.start, use.start + use.size)
+        total[:, part] += _summed(use)
+        bound[:, part] += _bound(use, absolute)
+    return total, bound
+
+
+def agree(a: Array, b: Array, bound: Array, tolerance: float) -> bool:
+    """Whether two gradients (rows, size) are the same up to rounding."""
+    allowed = tolerance * (bound + bound.mean(1, keepdim=True))
+    return bool(((a - b).abs() <= allowed).all())
+
+
+def _summed(use: Use) -> Array:
+    if isinstance(use, Dense):
+        return use.J[0]
+    if isinstance(use, Lookup):
+        table = use.G.new_zeros((use.rows, use.G.shape[1], use.G.shape[3]))
+        return table.index_add_(0, use.ids[0], use.G[0].transpose(0, 1)).transpose(0, 1).flatten(1)
+    return use.dense()[0]
+
+
+def _bound(use: Use, absolute: Use) -> Array:
+    if not isinstance(use, Outer):
+        return _summed(absolute).abs()
+    X = torch.linalg.vector_norm(use.X[0], dim=1)  # g d
+    G = torch.linalg.vector_norm(use.G[0], dim=2)  # rows g w
+    J = X[:, :, None] * G[:, :, None, :] if use.input_first else G[..., None] * X[:, None, :]
+    return J.flatten(1)
