@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import prod
+from collections.abc import Callable, Iterable
+from itertools import product
+from math import isfinite, prod
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from . import _checks
 from ._torch import leaves, unflatten
 from ._torch_cells import lean
-from ._torch_check import Cotangents, Place, agree, by_sample, gradient
+from ._torch_check import Cotangents, Place, by_sample, gradient
 from ._torch_reads import Array, Read
 from ._torch_record import Recorder
 from ._torch_reverse import Edge, Way, batched_grad, cut, edge_of, last_joint
@@ -56,7 +57,8 @@ def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = 
     >>> use.X.shape, use.G.shape
     (torch.Size([5, 1, 1, 3]), torch.Size([5, 2, 1, 1, 2]))
     """
-    return Capture(f, params, x, whole)
+    with torch.inference_mode(False):
+        return Capture(f, params, x, whole)
 
 
 class Capture:
@@ -68,12 +70,11 @@ class Capture:
         named = leaves(params)
         _checks.inputs(x, tree_leaves(x), _is_tensor, whole)
         carry = any(t.requires_grad for t in (*(p for _, p in named), *_inputs(x)))
-        with torch.inference_mode(False):
-            self._way = Way(graph=carry and torch.is_grad_enabled())
-            self._f, self._params, self._whole = f, params, whole
-            self._x = tree_map(lambda t: t.clone() if _is_tensor(t) else t, x)
-            self._leaves = {name: _leaf(p, self._way.graph) for name, p in named}
-            recorder = self._record(self._x)
+        self._way = Way(graph=carry and torch.is_grad_enabled())
+        self._f, self._params, self._whole = f, params, whole
+        self._x = tree_map(lambda t: t.clone() if _is_tensor(t) else t, x)
+        self._leaves = {name: _leaf(p, self._way.graph) for name, p in named}
+        recorder = self._record(self._x)
         self.sizes = {name: p.numel() for name, p in named}
         y = self._y
         _checks.output(y, _is_tensor, _inexact)
@@ -269,20 +270,27 @@ class Capture:
         if grads is None:
             grads = [g if g is None else g.detach() for g in self._reverse(rows)]
         y, truth = self._plain()
-        self._place(grads)
-        wrong = self._wrong(grads, truth)
-        if wrong and self._way.mapped:
+        known = dict(self._missed)
+        mixed, wrong = self._judged(grads, truth)
+        if (mixed or wrong) and self._way.mapped:
             alone = self._reverse(rows, Way(mapped=False))
-            if not all(
-                _same(a, b, self._check.tolerance) for a, b in zip(grads, alone, strict=True)
-            ):
-                self._way = self._way._replace(mapped=False)
-                self._data = {}
-                self._place(alone)
-                wrong = self._wrong(alone, truth)
+            if not self._same(grads, alone):
+                self._way, self._missed, self._data = Way(False, self._way.graph), known, {}
+                grads = alone
+                mixed, wrong = self._judged(grads, truth)
+        if mixed:
+            self._refuse_mixing(mixed)
+            wrong = self._wrong(grads, truth)
         self._missed |= wrong
         if self._missed:
             self._end = self._source(y, truth)
+
+    def _judged(
+        self, grads: list[Array | None], truth: dict[str, Array]
+    ) -> tuple[list[int], dict[str, str]]:
+        """Reads that mix samples; and if there are none, parameters whose factors are wrong."""
+        mixed = self._place(grads)
+        return mixed, {} if mixed else self._wrong(grads, truth)
 
     def _plain(self) -> tuple[Array, dict[str, Array]]:
         """A run of f that nothing watches, and the gradients of its first two check rows."""
@@ -302,19 +310,21 @@ class Capture:
         for (name, p), g in zip(named.items(), found, strict=True):
             g = p.new_zeros(len(rows), p.numel()) if g is None else g.reshape(len(rows), -1)
             g = g.detach().to(p.dtype)
-            _checks.finite_gradient(bool(torch.isfinite(g).all()), name)
             if y.is_complex():
                 size = g.abs().max()
                 deviation = (g[2] - 1j * g[0]).abs().max()
                 _checks.holomorphic(bool(deviation <= self._check.tolerance * size))
                 g = g[:2].conj().resolve_conj()
             truth[name] = g
+        for name, size in zip(truth, _largest(truth.values()), strict=True):
+            _checks.finite_gradient(isfinite(size), name)
         return y, truth
 
     def _wrong(self, grads: list[Array | None], truth: dict[str, Array]) -> dict[str, str]:
         """Parameters whose factors do not sum up to their gradients, with why."""
         wrong = {}
         kinds = self._kinds([g if g is None else g[:2] for g in grads])
+        most = max(_largest(truth.values()), default=0.0)
         for name, g in truth.items():
             if name in self._missed:
                 continue
@@ -322,40 +332,50 @@ class Capture:
                 if bool(g.any()):
                     wrong[name] = "read where nothing was seen"
                 continue
-            uses = []
-            for parts in kinds[name]:
-                read = self._reads[parts[0][0]][0]
-                X, G = (
-                    None if t is None else _together(t, k)
-                    for k, t in enumerate(self._joined(parts))
-                )
-                uses.append((read.use(X, G), read.use(_absolute(X), G.abs())))
-            if not agree(
-                g, *(t.detach() for t in gradient(uses, self.sizes[name])), self._check.tolerance
-            ):
+            made, bound = gradient([self._whole_use(parts) for parts in kinds[name]], g.shape[1])
+            if not self._check.agree(g, made.detach(), bound.detach(), most):
                 wrong[name] = "its factors do not sum up to its gradient"
         return wrong
+
+    def _whole_use(self, parts: list[tuple[int, Array]]) -> tuple[Use, Callable[[], Use]]:
+        """Reads of one kind by all samples as if they were one; and that of absolute values."""
+        use = self._reads[parts[0][0]][0].use
+        X, G = self._joined(parts)
+        X, G = None if X is None else X.flatten(0, 1)[None], G.transpose(0, 1).flatten(1, 2)[None]
+
+        def absolute() -> Use:
+            lookup = X is None or not (X.is_floating_point() or X.is_complex())
+            return use(X if lookup else X.abs(), G.abs())
+
+        return use(X, G), absolute
+
+    def _same(self, grads: list[Array | None], alone: list[Array | None]) -> bool:
+        """Whether batched reverse passes agree with single ones."""
+        pairs = [
+            (a, b) for a, b in zip(grads, alone, strict=True) if a is not None or b is not None
+        ]
+        if any(a is None or b is None for a, b in pairs):
+            return False
+        most = max(_largest(b for _, b in pairs), default=0.0)
+        flat = [(a.flatten(1), b.flatten(1)) for a, b in pairs]
+        return all(self._check.agree(a, b, b.abs().amax(1, True), most) for a, b in flat)
 
     def _source(self, plain: Array, truth: dict[str, Array]) -> tuple[Array, Way]:
         """The run of f and the way to reverse it that give the gradients of what was missed."""
         names = [name for name in self._missed if name in truth]
         p = [self._leaves[name] for name in names]
-        most = max((float(truth[name].abs().max()) for name in names), default=0.0)
-        for y in (self._y, plain):
-            for mapped in (True, False) if self._way.mapped else (False,):
-                if not y.requires_grad:
-                    continue
-                found = batched_grad([y], p, [self._check.rows[:2]], Way(mapped))
-                tolerance = self._check.tolerance
-                for name, g in zip(names, found, strict=True):
-                    t = truth[name]
-                    g = torch.zeros_like(t) if g is None else g.reshape(2, -1).to(t.dtype)
-                    g = g.conj() if g.is_complex() else g
-                    size = max(float(t.abs().max()), tolerance * most)
-                    if not float((g - t).abs().max()) <= tolerance * size:
-                        break
-                else:
-                    return y, Way(mapped, self._way.graph)
+        most = max(_largest(truth.values()), default=0.0)
+        ways = [Way(True), Way(False)] if self._way.mapped else [Way(False)]
+        for y, way in product([y for y in (self._y, plain) if y.requires_grad], ways):
+            found = batched_grad([y], p, [self._check.rows[:2]], way)
+            for name, g in zip(names, found, strict=True):
+                t = truth[name]
+                g = torch.zeros_like(t) if g is None else g.detach().reshape(2, -1).to(t.dtype)
+                g = g.conj() if g.is_complex() else g
+                if not self._check.agree(t, g, t.abs().amax(1, True), most):
+                    break
+            else:
+                return y, way._replace(graph=self._way.graph)
         return plain, Way(False, self._way.graph)
 
     def _tell(self) -> None:
@@ -366,11 +386,11 @@ class Capture:
             self.samples * self.outputs, not self._way.mapped,
         )  # fmt: skip
 
-    def _place(self, grads: list[Array | None]) -> None:
-        """Find where samples are in every operation's output, and refuse those that mix them."""
+    def _place(self, grads: list[Array | None]) -> list[int]:
+        """Find where samples are in every operation's output, and which operations mix them."""
         self._places = {}
         if self.samples == 1:
-            return
+            return []
         by_edge = dict(zip(self._edges, grads, strict=True))
         known: dict[Any, Place | None] = {}
         mixed = []
@@ -388,8 +408,7 @@ class Capture:
                 mixed.append(i)
             else:
                 self._missed.setdefault(read.seen.name, "samples lie along no one axis")
-        if mixed:
-            self._refuse_mixing(mixed)
+        return mixed
 
     def _refuse_mixing(self, mixed: list[int]) -> None:
         """What all samples share is a function of parameters alone, or samples are coupled."""
@@ -423,24 +442,15 @@ def _rolled(x: Any) -> Any:
     return x.roll(1, 0) if isinstance(x, torch.Tensor) and x.ndim else x
 
 
-def _together(t: Array, lead: int) -> Array:
-    """All samples' positions as those of one, (1, ...), of data or (lead = 1) derivatives."""
-    return t.flatten(0, 1)[None] if lead == 0 else t.transpose(0, 1).flatten(1, 2)[None]
-
-
-def _absolute(X: Any) -> Any:
-    return X.abs() if X is not None and (X.is_floating_point() or X.is_complex()) else X
-
-
 def _near(a: Array, b: Array, tolerance: float) -> bool:
     a, b = a.detach(), b.detach()
     return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max())
 
 
-def _same(a: Array | None, b: Array | None, tolerance: float) -> bool:
-    if a is None or b is None:
-        return a is b
-    return bool((a - b).abs().max() <= tolerance * b.abs().max())
+def _largest(tensors: Iterable[Array]) -> list[float]:
+    """The largest absolute value of each."""
+    norms = torch._foreach_norm(given, float("inf")) if (given := list(tensors)) else []
+    return torch.stack([n.double() for n in norms]).tolist() if norms else []
 
 
 def _is_tensor(y: Any) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from ._uses import Dense, Lookup, Outer, Use
+from ._uses import Dense, Lookup, Outer, Use, cotangent
 
 Array = Any
 
@@ -59,6 +59,11 @@ class Cotangents:
             precision = 1e-3  # products of accelerators in float32 may be rounded so
         return precision**0.5
 
+    def agree(self, a: Array, b: Array, bound: Array, most: float) -> bool:
+        """Whether gradients (rows, size) are the same up to rounding, where some are `most`."""
+        floor = bound.mean() + most * min(1e3 * self.precision / self.tolerance, 0.1)
+        return bool(((a - b).abs() <= self.tolerance * (bound + floor)).all())
+
     def find(self, G: Array, positions: int) -> Place | None:
         """The first axis of G (3, *positions, ...) along which every sample has what is its own."""
         N = len(self._parts)
@@ -88,26 +93,21 @@ def by_sample(t: Array, positions: int, place: Place | None, lead: int, N: int) 
     return t.reshape(N, *t.shape[1 : 1 + lead], -1, *tail)
 
 
-def gradient(uses: Sequence[tuple[Use, Use]], size: int) -> tuple[Array, Array]:
+def gradient(uses: Sequence[tuple[Use, Callable[[], Use]]], size: int) -> tuple[Array, Array]:
     """What uses of one sample sum up to, (rows, size), and the sizes of what is summed.
 
-    Of each use there are two: as it is, and one of absolute values.
+    With each use comes a function that makes the same use of absolute values.
     """
-    first = uses[0][0]
-    G = first.J if isinstance(first, Dense) else first.G
-    total = G.new_zeros((G.shape[1], size))
+    if len(uses) == 1 and uses[0][0].size == size:
+        return _summed(uses[0][0]), _bound(*uses[0])
+    first = cotangent(uses[0][0])
+    total = first.new_zeros((first.shape[1], size))
     bound = total.abs()
     for use, absolute in uses:
         part = slice(use.start, use.start + use.size)
         total[:, part] += _summed(use)
         bound[:, part] += _bound(use, absolute)
     return total, bound
-
-
-def agree(a: Array, b: Array, bound: Array, tolerance: float) -> bool:
-    """Whether two gradients (rows, size) are the same up to rounding."""
-    allowed = tolerance * (bound + bound.mean(1, keepdim=True))
-    return bool(((a - b).abs() <= allowed).all())
 
 
 def _summed(use: Use) -> Array:
@@ -119,9 +119,9 @@ def _summed(use: Use) -> Array:
     return use.dense()[0]
 
 
-def _bound(use: Use, absolute: Use) -> Array:
+def _bound(use: Use, absolute: Callable[[], Use]) -> Array:
     if not isinstance(use, Outer):
-        return _summed(absolute).abs()
+        return _summed(absolute()).abs()
     X = torch.linalg.vector_norm(use.X[0], dim=1)  # g d
     G = torch.linalg.vector_norm(use.G[0], dim=2)  # rows g w
     J = X[:, :, None] * G[:, :, None, :] if use.input_first else G[..., None] * X[:, None, :]

@@ -63,9 +63,10 @@ def _mapped(grad: Callable[..., Any], rows: Sequence[Array]) -> list[Array | Non
 
 def edge_of(x: Array) -> Edge:
     """Where in the graph a tensor is."""
+    if x.grad_fn is not None:
+        return x.grad_fn, x.output_nr
     with torch.enable_grad():  # a view of a leaf shows its node
-        edge = get_gradient_edge(x)
-    return edge.node, edge.output_nr
+        return get_gradient_edge(x).node, 0
 
 
 def last_joint(root: Any, ends: set[Any]) -> tuple[Any, set[Any]] | None:
