@@ -67,30 +67,29 @@ def finite_gradient(all_finite: bool, name: str) -> None:
     """Refuse a point where a derivative does not exist."""
     if not all_finite:
         raise ValueError(
-            f"the gradient by parameter {name} is NaN or infinite at this point, where f has no "
+            f"the gradient by {name or 'params'} is NaN or infinite at this point, where f has no "
             "Jacobian, as a square root or a norm at zero; add a small number inside it"
         )
 
 
-def repeatable(holds: bool) -> None:
-    """Refuse functions that are random."""
-    if not holds:
-        raise ValueError(
-            "f gives other outputs when it is called again with the same parameters and inputs, as "
-            "with Dropout in training mode or noise, so that it has no one Jacobian; put the "
-            "module in eval mode, or seed the noise inside f"
+def reentrant(names: set[str]) -> None:
+    """Refuse graphs that hide what they read."""
+    if "CheckpointFunctionBackward" in names:
+        raise NotImplementedError(
+            "f runs torch.utils.checkpoint with use_reentrant=True, which hides the parameters "
+            "that it reads from torch.autograd.grad; pass use_reentrant=False"
         )
 
 
-def slow(reasons: dict[str, str], outputs: int, unbatched: bool) -> None:
+def slow(reasons: dict[str, str], unbatched: bool) -> None:
     """Warn of parameters whose Jacobians are formed, and of reverse passes one by one."""
     told = []
     if reasons:
-        few = [f"{name} ({why})" for name, why in list(reasons.items())[:5]]
+        few = [f"{name or 'params'} ({why})" for name, why in list(reasons.items())[:5]]
         more = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         told.append(
             f"{', '.join(few)}{more}: differentiated apart from the rest, by a reverse pass for "
-            f"each of {outputs} outputs, which is right, but slower; explain(...) lists all"
+            "each output of each sample, which is right, but slower; explain(...) lists all"
         )
     if unbatched:
         told.append(
@@ -98,15 +97,6 @@ def slow(reasons: dict[str, str], outputs: int, unbatched: bool) -> None:
         )
     if told:
         warnings.warn("; ".join(told), stacklevel=_outside())
-
-
-def inputs(x: Any, parts: Sequence[Any], is_array: Any, whole: bool) -> None:
-    """Refuse samples that are no arrays."""
-    if not any(is_array(part) for part in parts) and not (whole and x is None):
-        raise TypeError(
-            f"x is a {type(x).__name__}, which holds no array of the library of the parameters; "
-            "pass the samples of one batch as an array, or a tree of arrays"
-        )
 
 
 def one_field(complex_parameters: Sequence[bool]) -> None:

@@ -68,7 +68,7 @@ class Capture:
 
     def __init__(self, f: Callable[..., Any], params: Any, x: Any, whole: bool) -> None:
         named = leaves(params)
-        _checks.inputs(x, tree_leaves(x), _is_tensor, whole)
+        _checks.inputs(x, bool(_inputs(x)) or (whole and x is None))
         carry = any(t.requires_grad for t in (*(p for _, p in named), *_inputs(x)))
         self._way = Way(graph=carry and torch.is_grad_enabled())
         self._f, self._params, self._whole = f, params, whole
@@ -295,9 +295,8 @@ class Capture:
     def _plain(self) -> tuple[Array, dict[str, Array]]:
         """A run of f that nothing watches, and the gradients of its first two check rows."""
         y, tolerance = self._run(self._x), self._check.precision**0.75
-        if not _near(y, self._y, tolerance):
-            again = self._run(self._x)
-            _checks.repeatable(_near(again, y, tolerance))
+        if not _apart(y, self._y) <= tolerance:
+            _checks.repeatable(_apart(self._run(self._x), y), tolerance)
             self._missed = dict.fromkeys(self.sizes, "the watched run of f gave something else")
         rows = [*self._check.rows[:2]]
         if y.is_complex():
@@ -381,10 +380,8 @@ class Capture:
     def _tell(self) -> None:
         """Say once which parameters take the slow road."""
         self._told = True
-        _checks.slow(
-            {n: why for n, why in self._missed.items() if self.sizes[n]},
-            self.samples * self.outputs, not self._way.mapped,
-        )  # fmt: skip
+        missed = {name: why for name, why in self._missed.items() if self.sizes[name]}
+        _checks.slow(missed, not self._way.mapped)
 
     def _place(self, grads: list[Array | None]) -> list[int]:
         """Find where samples are in every operation's output, and which operations mix them."""
@@ -442,9 +439,12 @@ def _rolled(x: Any) -> Any:
     return x.roll(1, 0) if isinstance(x, torch.Tensor) and x.ndim else x
 
 
-def _near(a: Array, b: Array, tolerance: float) -> bool:
+def _apart(a: Array, b: Array) -> float:
+    """How far two outputs are apart, relative to the largest."""
     a, b = a.detach(), b.detach()
-    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max())
+    if a.shape != b.shape:
+        return float("inf")
+    return float((a - b).abs().max() / b.abs().max().clip(torch.finfo(b.dtype).tiny))
 
 
 def _largest(tensors: Iterable[Array]) -> list[float]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
+from . import _checks
 from ._torch_cells import CELLS
 from ._torch_reads import Array, Call, Read, Seen, through
 from ._torch_reverse import Edge, below, edge_of
@@ -30,6 +31,8 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         self._seen: dict[int, Seen] = {}
         self._events: list[tuple[Seen, Any]] = []
         for name, p in params.items():
+            if p.numel() == 0:
+                continue
             self._seen[id(p)] = Seen(name, p.detach(), p)
         self._ends = {edge_of(p)[0] for p in params.values()}
 
@@ -131,6 +134,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         Every use is an edge of the graph below y: they are counted.
         """
         edges, nodes = below(edge_of(y)[0], self._ends)
+        _checks.reentrant({node.name() for node in nodes})
         noted = Counter(id(seen) for seen, node in self._events if node in nodes)
         missed = {}
         for seen in self._seen.values():

@@ -121,6 +121,11 @@ def kernel(
     >>> kernel(lambda w, x: x @ w, w, x, trace_axes=1).shape
     torch.Size([5, 5])
     """
+    if not callable(implementation):
+        raise TypeError(
+            f"implementation={implementation!r} is no function; pass structured_derivatives, "
+            "jacobian_contraction or ntk_vector_products of tracekit_ntk.kernel"
+        )
     asked: list[tuple[Wanted, bool]] = []
 
     def wanted(shape: tuple[int, ...]) -> Wanted:
