@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import product
+from itertools import compress, product
 from math import isfinite, prod
 from typing import Any
 
@@ -102,6 +102,7 @@ class Capture:
         self._places: dict[int, Place] | None = None
         self._told = False
         self._data: dict[int, Any] = {}
+        self._raw: dict[int, Any] = {}
 
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """All uses of every parameter, for the outputs start to stop of every sample."""
@@ -229,15 +230,24 @@ class Capture:
         own = read.seen.ghost.dtype
         dtype = own.to_complex() if G.is_complex() else own
         if i not in self._data:
-            with torch.set_grad_enabled(self._way.graph):
-                X = read.data() if callable(read.data) else read.data
-            if X is not None:
-                X = by_sample(X, read.positions, place, 0, self.samples)
-                X = X.to(own) if X.is_floating_point() else X.to(dtype) if X.is_complex() else X
-                X = X if self._way.graph else X.detach()
+            X = self._raw.pop(i) if i in self._raw else self._read(i)
+            X = X if X is None else by_sample(X, read.positions, place, 0, self.samples)
             self._data[i] = X
         G = by_sample(read.arrange(G), read.positions, place, 1, self.samples)
         return self._data[i], G.to(dtype)
+
+    def _read(self, i: int) -> Any:
+        """What an operation multiplied its parameter by, in the parameter's precision."""
+        read = self._reads[i][0]
+        own = read.seen.ghost.dtype
+        with torch.set_grad_enabled(self._way.graph):
+            X = read.data() if callable(read.data) else read.data
+        if X is None:
+            return X
+        X = X if self._way.graph else X.detach()
+        if X.is_complex():
+            return X.to(own.to_complex())
+        return X.to(own) if X.is_floating_point() else X
 
     def _formed(self, rows: Array) -> dict[str, list[Use]]:
         """Jacobians of parameters on their own: a reverse pass for each output of a sample."""
@@ -275,7 +285,7 @@ class Capture:
         if (mixed or wrong) and self._way.mapped:
             alone = self._reverse(rows, Way(mapped=False))
             if not self._same(grads, alone):
-                self._way, self._missed, self._data = Way(False, self._way.graph), known, {}
+                self._way, self._missed = Way(False, self._way.graph), known
                 grads = alone
                 mixed, wrong = self._judged(grads, truth)
         if mixed:
@@ -303,6 +313,7 @@ class Capture:
             rows.append(rows[0] * 1j)
         named = {name: p for name, p in self._leaves.items() if p.numel()}
         if not y.requires_grad:
+            self._most = 0.0
             return y, {name: p.new_zeros(2, p.numel()) for name, p in named.items()}
         found = batched_grad([y], list(named.values()), [torch.stack(rows)], Way(mapped=False))
         truth = {}
@@ -315,32 +326,47 @@ class Capture:
                 _checks.holomorphic(bool(deviation <= self._check.tolerance * size))
                 g = g[:2].conj().resolve_conj()
             truth[name] = g
-        for name, size in zip(truth, _largest(truth.values()), strict=True):
+        sizes = _largest(truth.values())
+        for name, size in zip(truth, sizes, strict=True):
             _checks.finite_gradient(isfinite(size), name)
+        self._most = max(sizes, default=0.0)
         return y, truth
 
     def _wrong(self, grads: list[Array | None], truth: dict[str, Array]) -> dict[str, str]:
         """Parameters whose factors do not sum up to their gradients, with why."""
-        wrong = {}
         kinds = self._kinds([g if g is None else g[:2] for g in grads])
-        most = max(_largest(truth.values()), default=0.0)
-        for name, g in truth.items():
-            if name in self._missed:
-                continue
-            if name not in kinds:
-                if bool(g.any()):
-                    wrong[name] = "read where nothing was seen"
-                continue
-            made, bound = gradient([self._whole_use(parts) for parts in kinds[name]], g.shape[1])
-            if not self._check.agree(g, made.detach(), bound.detach(), most):
-                wrong[name] = "its factors do not sum up to its gradient"
-        return wrong
+        names = [name for name in truth if name not in self._missed]
+        unseen = [name for name in names if name not in kinds and bool(truth[name].any())]
+        names = [name for name in names if name in kinds]
+        made = []
+        for name in names:
+            uses = [self._whole_use(parts) for parts in kinds[name]]
+            made.append([t.detach() for t in gradient(uses, self.sizes[name])])
+        sums, bounds = zip(*made, strict=True) if made else ((), ())
+        differ = self._check.differ([truth[name] for name in names], sums, bounds, self._most)
+        return dict.fromkeys(unseen, "read where nothing was seen") | dict.fromkeys(
+            compress(names, differ), "its factors do not sum up to its gradient"
+        )
 
     def _whole_use(self, parts: list[tuple[int, Array]]) -> tuple[Use, Callable[[], Use]]:
         """Reads of one kind by all samples as if they were one; and that of absolute values."""
+        given, data = [], []
+        for i, G in parts:
+            read = self._reads[i][0]
+            if i not in self._raw:
+                self._raw[i] = self._read(i)
+            X, own = self._raw[i], read.seen.ghost.dtype
+            G = read.arrange(G)
+            if read.positions:
+                X = X if X is None else X.flatten(0, read.positions - 1)
+                G = G.flatten(1, read.positions)
+            else:
+                X, G = X if X is None else X[None], G[:, None]
+            data.append(X if X is None else X[None])
+            given.append(G.to(own.to_complex() if G.is_complex() else own))
+        X = data[0] if len(data) == 1 or data[0] is None else torch.cat(data, 1)
+        G = (given[0] if len(given) == 1 else torch.cat(given, 1))[None]
         use = self._reads[parts[0][0]][0].use
-        X, G = self._joined(parts)
-        X, G = None if X is None else X.flatten(0, 1)[None], G.transpose(0, 1).flatten(1, 2)[None]
 
         def absolute() -> Use:
             lookup = X is None or not (X.is_floating_point() or X.is_complex())
@@ -355,25 +381,26 @@ class Capture:
         ]
         if any(a is None or b is None for a, b in pairs):
             return False
-        most = max(_largest(b for _, b in pairs), default=0.0)
-        flat = [(a.flatten(1), b.flatten(1)) for a, b in pairs]
-        return all(self._check.agree(a, b, b.abs().amax(1, True), most) for a, b in flat)
+        batched = [a.flatten(1) for a, _ in pairs]
+        single = [b.flatten(1) for _, b in pairs]
+        most = max(_largest(single), default=0.0)
+        sizes = [b.abs().amax(1, keepdim=True) for b in single]
+        return not any(self._check.differ(single, batched, sizes, most))
 
     def _source(self, plain: Array, truth: dict[str, Array]) -> tuple[Array, Way]:
         """The run of f and the way to reverse it that give the gradients of what was missed."""
         names = [name for name in self._missed if name in truth]
         p = [self._leaves[name] for name in names]
-        most = max(_largest(truth.values()), default=0.0)
+        wanted = [truth[name] for name in names]
+        sizes = [t.abs().amax(1, keepdim=True) for t in wanted]
         ways = [Way(True), Way(False)] if self._way.mapped else [Way(False)]
         for y, way in product([y for y in (self._y, plain) if y.requires_grad], ways):
             found = batched_grad([y], p, [self._check.rows[:2]], way)
-            for name, g in zip(names, found, strict=True):
-                t = truth[name]
+            made = []
+            for t, g in zip(wanted, found, strict=True):
                 g = torch.zeros_like(t) if g is None else g.detach().reshape(2, -1).to(t.dtype)
-                g = g.conj() if g.is_complex() else g
-                if not self._check.agree(t, g, t.abs().amax(1, True), most):
-                    break
-            else:
+                made.append(g.conj() if g.is_complex() else g)
+            if not any(self._check.differ(wanted, made, sizes, self._most)):
                 return y, way._replace(graph=self._way.graph)
         return plain, Way(False, self._way.graph)
 
@@ -389,16 +416,19 @@ class Capture:
         if self.samples == 1:
             return []
         by_edge = dict(zip(self._edges, grads, strict=True))
-        known: dict[Any, Place | None] = {}
-        mixed = []
+        keys: dict[int, Any] = {}
+        arranged: dict[Any, tuple[Array, int]] = {}
         for i, (read, edge) in enumerate(self._reads):
-            G = by_edge[edge]
-            if G is None:
-                continue
-            key = edge, read.op, read.positions, i if read.op == "cat" else None
-            if key not in known:  # a bias is read where its weight is
-                known[key] = self._check.find(read.arrange(G), read.positions)
-            place = known[key]
+            if (G := by_edge[edge]) is not None:  # a bias is read where its weight is
+                keys[i] = edge, read.op, read.positions, i if read.op == "cat" else None
+                if keys[i] not in arranged:
+                    arranged[keys[i]] = read.arrange(G), read.positions
+        found = self._check.places(list(arranged.values()))
+        known = dict(zip(arranged, found, strict=True))
+        mixed = []
+        for i, key in keys.items():
+            read, edge = self._reads[i]
+            G, place = by_edge[edge], known[key]
             if place is not None:
                 self._places[i] = place
             elif bool(((G[0] != 0) & (G[1] != 0)).any()):

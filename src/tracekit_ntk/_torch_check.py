@@ -34,7 +34,7 @@ class Cotangents:
         )
         generator = torch.Generator().manual_seed(0)
         kind = torch.complex128 if y.is_complex() else torch.float64
-        v = torch.randn((2, *y.shape), generator=generator, dtype=kind)
+        v = torch.randn((1 + (samples == 1), *y.shape), generator=generator, dtype=kind)
         if samples == 1:
             self.rows = v.to(y)
             return
@@ -49,7 +49,7 @@ class Cotangents:
         none = torch.stack([1 - masks[0], 1 - masks[1], torch.zeros(samples)], 1)
         cancel = torch.stack([-factor, -factor, torch.ones(samples)], 1)
         size = torch.stack([factor, factor, torch.zeros(samples)], 1)
-        self._parts = torch.stack([none, cancel, size], 1)
+        self._parts = torch.stack([none, cancel, size], 1).to(y)
 
     @property
     def tolerance(self) -> float:
@@ -59,27 +59,54 @@ class Cotangents:
             precision = 1e-3  # products of accelerators in float32 may be rounded so
         return precision**0.5
 
-    def agree(self, a: Array, b: Array, bound: Array, most: float) -> bool:
-        """Whether gradients (rows, size) are the same up to rounding, where some are `most`."""
-        floor = bound.mean() + most * min(1e3 * self.precision / self.tolerance, 0.1)
-        return bool(((a - b).abs() <= self.tolerance * (bound + floor)).all())
+    def differ(self, truth: Sequence[Array], made: Sequence[Array], bounds: Sequence[Array],
+               most: float) -> list[bool]:  # fmt: skip
+        """Which gradients are not the same up to rounding, where the largest entry is `most`.
 
-    def find(self, G: Array, positions: int) -> Place | None:
-        """The first axis of G (3, *positions, ...) along which every sample has what is its own."""
+        `bounds` are sizes of what is summed in each entry.
+        """
+        if not truth:
+            return []
+        least = most * min(1e3 * self.precision / self.tolerance, 0.1)
+        floors = (torch.stack([b.mean() for b in bounds]) + least).clip(1e-300).unbind()
+        allowed = torch._foreach_add([b.double() for b in bounds], list(floors))
+        ratios = torch._foreach_div(torch._foreach_sub(truth, made), allowed)
+        worst = torch.stack(torch._foreach_norm(ratios, float("inf"))).double()
+        return (~(worst <= self.tolerance)).tolist()  # type: ignore[no-any-return]
+
+    def places(self, arranged: Sequence[tuple[Array, int]]) -> list[Place | None]:
+        """For arrays G (3, *positions, ...): the first axis where every sample has its own part."""
         N = len(self._parts)
-        parts = self._parts.to(G)
+        guess = [Place(0, 1, G.shape[1] // N) if n and G.shape[1] % N == 0 else None
+                 for G, n in arranged]  # fmt: skip
+        norms = [self._norms(G, n, place) for (G, n), place in zip(arranged, guess, strict=True)
+                 if place]  # fmt: skip
+        right = iter(self._right(torch.stack(norms)) if norms else [])
+        return [
+            place if place and next(right) else self._searched(G, n)
+            for (G, n), place in zip(arranged, guess, strict=True)
+        ]
+
+    def _searched(self, G: Array, positions: int) -> Place | None:
+        N = len(self._parts)
         for axis, size in enumerate(G.shape[1 : 1 + positions]):
-            if size % N:
-                continue
-            for outer in dict.fromkeys((1, size // N)):
+            for outer in dict.fromkeys((1, size // N)) if size % N == 0 else ():
                 place = Place(axis, outer, size // N // outer)
-                by = by_sample(G, positions, place, 1, N).reshape(N, 3, -1)
-                norms = torch.linalg.vector_norm(torch.matmul(parts, by), dim=-1)
-                none, cancel, own = norms.unbind(1)
-                floor = own.amax() * self.precision
-                if bool(((none == 0) & (cancel <= self.tolerance * own + floor)).all()):
+                if self._right(self._norms(G, positions, place)[None])[0]:
                     return place
         return None
+
+    def _norms(self, G: Array, positions: int, place: Place) -> Array:
+        N = len(self._parts)
+        by = by_sample(G, positions, place, 1, N).reshape(N, 3, -1)
+        return torch.linalg.vector_norm(torch.matmul(self._parts.to(by), by), dim=-1).double()
+
+    def _right(self, norms: Array) -> list[bool]:
+        """Of each (N, 3): whether there is none of others, and all cancels but rounding."""
+        none, cancel, own = norms.unbind(-1)
+        floor = own.amax(-1, keepdim=True) * self.precision
+        holds = (none == 0) & (cancel <= self.tolerance * own + floor)
+        return holds.all(-1).tolist()  # type: ignore[no-any-return]
 
 
 def by_sample(t: Array, positions: int, place: Place | None, lead: int, N: int) -> Array:
@@ -116,7 +143,8 @@ def _summed(use: Use) -> Array:
     if isinstance(use, Lookup):
         table = use.G.new_zeros((use.rows, use.G.shape[1], use.G.shape[3]))
         return table.index_add_(0, use.ids[0], use.G[0].transpose(0, 1)).transpose(0, 1).flatten(1)
-    return use.dense()[0]
+    J = torch.einsum("gsd,rgsw->rgdw" if use.input_first else "gsd,rgsw->rgwd", use.X[0], use.G[0])
+    return J.flatten(1)
 
 
 def _bound(use: Use, absolute: Callable[[], Use]) -> Array:
