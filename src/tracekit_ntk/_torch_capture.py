@@ -479,8 +479,8 @@ def _apart(a: Array, b: Array) -> float:
 
 def _largest(tensors: Iterable[Array]) -> list[float]:
     """The largest absolute value of each."""
-    norms = torch._foreach_norm(given, float("inf")) if (given := list(tensors)) else []
-    return torch.stack([n.double() for n in norms]).tolist() if norms else []
+    largest = [t.abs().amax().double() for t in tensors]
+    return torch.stack(largest).tolist() if largest else []
 
 
 def _is_tensor(y: Any) -> bool:

@@ -68,10 +68,11 @@ class Cotangents:
         if not truth:
             return []
         least = most * min(1e3 * self.precision / self.tolerance, 0.1)
-        floors = (torch.stack([b.mean() for b in bounds]) + least).clip(1e-300).unbind()
-        allowed = torch._foreach_add([b.double() for b in bounds], list(floors))
-        ratios = torch._foreach_div(torch._foreach_sub(truth, made), allowed)
-        worst = torch.stack(torch._foreach_norm(ratios, float("inf"))).double()
+        ratios = [
+            ((g - m).abs_() / (b + (b.mean() + least).clip(torch.finfo(b.dtype).tiny))).amax()
+            for g, m, b in zip(truth, made, bounds, strict=True)
+        ]
+        worst = torch.stack([r.double() for r in ratios])
         return (~(worst <= self.tolerance)).tolist()  # type: ignore[no-any-return]
 
     def places(self, arranged: Sequence[tuple[Array, int]]) -> list[Place | None]:
@@ -143,7 +144,8 @@ def _summed(use: Use) -> Array:
     if isinstance(use, Lookup):
         table = use.G.new_zeros((use.rows, use.G.shape[1], use.G.shape[3]))
         return table.index_add_(0, use.ids[0], use.G[0].transpose(0, 1)).transpose(0, 1).flatten(1)
-    J = torch.einsum("gsd,rgsw->rgdw" if use.input_first else "gsd,rgsw->rgwd", use.X[0], use.G[0])
+    X, G = use.X[0], use.G[0]  # g S d, rows g S w
+    J = torch.matmul(X.mT, G) if use.input_first else torch.matmul(G.mT, X)
     return J.flatten(1)
 
 
