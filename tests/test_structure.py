@@ -109,6 +109,7 @@ NTK_FLOORS = {
     "_torch": 2,
     "_torch_modules": 2,
     "_torch_cells": 2,
+    "_torch_check": 2,
     "_torch_reads": 2,
     "_torch_reverse": 2,
     "_torch_rules": 2.2,

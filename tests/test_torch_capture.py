@@ -17,7 +17,10 @@ from torch import nn  # noqa: E402
 from torch.func import functional_call, jacrev  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
+import tracekit_ntk as tkn  # noqa: E402
 from tracekit_ntk._torch_capture import capture  # noqa: E402
+from tracekit_ntk._torch_reads import direct  # noqa: E402
+from tracekit_ntk._torch_rules import RULES  # noqa: E402
 from tracekit_ntk.factors import Outer, dense  # noqa: E402
 
 Array = Any
@@ -47,9 +50,9 @@ def rows(f: Any, params: dict[str, Array], x: Any) -> dict[str, Array]:
                             materialize_grads=True)
         for e in ends
     ]  # fmt: skip
-    stacked = [torch.stack(g).conj().resolve_conj() for g in zip(*grads, strict=True)]
+    stacked = [torch.stack(g).to_dense().conj().resolve_conj() for g in zip(*grads, strict=True)]
     return {
-        n: g.reshape(len(y), -1, p.numel())
+        n: g.reshape(len(y), len(ends) // len(y), p.numel())
         for (n, p), g in zip(params.items(), stacked, strict=True)
     }
 
@@ -72,7 +75,7 @@ def check(
         assert len(said) <= (not told)
         told += "".join(str(w.message) for w in said)
         for name, p in params.items():
-            J = expected[name].reshape(found.samples, M, -1)[:, low:high]
+            J = expected[name].reshape(found.samples, M, p.numel())[:, low:high]
             mine = uses[f"['{name}']"]
             made = dense(mine, p.numel()) if mine else torch.zeros_like(J)
             torch.testing.assert_close(made, J, rtol=1e-10, atol=1e-12 * float(1 + J.abs().max()))
@@ -443,6 +446,170 @@ def parameters_that_are_not_read() -> Any:
     return f, {"a": R(4, 3), "b": R(3), "c": R(2)}, R(3, 4), {"fallback": ("b", "c")}
 
 
+class Force(nn.Module):
+    """Forces and a penalty: derivatives of an energy by its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))
+
+    def forward(self, x: Array) -> Array:
+        x = x.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            energy = self.net(x)
+            [force] = torch.autograd.grad(energy.sum(), x, create_graph=True)
+            [twice] = torch.autograd.grad(force[:, 0].sum(), x, create_graph=True)
+        return torch.cat([energy, force, twice, force.square().sum(1, keepdim=True)], 1)
+
+
+@net
+def gradients_inside_the_forward_pass() -> Any:
+    told = ("net.0.weight", "net.2.weight")
+    return *module(Force()), R(3, 4), {"fallback": told}
+
+
+@net
+def copies_of_parameters_written_in_place() -> Any:
+    def f(p: Any, x: Array) -> Array:
+        b, c, w = p["b"].clone(), p["c"].to(torch.float64, copy=True), p["w"].clone()
+        b[1:].zero_()
+        c.mul_(3)
+        w.T.add_(p["d"])
+        return torch.tanh(F.linear(x, p["a"], b)) @ w + c
+
+    params = {"a": R(3, 4), "b": R(3), "c": R(2), "w": R(3, 2), "d": R(3)}
+    return f, params, R(3, 4), {"fallback": ("b", "c", "d")}
+
+
+def recurrence(p: Any, x: Array) -> Array:
+    h, states = x.new_zeros(len(x), 3), []
+    for t in range(x.shape[1]):
+        h = torch.tanh(x[:, t] @ p["w"] + h @ p["v"])
+        states.append(h)
+    return torch.stack(states, 1)
+
+
+@net
+def adapter_after_a_recurrence() -> Any:
+    params = {"w": R(2, 3), "v": R(3, 3) / 2, "a": R(3, 2), "c": R(2, 2)}
+    f = lambda p, x: recurrence(p, x) @ (p["a"] @ p["c"])  # noqa: E731
+    return f, params, R(3, 4, 2), {"fallback": ("a", "c"), "chunks": 3}
+
+
+@net
+def parameters_joined_after_a_recurrence() -> Any:
+    def f(p: Any, x: Array) -> Array:
+        normed = p["v"] / p["v"].norm(dim=1, keepdim=True)
+        return recurrence(p, x) @ torch.cat([p["a"], normed[:, :1], p["v"][:, 1:]], 1)
+
+    params = {"w": R(2, 3), "v": R(3, 3) / 2, "a": R(3, 2)}
+    return f, params, R(3, 4, 2), {"fallback": ("v", "a")}
+
+
+@net
+def complex_numbers_inside() -> Any:
+    def f(p: Any, x: Array) -> Array:
+        h = torch.exp(1j * (x @ p["w"])) @ p["v"].to(torch.complex128)
+        h = torch.fft.fft(h + p["b"]) * p["c"] + p["e"][(x[:, 0] > 0).long()] * 1j
+        return torch.cat([h.abs(), F.conv1d(h[:, None], p["k"] + 0j)[:, 0].real], 1)
+
+    params = {"w": R(3, 5), "v": R(5, 4), "b": R(4), "c": R(4), "e": R(2, 4), "k": R(1, 1, 2)}
+    return f, params, R(4, 3), {"fallback": ("k",)}
+
+
+@net
+def parameters_of_one_number() -> Any:
+    def f(p: Any, x: Array) -> Array:
+        h = torch.tanh(F.linear(x, p["w"], p["b"])) * p["s"] + p["o"]
+        h = F.conv1d(torch.cat([h, x], 2).mT, p["k"], p["c"])
+        return (h * p["c"] / p["r"]).flatten(1) + p["s"]
+
+    params = {"w": R(1, 3), "b": R(1), "s": R(()), "o": R(1, 1), "k": R(1, 4, 2), "c": R(1)}
+    return f, params | {"r": torch.tensor(1.5)}, R(3, 4, 3), {}
+
+
+class Packed(nn.Module):
+    """A recurrent module on sequences of different lengths."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.r, self.out = kind(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Array) -> Array:
+        lengths = torch.tensor([2, 4, 1])[: len(x)]
+        put = nn.utils.rnn.pack_padded_sequence(x, lengths, True, enforce_sorted=False)
+        return self.out(nn.utils.rnn.pad_packed_sequence(self.r(put)[0], True)[0])
+
+
+@net
+def packed_lstm() -> Any:
+    net = Packed(nn.LSTM)
+    names = tuple(n for n, _ in net.named_parameters() if n.startswith("r."))
+    return *module(net), R(3, 4, 3), {"fallback": names}
+
+
+@net
+def packed_gru() -> Any:
+    net = Packed(nn.GRU)
+    names = tuple(n for n, _ in net.named_parameters() if n.startswith("r."))
+    return *module(net), R(3, 4, 3), {"fallback": names}
+
+
+@net
+def samples_swapped_within_a_half() -> Any:
+    order = torch.tensor([1, 0, 2])
+    told = {"fallback": ("a", "b")}
+    return (
+        lambda p, x: (x[order] @ p["a"] + p["b"])[order],
+        {"a": R(4, 3), "b": R(3)},
+        R(3, 4),
+        told,
+    )
+
+
+@net
+def views_made_without_gradients() -> Any:
+    def f(p: Any, x: Array) -> Array:
+        with torch.no_grad():
+            fixed = p["a"].view(-1)[:3] * 2
+        return torch.tanh(x @ p["a"]) * fixed + p["b"].detach()[0] * p["b"]
+
+    return f, {"a": R(4, 3), "b": R(3)}, R(3, 4), {}
+
+
+@net
+def sparse_embedding_gradients() -> Any:
+    def f(p: Any, ids: Array) -> Array:
+        return torch.tanh(F.embedding(ids, p["e"], sparse=True).sum(1)) @ p["w"]
+
+    return f, {"e": R(5, 3), "w": R(3, 2)}, torch.randint(0, 5, (3, 2)), {}
+
+
+@net
+def parameters_without_entries() -> Any:
+    def f(p: Any, x: Array) -> Array:
+        return F.linear(x[:, :0], p["z"], p["b"]) + x @ p["w"] + p["e"].sum()
+
+    return f, {"z": R(2, 0), "b": R(2), "w": R(4, 2), "e": R(0)}, R(3, 4), {"fallback": ("z", "e")}
+
+
+@net
+def distances_from_centres() -> Any:
+    def f(p: Any, x: Array) -> Array:
+        return torch.cdist(torch.tanh(x @ p["w"]), p["c"]) @ p["v"]
+
+    params = {"w": R(4, 3), "c": R(5, 3), "v": R(5, 2)}
+    return f, params, R(3, 4), {"fallback": ("c",)}
+
+
+@net
+def derivatives_by_functorch_inside() -> Any:
+    def f(p: Any, x: Array) -> Array:
+        return torch.func.vmap(torch.func.grad(lambda z: torch.tanh(z @ p["w"]) @ p["v"]))(x)
+
+    return f, {"w": R(4, 3), "v": R(3)}, R(3, 4), {"fallback": ("w", "v")}
+
+
 @pytest.mark.parametrize("name", list(NETS))
 def test_factors_are_the_jacobian(name: str) -> None:
     f, params, x, told = NETS[name]()
@@ -540,6 +707,207 @@ def test_the_report_tells_operations_and_positions() -> None:
     report = capture(f, params, x).report
     assert ("['0.weight']", "conv1d", 6, "") in report
     assert ("['2.bias']", "conv1d", 3, "") in report
+
+
+def test_a_rule_that_is_a_thousandth_off_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = lambda p, x: torch.tanh(x @ p["a"]).add(p["b"])  # noqa: E731
+    params, x = {"a": R(4, 3), "b": R(3)}, R(5, 4)
+    check(f, params, x)
+
+    def wrong(call: Any, seen: Any) -> Any:
+        return direct("add", call.out, seen, 1.001)
+
+    monkeypatch.setitem(RULES, torch.Tensor.add, wrong)
+    found = check(f, params, x, fallback=("b",))
+    assert "do not sum up to its gradient" in found.report[1][3]
+
+
+class Batched(torch.autograd.Function):
+    """A product whose rule for batches is wrong."""
+
+    @staticmethod
+    def forward(x: Array, factor: float) -> Array:
+        return x * factor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.factor = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Array) -> Any:
+        return Batched.apply(g, ctx.factor), None
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, x: Array, factor: float) -> Any:
+        return 2 * x * factor, dims[0]
+
+
+def test_batched_reverse_passes_that_are_wrong_are_not_used() -> None:
+    f = lambda p, x: Batched.apply(torch.tanh(x @ p["a"]), 3.0) @ p["b"]  # noqa: E731
+    params, x = {"a": R(4, 3), "b": R(3, 2)}, R(3, 4)
+    found, expected = capture(f, params, x), rows(f, params, x)
+    with pytest.warns(UserWarning, match="batched reverse passes through f are wrong"):
+        uses = found.uses(0, 2)
+    for name, p in params.items():
+        torch.testing.assert_close(dense(uses[f"['{name}']"], p.numel()), expected[name])
+
+
+EXACT: dict[str, Callable[..., Any]] = {
+    "trace": tkn.ntk_trace,
+    "diagonal": tkn.ntk_diagonal,
+    "norm": tkn.ntk_norm,
+    "kernel": tkn.kernel,
+    "factored": tkn.factored_ntk,
+    "explain": tkn.explain,
+}
+
+
+@pytest.mark.parametrize("call", EXACT.values(), ids=EXACT)
+def test_random_functions_are_refused(call: Callable[..., Any]) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, 2)).train()
+    f, params = module(net)
+    for whole in (False, True):
+        with pytest.raises(ValueError, match=r"two runs of f .* differ .*eval mode"):
+            call(f, params, R(3, 4), whole=whole)
+    noisy = lambda p, x: torch.tanh(x + 1e-3 * torch.randn_like(x)) @ p["w"]  # noqa: E731
+    with pytest.raises(ValueError, match="two runs of f"):
+        call(noisy, {"w": R(4, 2)}, R(3, 4))
+
+
+def test_noise_that_f_seeds_itself_is_no_noise() -> None:
+    def f(p: Any, x: Array) -> Array:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            return F.dropout(x @ p["w"], 0.5)
+
+    check(f, {"w": R(4, 3)}, R(3, 4))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_calls_without_gradients(mode: Any) -> None:
+    f, params, x, _ = NETS["fcn"]()
+    J = torch.cat(list(rows(f, params, x).values()), 2).flatten(0, 1)
+    with mode():
+        params, x = {name: p * 1 for name, p in params.items()}, x * 1
+        torch.testing.assert_close(tkn.ntk_trace(f, params, x), (J * J).sum())
+        torch.testing.assert_close(tkn.kernel_matrix(tkn.kernel(f, params, x)), J @ J.T)
+        torch.testing.assert_close(tkn.ntk_norm(f, params, x, chunk_size=2), (J @ J.T).norm())
+        torch.testing.assert_close(tkn.factored_ntk(f, params, x) @ J, J @ (J.T @ J))
+        assert "linear" in tkn.explain(f, params, x)
+
+
+def test_inputs_that_f_writes_into_stay_as_they_are() -> None:
+    x = torch.ones(5, 3)
+    assert float(tkn.ntk_trace(lambda w, x: x.mul_(2) @ w, torch.ones(3, 2), x)) == 120
+    assert bool((x == 1).all())
+
+
+DIFFERENTIABLE = [
+    "fcn", "conv1d", "gru", "lstm", "tied_autoencoder", "embedding_by_index", "mixed_operations",
+    "adapter_after_a_recurrence", "parameters_of_one_number", "gradients_inside_the_forward_pass",
+    "complex_numbers_inside",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*differentiated apart")
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_results_are_differentiable(name: str) -> None:
+    f, params, x, _ = NETS[name]()
+    params = {name: p.requires_grad_() for name, p in params.items()}
+    y = f(params, x[:2])
+    every = list(params.values())
+    grads = [
+        torch.autograd.grad(end, every, create_graph=True, materialize_grads=True)
+        for end in y.reshape(-1)
+    ]
+    J = torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in grads])
+    K = J @ J.T
+    for got, wanted in (
+        (tkn.ntk_trace(f, params, x[:2]), K.trace()),
+        ((tkn.ntk_diagonal(f, params, x[:2]) ** 2).sum(), (K.diagonal() ** 2).sum()),
+        (tkn.ntk_norm(f, params, x[:2], chunk_size=3), K.norm()),
+        ((tkn.kernel_matrix(tkn.kernel(f, params, x[:2])) ** 3).sum(), (K**3).sum()),
+    ):
+        pair = [
+            torch.autograd.grad(v, every, retain_graph=True, materialize_grads=True)
+            for v in (got, wanted)
+        ]
+        for mine, theirs in zip(*pair, strict=True):
+            scale = float(max(t.abs().max() for t in pair[1]))
+            torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-9 * scale)
+    with torch.no_grad():
+        assert not tkn.ntk_trace(f, params, x[:2]).requires_grad
+    held = {name: p.detach() for name, p in params.items()}
+    assert not tkn.ntk_trace(f, held, x[:2]).requires_grad
+
+
+def test_a_regulariser_in_a_training_loop() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    f = lambda p, x: functional_call(net, p, (x,))  # noqa: E731
+    x, steps = R(6, 4), torch.optim.SGD(net.parameters(), 0.01)
+    values = []
+    for _ in range(5):
+        steps.zero_grad()
+        loss = tkn.ntk_trace(f, dict(net.named_parameters()), x)
+        loss.backward()
+        steps.step()
+        values.append(loss.item())
+    assert values == sorted(values, reverse=True)
+
+
+def test_the_slow_road_is_told_once() -> None:
+    f, params, x, _ = NETS["functions_of_parameters"]()
+    with pytest.warns(UserWarning, match=r"\['a'\] \(.*right, but slower") as said:
+        tkn.ntk_norm(f, params, x, chunk_size=1)
+    assert len(said) == 1
+    assert said[0].filename == __file__
+    assert "['d']" in tkn.explain(f, params, x)  # which tells it in its table alone
+
+
+def test_mixed_precision_is_no_fault() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 4)).float()
+    f, params = module(net)
+    x = R(6, 8, dtype=torch.float32)
+    exact = tkn.ntk_trace(f, params, x)
+
+    def cast(p: Any, x: Array) -> Array:
+        low = {name: v.bfloat16() for name, v in p.items()}
+        return f(low, x.bfloat16()).float()
+
+    def autocast(p: Any, x: Array) -> Array:
+        with torch.autocast("cpu", torch.bfloat16):
+            return f(p, x).float()
+
+    for g in (cast, autocast):
+        torch.testing.assert_close(tkn.ntk_trace(g, params, x), exact, rtol=0.02, atol=0)
+
+
+def test_functions_that_are_not_holomorphic_are_refused() -> None:
+    w, x = R(3, 2, dtype=torch.complex128), R(5, 3, dtype=torch.complex128)
+    with pytest.raises(ValueError, match="not holomorphic"):
+        tkn.ntk_trace(lambda w, x: (x @ w).conj() * (x @ w), w, x)
+
+
+def test_reentrant_checkpoints_are_refused() -> None:
+    def f(p: Any, x: Array) -> Array:
+        part = lambda h: torch.tanh(h @ p["a"])  # noqa: E731
+        return checkpoint(part, x.clone().requires_grad_(), use_reentrant=True)
+
+    with pytest.raises(NotImplementedError, match="use_reentrant=False"):
+        tkn.ntk_trace(f, {"a": R(4, 3)}, R(3, 4))
+
+
+def test_points_without_a_derivative_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"gradient by \['a'\] is NaN"):
+        tkn.ntk_trace(lambda p, x: (x @ p["a"]).square().sum(1).sqrt(), {"a": 0 * R(4, 3)}, R(3, 4))
+
+
+@pytest.mark.parametrize("x", ["ids", [], nn.Linear(2, 2), torch.utils.data.DataLoader([1, 2])],
+                         ids=["str", "empty", "module", "loader"])  # fmt: skip
+def test_samples_must_be_arrays(x: Any) -> None:
+    for call in (tkn.ntk_trace, tkn.kernel, tkn.explain):
+        with pytest.raises((TypeError, ValueError), match="pass inputs with the samples on axis 0"):
+            call(lambda w, x: x @ w, R(4, 3), x)
 
 
 LAYERS = [

@@ -57,7 +57,7 @@ class Cotangents:
         precision = self.precision
         if self.rows.device.type != "cpu" and precision < 1e-6 and self.rows.dtype.itemsize == 4:
             precision = 1e-3  # products of accelerators in float32 may be rounded so
-        return precision**0.5
+        return float(precision**0.5)
 
     def differ(self, truth: Sequence[Array], made: Sequence[Array], bounds: Sequence[Array],
                most: float) -> list[bool]:  # fmt: skip
@@ -69,7 +69,7 @@ class Cotangents:
             return []
         least = most * min(1e3 * self.precision / self.tolerance, 0.1)
         ratios = [
-            ((g - m).abs_() / (b + (b.mean() + least).clip(torch.finfo(b.dtype).tiny))).amax()
+            ((g - m).abs() / (b + (b.mean() + least).clip(torch.finfo(b.dtype).tiny))).amax()
             for g, m, b in zip(truth, made, bounds, strict=True)
         ]
         worst = torch.stack([r.double() for r in ratios])

@@ -71,7 +71,10 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         edge = edge_of(call.out)
         for seen in found if len({id(s) for s in found}) == len(found) else []:
             with torch.set_grad_enabled(self.graph):
-                read = rule(call, seen)
+                try:
+                    read = rule(call, seen)
+                except Exception:  # a call that its rule does not foresee: counted, and missed
+                    read = None
             if read is not None:
                 self.reads.append((read, edge))
                 self._events.append((seen, edge[0]))
