@@ -371,8 +371,8 @@ class Capture:
         use = self._reads[parts[0][0]][0].use
 
         def absolute() -> Use:
-            lookup = X is None or not (X.is_floating_point() or X.is_complex())
-            return use(X if lookup else X.abs(), G.abs())
+            number = X is not None and (X.is_floating_point() or X.is_complex())
+            return use(X.abs() if number else X, G.abs())
 
         return use(X, G), absolute
 
