@@ -61,6 +61,10 @@ def gradients(case: Case, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return jax.numpy(compiled(jax.array(A))), torch.numpy(leaf.grad)
 
 
+# functions of networks through which PyTorch's backward goes
+EXACT = {"kernel", "ntk_trace", "ntk_diagonal", "ntk_norm"}
+
+
 def transforms() -> Any:
     """What has jit and grad."""
     return pytest.importorskip("jax", reason="JAX is not installed")
@@ -128,6 +132,12 @@ def show_of_network(case: Case, feature: str) -> None:
         along = sum(float(jax.xp.sum(g[name] * leaf)) for name, leaf in params.items())
         scaled = lambda t: total({name: (1 + t) * leaf for name, leaf in params.items()})  # noqa: E731
         assert along == pytest.approx(slope(scaled), rel=1e-6)
+        if case.name in EXACT:
+            f, params, x = network(torch)
+            leaves = {name: leaf.requires_grad_() for name, leaf in params.items()}
+            torch.xp.sum(case.call(f, leaves, x, SEED)).backward()
+            here = sum(float((leaf.grad * leaf.detach()).sum()) for leaf in leaves.values())
+            assert here == pytest.approx(along, rel=1e-8)
         return
     cplx = feature == "complex"
     expected = torch.numpy(case.call(*network(torch, cplx=cplx), SEED))

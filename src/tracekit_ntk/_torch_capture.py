@@ -352,21 +352,22 @@ class Capture:
 
     def _whole_use(self, parts: list[tuple[int, Array]]) -> tuple[Use, Callable[[], Use]]:
         """Reads of one kind by all samples as if they were one; and that of absolute values."""
-        given, data = [], []
+        given: list[Array] = []
+        data: list[Any] = []
         for i, G in parts:
             read = self._reads[i][0]
             if i not in self._raw:
                 self._raw[i] = self._read(i)
-            X, own = self._raw[i], read.seen.ghost.dtype
+            Z, own = self._raw[i], read.seen.ghost.dtype
             G = read.arrange(G)
             if read.positions:
-                X = X if X is None else X.flatten(0, read.positions - 1)
+                Z = Z if Z is None else Z.flatten(0, read.positions - 1)
                 G = G.flatten(1, read.positions)
             else:
-                X, G = X if X is None else X[None], G[:, None]
-            data.append(X if X is None else X[None])
+                Z, G = Z if Z is None else Z[None], G[:, None]
+            data.append(Z if Z is None else Z[None])
             given.append(G.to(own.to_complex() if G.is_complex() else own))
-        X = data[0] if len(data) == 1 or data[0] is None else torch.cat(data, 1)
+        X: Any = data[0] if len(data) == 1 or data[0] is None else torch.cat(data, 1)
         G = (given[0] if len(given) == 1 else torch.cat(given, 1))[None]
         use = self._reads[parts[0][0]][0].use
 
