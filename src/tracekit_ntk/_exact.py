@@ -52,7 +52,13 @@ def ntk_trace(
     Raises
     ------
     ValueError
-        If samples are coupled and not `whole`.
+        If samples are coupled and not `whole`; in PyTorch if two runs of f differ (Dropout in
+        training mode, noise), or its gradient is NaN.
+
+    Warns
+    -----
+    UserWarning
+        In PyTorch, of parameters that are differentiated on their own, and why.
 
     See Also
     --------
@@ -65,7 +71,8 @@ def ntk_trace(
     with S positions, d inputs and w outputs costs ``N O w`` for S = 1 and otherwise the least of
     ``N S^2 (d + O w)`` and ``N O S d w``, after one batched reverse pass over the O outputs.
     Outputs that cannot see some of the positions, as in recurrent networks, are not charged for
-    them.
+    them. In PyTorch f runs twice, and two plain reverse passes check what was recorded. The trace
+    can be differentiated where a parameter or an input requires a gradient.
 
     Examples
     --------

@@ -89,7 +89,13 @@ def kernel(
     Raises
     ------
     ValueError
-        If an axis does not exist or is named twice, or samples are coupled and not `whole`.
+        If an axis does not exist or is named twice, or samples are coupled and not `whole`; in
+        PyTorch if two runs of f differ, as with Dropout in training mode.
+
+    Warns
+    -----
+    UserWarning
+        In PyTorch, of parameters that are differentiated on their own, and why.
 
     See Also
     --------
@@ -103,7 +109,8 @@ def kernel(
     derivatives of the outputs by what they gave (G), which one batched reverse pass over the O
     outputs gives for all samples and parameters: its Jacobian is not formed. Memory, in numbers:
     the kernel three times over, the factors ``N C (X + G)`` for a chunk of C outputs, and at most
-    16.8 million of intermediate arrays, for which samples are taken in tiles.
+    16.8 million of intermediate arrays, for which samples are taken in tiles. The kernel can be
+    differentiated; in PyTorch where a parameter or an input requires a gradient.
 
     References
     ----------
