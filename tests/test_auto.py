@@ -294,6 +294,17 @@ def test_equal_samples_of_signs_are_no_proof() -> None:
     assert known.num_matvecs == 8
 
 
+def test_equal_samples_of_a_factor_are_no_proof() -> None:
+    """Squared lengths of two values: eight equal ones are seen once in 128 runs."""
+    L = np.eye(N)
+    L[0, 1] = 5.0
+    truth = float(np.sum(L * L))
+    factor = tk.LinearOperator(L.shape, lambda X: L @ X, lambda X: L.T @ X)
+    for seed in range(150):
+        e = tk.trace(tk.gram(factor), rtol=1e-2, rng=seed)
+        assert float(e.standard_error) > 0 or abs(float(e) - truth) < 1e-9 * truth, seed
+
+
 @pytest.mark.parametrize("psd", [None, True])
 @pytest.mark.parametrize("spectrum", [*SPECTRA, "step"])
 def test_never_much_worse_than_hutchinson(spectrum: str, psd: bool | None) -> None:

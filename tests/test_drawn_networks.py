@@ -614,6 +614,14 @@ def test_exact_numbers_of_drawn_networks(seed: int) -> None:
     assert told.split(":")[0] in ("right", "refused", "no derivative"), network(seed).blocks
 
 
+@pytest.mark.parametrize("seed", range(COUNT))
+def test_products_of_drawn_networks(seed: int) -> None:
+    """Refused are parts under no_grad, where the modes differ, and distances, which lack one."""
+    told, blocks = outcome(seed, operators), network(seed).blocks
+    excused = {"without_gradient", "distances"} & set(blocks)
+    assert told in ("right", "no derivative") or (excused and told.startswith("refused")), blocks
+
+
 if __name__ == "__main__":
     first, last = int(sys.argv[1]), int(sys.argv[2])
     compare = operators if "operators" in sys.argv else exact

@@ -15,6 +15,7 @@ from ._checkpoint import load, save
 from ._estimate import (
     Estimate,
     NotFiniteError,
+    beyond_chance,
     mean,
     require_finite,
     standard_error,
@@ -317,7 +318,9 @@ def read(ask: Ask, state: State) -> Look:
 def _plain(ask: Ask, state: State, signs: Array) -> Estimate:
     """The mean of sign probes, which nothing is deflated of."""
     estimate = mean(signs, state.spent, "hutchinson")
-    if ask.mode != "factor" and not bool(estimate.standard_error > 0):
+    if ask.mode == "factor":
+        estimate = beyond_chance(estimate)
+    elif not bool(estimate.standard_error > 0):
         # equal samples are exact where the products show that A is diagonal, and luck elsewhere
         xp = _xp.namespace(signs)
         entries = _xp.conj(state.Omega[:, :FIRST]) * state.Y[:, :FIRST]
