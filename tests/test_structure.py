@@ -115,7 +115,9 @@ NTK_FLOORS = {
     "_torch_rules": 2.2,
     "_torch_record": 2.4,
     "_torch_capture": 2.6,
-    "_jax": 2,  # the same by JAX
+    "_jax_programs": 1.5,  # the same by JAX
+    "_jax_trials": 1.7,
+    "_jax": 2,
     "_jax_views": 2,
     "_jax_rules": 2.1,
     "_jax_places": 2.2,

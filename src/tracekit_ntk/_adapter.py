@@ -6,6 +6,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from numpy import generic, ndarray
+
 from . import _checks
 
 _SHARDED = (
@@ -21,7 +23,10 @@ _SCATTERED = {
 
 
 def adapter(params: Any) -> ModuleType:
-    """`_torch` or `_jax`, imported only where such parameters were handed in."""
+    """`_torch` or `_jax`, imported only where such parameters were handed in.
+
+    Trees of NumPy arrays are read by JAX where it is loaded: its functions take them.
+    """
     refuse_scattered(params)
     jax, torch = sys.modules.get("jax"), sys.modules.get("torch.utils._pytree")
     if jax is not None and any(isinstance(x, jax.Array) for x in jax.tree.leaves(params)):
@@ -35,11 +40,11 @@ def adapter(params: Any) -> ModuleType:
             from . import _torch
 
             return _torch
-    raise TypeError(
-        f"params, a {type(params).__name__}, holds no PyTorch or JAX array, and no other library "
-        "differentiates; pass a tree of such arrays (a dict, list, ...; for a torch.nn.Module see "
-        "functional(module)), or both products to jacobian_from_pair"
-    )
+    if jax is not None and any(isinstance(x, ndarray | generic) for x in jax.tree.leaves(params)):
+        from . import _jax
+
+        return _jax
+    raise TypeError(_checks.no_library(params))
 
 
 def inputs(params: Any, x: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 Array = Any
@@ -25,6 +25,23 @@ def parameters(named: Sequence[tuple[str, Any]], is_array: Any, is_inexact: Any)
                 f"parameter {name} has dtype {leaf.dtype}, which nothing can be differentiated by; "
                 "keep it out of the tree (close over it)"
             )
+
+
+def no_library(params: Any) -> str:
+    """What to pass where no library known here differentiates by the parameters."""
+    return (
+        f"params, a {type(params).__name__}, holds no PyTorch or JAX array, and no other library "
+        "differentiates; pass a tree of such arrays (a dict, list, ...; for a torch.nn.Module see "
+        "functional(module)), or both products to jacobian_from_pair"
+    )
+
+
+def inputs(x: Any) -> str:
+    """What to pass where x is not made of arrays."""
+    return (
+        f"x is a {type(x).__name__}, not an array or a tree of arrays; pass the samples "
+        "themselves, such as one batch of a loader"
+    )
 
 
 def output(y: Any, is_array: Any, is_inexact: Any) -> None:
@@ -136,6 +153,21 @@ def independent(deviation: float, allowed: float) -> None:
             "as with BatchNorm or dropout in training mode; put the module in eval mode, or use "
             "ntk(...) on the whole batch"
         )
+
+
+def factors(names: Iterable[str]) -> str:
+    """What is said where a parameter takes the slow road."""
+    return (
+        f"the factors of {', '.join(names)} do not make the plain gradient, so that the explicit "
+        "Jacobian is formed instead: right, but slower (see explain)"
+    )
+
+
+MIXED_GRADIENTS = (
+    "gradients of f by a batch are not the sum of those by its samples, so that samples have no "
+    "kernels of their own, as with BatchNorm in training mode; put the module in eval mode, or "
+    "use ntk(...) on the whole batch"
+)
 
 
 def alone(error: Exception) -> ValueError:

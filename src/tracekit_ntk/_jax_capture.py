@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import tree_flatten, tree_map
 
+from . import _checks
+from ._jax import detached, inputs, traced_batch, traced_whole
 from ._jax import leaves as named_leaves
-from ._jax_plan import Plan
-from ._products import is_traced
+from ._jax_plan import Plan, wide
+from ._jax_programs import keep, replaced
+from ._jax_trials import Values
 from ._uses import Use
 
 Array = Any
-
-_plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
 
 
 def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = False) -> Capture:
@@ -46,10 +47,16 @@ def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = 
         If f mixes samples, or is not holomorphic in complex parameters (not checked under a
         transformation of JAX, where there are no values to look at).
 
+    Warns
+    -----
+    UserWarning
+        If the factors of a parameter do not make its plain gradient, so that its Jacobian is
+        formed.
+
     Notes
     -----
-    f is traced once for each shape of its arguments, as by jax.jit: hand in the same function
-    object again, and neither is it traced nor are its passes compiled anew.
+    f is traced at each call, so that what it closes over is as it is now. Its passes are compiled
+    once for each structure: shapes, equations, and the numbers of Python in them.
 
     Examples
     --------
@@ -61,21 +68,18 @@ def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = 
     ((5, 1, 1, 3), (5, 2, 1, 1, 2))
     """
     names = [name for name, _ in named_leaves(params)]
-    leaves, tree = tree_flatten(tree_map(jnp.asarray, params))
-    x = tree_map(jnp.asarray, x)
-    inputs, shape = tree_flatten(x)
-    key = (tree, shape, whole, *((a.shape, a.dtype) for a in (*leaves, *inputs)))
-    try:
-        known = _plans.setdefault(f, {})
-    except TypeError:  # cannot be hashed or referred to weakly
-        known = {}
-    plan = known.get(key)
-    if plan is None:
-        plan = Plan(f, params, x, whole)
-        if not any(map(is_traced, plan.consts)):
-            known[key] = plan
-    plan.check(f, params, x)
-    return Capture(plan, names, leaves, x)
+    leaves, tree = tree_flatten(tree_map(detached, params))
+    params, x = tree.unflatten(leaves), inputs(x)
+    batch, one = (traced_whole(f, params, x),) * 2 if whole else traced_batch(f, params, x)
+    key = batch.key and one.key and ("capture", len(leaves), whole, batch.key, one.key)
+    plan = keep(key, lambda: Plan(batch, one, len(leaves)))
+    x = jax.tree.leaves(x)
+    own = Values(leaves, batch.consts, one.consts, x)
+    while bad := plan.check(own):
+        warnings.warn(_checks.factors(names[k] for k in sorted(bad)), stacklevel=4)
+        plan = Plan(batch, one, len(leaves), plan.apart | bad)
+        replaced(key, plan)
+    return Capture(plan, names, leaves, one.consts, x)
 
 
 class Capture:
@@ -100,13 +104,15 @@ class Capture:
         is formed rather than factored (empty if it need not be).
     """
 
-    def __init__(self, plan: Plan, names: list[str], leaves: list[Array], x: Any) -> None:
-        self._plan, self._leaves = plan, leaves
-        self._x = tree_map(lambda part: part[None], x) if plan.whole else x
-        self.samples = len(jax.tree.leaves(self._x)[0])
+    def __init__(
+        self, plan: Plan, names: list[str], leaves: list[Array], consts: list[Array], x: list[Array]
+    ) -> None:
+        self._plan, self._leaves, self._consts = plan, leaves, consts
+        self._x = [part[None] for part in x] if plan.whole else x
+        self.samples = len(self._x[0]) if self._x else 1
         self.output_shape = tuple(plan.output.shape)
         self.outputs = math.prod(self.output_shape)
-        self.dtype = jnp.result_type(plan.output.dtype, *(leaf.dtype for leaf in leaves))
+        self.dtype = wide(plan.output, *leaves)
         self.sizes = {name: leaf.size for name, leaf in zip(names, leaves, strict=True)}
         self.numbers = plan.numbers
         self.bytes_at_once = 2**24 if plan.loops else 2**27  # scans are fastest within the cache
@@ -136,9 +142,11 @@ class Capture:
         columns = columns.astype(self._plan.output.dtype).reshape(-1, *self.output_shape)
         if (start, stop) not in self._steps:
             part = self._plan.loops and stop - start < self.outputs
-            steps = self._plan.steps(self._leaves, self._x, columns) if part else ()
+            steps = self._plan.steps(self._leaves, self._consts, self._x, columns) if part else ()
             self._steps[start, stop] = steps
-        found = self._plan.uses(self._leaves, self._x, columns, self._steps[start, stop])
+        found = self._plan.uses(
+            self._leaves, self._consts, self._x, columns, self._steps[start, stop]
+        )
         return dict(zip(self.sizes, found, strict=True))
 
     def combined(self, V: Array) -> dict[str, list[Use]]:
@@ -156,14 +164,14 @@ class Capture:
         """
         columns = jnp.moveaxis(jnp.conj(V), 2, 1).astype(self._plan.output.dtype)
         columns = columns.reshape(self.samples, -1, *self.output_shape)
-        found = self._plan.uses(self._leaves, self._x, columns, (), each=True)
+        found = self._plan.uses(self._leaves, self._consts, self._x, columns, (), each=True)
         return dict(zip(self.sizes, found, strict=True))
 
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
         """Which operation reads which parameter, and how."""
         names = list(self.sizes)
-        found = self._plan.report(self._leaves, self._x)
+        found = self._plan.report(self._leaves, self._consts, self._x)
         rows = [(names[leaf], op, positions, reason) for leaf, op, positions, reason in found]
         unread = set(names) - {row[0] for row in rows}
         rows += [(name, "none", 0, "not read, or its values do not matter") for name in unread]

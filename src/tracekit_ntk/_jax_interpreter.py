@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, Literal
 
 from ._jax_places import Eps, Loop, Places, Site, Slot
+from ._jax_programs import Traced, alone
 from ._jax_rules import Rule, explicit, find
 from ._jax_views import View, look_through, whole
 
@@ -28,17 +29,20 @@ _REASONS = {
     "conv_general_dilated": "no rule for a convolution of this layout",
     "dot_general": "the entries it reads do not factor in the parameter",
     "output": "f returns it",
+    "self-check": "its factors do not make the plain gradient",
     "scan carry": "a scan starts from it",
     "scan output": "a scan returns it",
 }
 
 
-def places(jaxpr: Any, parameters: int) -> Places:
-    """Where a closed jaxpr reads the first `parameters` of its arguments."""
-    run = _Run(jaxpr.in_avals[:parameters], None)
-    jax.eval_shape(
-        lambda consts, args: run(jaxpr.jaxpr, consts, args), jaxpr.consts, jaxpr.in_avals
-    )
+def places(traced: Traced, parameters: int, apart: Collection[int] = ()) -> Places:
+    """Where a function reads the first `parameters` of its arguments.
+
+    Those `apart` are differentiated by on their own, whatever reads them.
+    """
+    consts, args = traced.shapes
+    run = _Run(args[:parameters], None, apart=apart)
+    jax.eval_shape(lambda consts, args: run(traced.jaxpr, consts, args), consts, args)
     return Places(run.slots, run.sites)
 
 
@@ -47,6 +51,7 @@ def perturbed(
     consts: Sequence[Array],
     args: Sequence[Array],
     parameters: int,
+    apart: Collection[int],
     eps: Eps,
     marks: Eps,
 ) -> tuple[Array, list[Any]]:
@@ -56,7 +61,7 @@ def perturbed(
     parameter was multiplied by, None where there is none; stacked over the steps of loops.
     `marks` are added to the results of loops, by the numbers of their slots.
     """
-    run = _Run([jax.typeof(arg) for arg in args[:parameters]], eps, marks)
+    run = _Run([jax.typeof(arg) for arg in args[:parameters]], eps, marks, apart=apart)
     (out,) = run(jaxpr, consts, args)
     return out, run.kept
 
@@ -69,6 +74,7 @@ class _Run:
     eps: Eps | None
     marks: Eps = field(default_factory=dict)
     loops: tuple[int, ...] = ()
+    apart: Collection[int] = ()
     slots: list[Slot | Loop] = field(default_factory=list)
     sites: list[Site | int] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
@@ -76,6 +82,9 @@ class _Run:
     def __call__(self, jaxpr: Any, consts: Sequence[Array], args: Sequence[Array]) -> list[Array]:
         views: Views = [whole(k, aval.shape) for k, aval in enumerate(self.avals)]
         views += [None] * (len(args) - len(views))
+        args = list(args)
+        for k in self.apart:
+            args[k], views[k] = self.explicit(args[k], views[k], "self-check"), None
         return self.released(*self.body(jaxpr, consts, args, views), "output")
 
     def body(
@@ -284,10 +293,5 @@ def _look_through(eqn: Any, values: list[Array], views: Views) -> tuple[int, Vie
 
 def _evaluate(jaxpr: Any, eqn: Any, values: Sequence[Array]) -> list[Array]:
     """The results of an equation, with whatever derivative rules it brings."""
-    fresh = [v if isinstance(v, Literal) else Var(v.aval) for v in eqn.invars]
-    names = [v for v in fresh if isinstance(v, Var)]
-    given = [value for v, value in zip(fresh, values, strict=True) if isinstance(v, Var)]
-    alone = jaxpr.replace(
-        constvars=[], invars=names, outvars=list(eqn.outvars), eqns=[eqn.replace(invars=fresh)]
-    )
-    return list(jax.core.eval_jaxpr(alone, (), *given))
+    one, taken = alone(jaxpr, eqn)
+    return list(jax.core.eval_jaxpr(one, (), *(values[k] for k in taken)))
