@@ -43,6 +43,7 @@ def add(before: Running | None, y: Array, w: Array | None = None) -> Running:
     scale = _xp.magnitude(y) if before is None else before.scale
     w = xp.ones_like(y[(*[0] * (y.ndim - 1), ...)]) if w is None else w
     y, weight = y / scale, xp.sum(_xp.abs2(w), axis=-1)
+    w = xp.broadcast_to(w, y.shape)
     value = xp.sum(_xp.conj(w) * y, axis=-1) / _xp.positive(weight)
     apart = y - value[..., None] * w
     rest = xp.sum(_xp.abs2(apart), axis=-1)

@@ -125,7 +125,9 @@ def residuals(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array, A
 def forms(nodes: Array, M: Array, values: Array) -> Array:
     """``x^H f(A) x`` of every probe, from the values of f (or of several) at the nodes."""
     xp = _xp.namespace(nodes)
-    x = xp.sum(_xp.abs2(M) * values[..., None, :], axis=-1)
+    values = values[..., None, :]
+    M = xp.reshape(M, (*[1] * (values.ndim - M.ndim), *M.shape))
+    x = xp.sum(_xp.abs2(M) * values, axis=-1)
     return xp.reshape(x, (*x.shape[:-2], -1))
 
 
@@ -173,13 +175,13 @@ def _eigen(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array]:
     first = _xp.real(xp.linalg.trace(K.diagonal[0])) / b
     if A.factor is not None:  # of either sign, or complex: any singular value will do
         first = xp.sqrt(xp.sum(_xp.abs2(K.diagonal[0]), axis=(-2, -1)) / b)
-    dead = (1 - xp.stack(K.alive[:depth], axis=1))[..., None] * _xp.eye_like(K.rest, b)
+    dead = (1 - xp.stack(K.alive[:depth], axis=1))[..., None] * _xp.eye_like(K.rest, b)[None, None, ...]
     D = xp.stack(K.diagonal[:depth], axis=1) + dead * first[:, None, None, None]
     below = xp.stack([xp.zeros_like(K.below[0]), *K.below[1:depth]], axis=1)
 
     def spread(blocks: Array, offset: int) -> Array:
         where = xp.eye(depth, k=offset, dtype=blocks.dtype, device=_xp.device(blocks))
-        wide = blocks[:, :, :, None, :] * where[:, None, :, None]
+        wide = blocks[:, :, :, None, :] * where[None, :, None, :, None]
         return xp.reshape(wide, (k, size, size))
 
     C = spread(D, 0) + spread(below, -1)

@@ -32,24 +32,24 @@ def xtrace(
     xp = _xp.namespace(Q)
     n, b = Omega.shape
     D = _xp.triangular_dual(R)
-    S = D / xp.sqrt(_xp.colnorm2(D))
+    S = D / xp.sqrt(_xp.colnorm2(D))[None, :]
     H, W, T = _xp.inner(Q, Z), _xp.inner(Q, Omega), _xp.inner(Z, Omega)
     Sh, Wh = _xp.adjoint(S), _xp.adjoint(W)
     G, M, L = Sh @ S, Sh @ W, Sh @ H @ S  # gamma, sigma and lambda of the derivation
     TS, SR, SHW, WHS = _xp.adjoint(T) @ S, Sh @ R, Sh @ (H @ W), Wh @ (H @ S)
-    dTS, dSR, dSHW, dWHS, dL, own = (_xp.diagonal(X) for X in (TS, SR, SHW, WHS, L, M))
-    within, hidden = _xp.trace(H), _xp.colnorm2(Omega) - _xp.colnorm2(W)
+    dTS, dSR, dSHW, dWHS, dL, own = (_xp.diagonal(X)[None, :] for X in (TS, SR, SHW, WHS, L, M))
+    within, hidden = _xp.trace(H), (_xp.colnorm2(Omega) - _xp.colnorm2(W))[None, :]
 
     def form(c: Array) -> Array:
         """``r^H A r`` of the remainder ``r = omega_j - Q (w_j - c s_j)``."""
-        rest = _xp.coldot(W, H @ W) - _xp.coldot(T, W)
+        rest = (_xp.coldot(W, H @ W) - _xp.coldot(T, W))[None, :]
         return rest + c * (dTS - dWHS) + _xp.conj(c) * (dSR - dSHW) + _xp.abs2(c) * dL
 
     def scaled(form: Array, lost: Array, dimension: int) -> Array:
         length = hidden + _xp.real(lost)
         return resphered(form, length, dimension, n) if resphere else form
 
-    samples = within - dL + scaled(form(own), _xp.abs2(own), n - b + 1)
+    samples = (within - dL + scaled(form(own), _xp.abs2(own), n - b + 1))[0, :]
     if b < 3:
         return samples, None
     # row i is left out of the sketch, column j is the probe that tests the rest: its remainder is
@@ -58,8 +58,8 @@ def xtrace(
     a, c = (M - G * own) / den, (own - _xp.conj(G) * M) / den
     ah, ch = _xp.conj(a), _xp.conj(c)
     cross = a * _t(TS - WHS) + ah * (SR - SHW) + ah * c * L + ch * a * _t(L)
-    cross = cross + _xp.abs2(a) * dL[:, None]
-    traced = (dL[:, None] + dL - G * _t(L) - _xp.conj(G) * L) / den
+    cross = cross + _xp.abs2(a) * _t(dL)
+    traced = (_t(dL) + dL - G * _t(L) - _xp.conj(G) * L) / den
     tested = scaled(form(c) + cross, ah * M + ch * own, n - b + 2)
     return samples, _mean_of_others(within - traced + tested)
 
@@ -143,11 +143,12 @@ def nystrom(
     if b < 3:
         return samples, None
     # row i is left out of the sketch, column j is the probe that tests the rest
-    size = dK[:, None]
+    dK, dL, dP = (x[None, :] for x in (dK, dL, dP))
+    size = _t(dK)
     length = _off_diagonal(dK - _xp.abs2(K) / size, dK, floor=1e-14)
-    lost = dL - 2 * _xp.real(_t(L) * K) / size + dL[:, None] * _xp.abs2(K) / (size * size)
-    tested = grow[1] * (dP - _xp.abs2(P) / dP[:, None])
-    pairs = within - dL[:, None] / size + (tested - lost) / length
+    lost = dL - 2 * _xp.real(_t(L) * K) / size + _t(dL) * _xp.abs2(K) / (size * size)
+    tested = grow[1] * (dP - _xp.abs2(P) / _t(dP))
+    pairs = within - _t(dL) / size + (tested - lost) / length
     return samples, _mean_of_others(pairs)
 
 

@@ -54,7 +54,7 @@ def krylov_left_out(H: Array, W: Array, C: Array, n: int) -> tuple[Array, Array]
     K, L, M = (
         _plane_pairs(X, b) for X in (_xp.adjoint(S) @ S, _xp.adjoint(S) @ HS, _xp.adjoint(HS) @ HS)
     )
-    own, one = xp.reshape(_xp.eye_like(K, b), (b, b, 1, 1)), _xp.eye_like(K, 4)
+    own, one = xp.reshape(_xp.eye_like(K, b), (b, b, 1, 1)), _xp.eye_like(K, 4)[None, None, ...]
     G = K + own * (one - K) + one * 1e-14
 
     def beside(X: Array) -> Array:
@@ -132,7 +132,7 @@ def _dual_planes(C: Array, b: int) -> tuple[Array, Array]:
     D = _xp.triangular_dual(C)
     S1, S2 = _unit(D[:, :b]), _unit(D[:, b:])
     for _ in range(2):
-        S2 = _unit(S2 - S1 * _xp.coldot(S1, S2))
+        S2 = _unit(S2 - S1 * _xp.coldot(S1, S2)[None, :])
     return S1, S2
 
 
@@ -157,7 +157,7 @@ def _traces(X: Array) -> Array:
 
 
 def _unit(S: Array) -> Array:
-    return S / _xp.namespace(S).sqrt(_xp.positive(_xp.colnorm2(S)))
+    return S / _xp.namespace(S).sqrt(_xp.positive(_xp.colnorm2(S)))[None, :]
 
 
 def _without(S: Array, W: Array) -> Array:

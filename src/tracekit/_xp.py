@@ -352,7 +352,7 @@ def triangular_dual(R: Array) -> Array:
     phase = xp.where(size > 0, d / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(d))
     lift = xp.where(size < floor, phase * floor - d, xp.zeros_like(d))
     eye = eye_like(R, R.shape[0])
-    return xp.linalg.solve(adjoint(R + eye * lift), eye)
+    return xp.linalg.solve(adjoint(R + eye * lift[None, :]), eye)
 
 
 def _has_fast_qr(Y: Array) -> bool:

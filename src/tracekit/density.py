@@ -72,9 +72,12 @@ class SpectralDensity:
             width = 1.5 * self._breadth() / self.depth
         if not width > 0:
             raise ValueError(f"width={width!r} is no breadth; pass a positive number")
-        z = (x[..., None] - self.nodes) / width
+        nodes, weights = (
+            xp.reshape(part, (*[1] * x.ndim, -1)) for part in (self.nodes, self.weights)
+        )
+        z = (x[..., None] - nodes) / width
         bells = xp.exp(-0.5 * z * z) / (width * math.sqrt(2 * math.pi))
-        return xp.sum(bells * self.weights, axis=-1)
+        return xp.sum(bells * weights, axis=-1)
 
     def plot(self, ax: Any = None, *, width: float | None = None) -> Any:
         """Draw the density.

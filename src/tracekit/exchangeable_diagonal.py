@@ -193,7 +193,7 @@ def leave_one_out(Omega: Array, Q: Array, R: Array, Z: Array) -> tuple[Array, Ar
     xp, b = _xp.namespace(Q), Omega.shape[1]
     D = _xp.triangular_dual(R)
     rho = xp.sqrt(_xp.colnorm2(D))
-    S = D / rho
+    S = D / rho[None, :]
     B, C = Q @ S, _xp.conj(Z @ S)
     alive = xp.astype(xp.max(xp.abs(R)) > 0, rho.dtype)  # zero has no range to leave anything of
     own, tests = B * C, _xp.conj(Omega) * (alive / rho)

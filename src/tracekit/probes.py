@@ -137,7 +137,7 @@ def sphere(source: Source, n: int, m: int) -> Array:
     200.0
     """
     X = source.normal((n, m))
-    return X * (math.sqrt(n) / source.xp.sqrt(_xp.colnorm2(X)))
+    return X * (math.sqrt(n) / source.xp.sqrt(_xp.colnorm2(X))[None, :])
 
 
 @_law(spherical=True, joint=True)

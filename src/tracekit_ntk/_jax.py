@@ -12,7 +12,7 @@ from array_api_compat import device
 from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_map
 
 from . import _checks
-from ._jax_programs import Traced, is_inexact, keep, reverses, trace
+from ._jax_programs import Traced, equations, is_inexact, keep, reverses, trace
 from ._jax_trials import Trials, Values, one_by_one
 from ._products import (
     Linearised,
@@ -225,12 +225,14 @@ class _Samples:
         def flat(leaves: Any, sample: Any) -> Array:
             return jnp.ravel(one(consts, list(leaves), sample))
 
-        return of_samples(flat, primals, self.dtype, by_jax)[k](*args)  # type: ignore[no-any-return]
+        return of_samples(flat, primals, self.dtype, by_jax)[k](*args)
 
 
 def _reads(f: Callable[..., Any], consts: Any, args: Any, last: Any) -> bool:
-    """Whether anything is computed of the last argument."""
+    """Whether anything is computed of the last argument; refuses what can but be transposed."""
     jaxpr = jax.make_jaxpr(f)(consts, args, last).jaxpr
+    if any(eqn.primitive.name == "custom_lin" for eqn in equations(jaxpr)):
+        raise TypeError("a custom_vjp function has no forward mode")
     read = {id(v) for e in jaxpr.eqns for v in e.invars} | {id(v) for v in jaxpr.outvars}
     return any(id(v) in read for v in jaxpr.invars[-len(jax.tree.leaves(last)) :])
 

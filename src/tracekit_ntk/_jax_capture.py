@@ -138,7 +138,7 @@ class Capture:
         pullback shows (not under jit, where there are no values). Memory: the activations, and stop
         - start cotangents of them, for each sample.
         """
-        columns = jnp.arange(start, stop)[:, None] == jnp.arange(self.outputs)
+        columns = jnp.arange(start, stop)[:, None] == jnp.arange(self.outputs)[None, :]
         columns = columns.astype(self._plan.output.dtype).reshape(-1, *self.output_shape)
         if (start, stop) not in self._steps:
             part = self._plan.loops and stop - start < self.outputs

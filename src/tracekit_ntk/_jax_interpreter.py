@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,11 +80,13 @@ class _Run:
     kept: list[Any] = field(default_factory=list)
 
     def __call__(self, jaxpr: Any, consts: Sequence[Array], args: Sequence[Array]) -> list[Array]:
-        views: Views = [whole(k, aval.shape) for k, aval in enumerate(self.avals)]
-        views += [None] * (len(args) - len(views))
-        args = list(args)
-        for k in self.apart:
-            args[k], views[k] = self.explicit(args[k], views[k], "self-check"), None
+        args, views = list(args), cast(Views, [None] * len(args))
+        for k, aval in enumerate(self.avals):
+            view = whole(k, aval.shape)
+            if k in self.apart:
+                args[k] = self.explicit(args[k], view, "self-check")
+            else:
+                views[k] = view
         return self.released(*self.body(jaxpr, consts, args, views), "output")
 
     def body(

@@ -1,0 +1,66 @@
+"""Exact numbers and operators of JAX functions drawn at random, held to plain gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+
+import jax.numpy as jnp  # noqa: E402
+from drawn_jax import Drawn  # noqa: E402
+
+import tracekit_ntk as tkn  # noqa: E402
+
+DRAWS = 40
+
+
+def numbers(f: Any, params: Any, x: Any) -> list[Any]:
+    """Trace, diagonal, norm and kernel, and the kernel by products with the operator."""
+    n = int(np.prod(jax.eval_shape(f, params, x).shape))
+    K = tkn.ntk(lambda p: f(p, x), params)
+    return [
+        tkn.ntk_trace(f, params, x), jnp.ravel(tkn.ntk_diagonal(f, params, x)),
+        tkn.ntk_norm(f, params, x), tkn.kernel_matrix(tkn.kernel(f, params, x)),
+        K @ jnp.eye(n, dtype=K.dtype),
+    ]  # fmt: skip
+
+
+def wanted(J: np.ndarray) -> list[Any]:
+    K = J @ J.conj().T
+    return [np.trace(K).real, np.diag(K).real, np.linalg.norm(K), K, K]
+
+
+def differences(found: list[Any], J: np.ndarray) -> list[float]:
+    """Relative to the largest entry."""
+    return [
+        float(np.max(np.abs(np.asarray(a) - b)) / max(np.max(np.abs(b)), 1e-30))
+        for a, b in zip(found, wanted(J), strict=True)
+    ]
+
+
+def verdict(seed: int, *, compiled: bool, most: int = 4) -> str:
+    """What is found for a drawn function, before and after what it closes over has changed."""
+    drawn = Drawn(seed, most)
+    run = jax.jit(lambda p, x: numbers(lambda p, x: drawn.f(p, x), p, x)) if compiled else None
+    for _ in range(1 if compiled else 2):
+        try:
+            found = (run or (lambda p, x: numbers(drawn.f, p, x)))(drawn.params, drawn.x)
+        except (ValueError, NotImplementedError) as error:
+            return f"refused: {error}"
+        worst = max(differences(found, drawn.jacobian()))
+        if not worst < 1e-9:
+            return f"wrong by {worst:.1e}: {drawn.names}"
+        drawn.change()
+    return "right"
+
+
+@pytest.mark.filterwarnings("ignore:the output of f does not depend")
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_drawn_functions(compiled: bool) -> None:
+    found = {seed: verdict(seed, compiled=compiled) for seed in range(DRAWS)}
+    refused = [seed for seed, what in found.items() if what.startswith("refused")]
+    assert {seed: what for seed, what in found.items() if what.startswith("wrong")} == {}
+    assert len(refused) <= DRAWS // 10
