@@ -97,8 +97,9 @@ def test_real_and_complex_parameters_together(library: str) -> None:
 
 
 def test_parameters_of_no_library_that_differentiates() -> None:
-    for params in (np.ones(3), {"w": [1.0, 2.0]}, 3.0, "w"):
+    for params in ({"w": [1.0, 2.0]}, 3.0, "w"):
         refused(TypeError, "jacobian_from_pair", lambda: tkn.ntk(lambda p: p, params))  # noqa: B023
+    refused(TypeError, "jacobian_from_pair", lambda: tkn.ntk(np.tanh, np.ones(3)))
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     module = torch.nn.Linear(2, 2)
     refused(TypeError, "functional", lambda: tkn.ntk(lambda p: p, module))
@@ -230,6 +231,17 @@ def test_unusable_inputs_of_samples(library: str) -> None:
             ValueError, "axis 0",
             lambda: tkn.sample_ntk(lambda p, _: f(p, x), params, inputs),  # noqa: B023
         )  # fmt: skip
+
+
+def test_inputs_that_are_no_arrays() -> None:
+    f, params, x, _ = mlp("jax")
+    for wrong in ("x", (part for part in [x]), object()):
+        for call in (tkn.ntk_trace, tkn.kernel, tkn.sample_ntk):
+            refused(TypeError, "not an array or a tree", lambda: call(f, params, wrong))  # noqa: B023
+    refused(
+        TypeError, "implementation='jacobian' is a str",
+        lambda: tkn.kernel(f, params, x, implementation="jacobian"),
+    )  # fmt: skip
 
 
 @every_library

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,9 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from jax import lax  # noqa: E402
 
+import tracekit as tk  # noqa: E402
+import tracekit_ntk as tkn  # noqa: E402
+from tracekit_ntk import _jax_rules  # noqa: E402
 from tracekit_ntk._jax_capture import capture  # noqa: E402
 from tracekit_ntk.factors import Lookup, Outer, dense  # noqa: E402
 
@@ -408,6 +413,15 @@ def holomorphic(f):
     return jax.jacrev(f, holomorphic=True)
 
 
+def test_real_parameters_that_multiply_complex_numbers():
+    def f(p, x):
+        h = jnp.exp(1j * x) @ p["W"]
+        h = jnp.einsum("nd,dk->nk", h, p["V"])
+        return jnp.abs(h) ** 2 + jnp.fft.irfft(jnp.fft.rfft(x, axis=1) @ p["V"], 4, axis=1)
+
+    assert not unruled(agrees(f, parameters(W=(4, 3), V=(3, 4)), numbers(3, 4)))
+
+
 def test_complex_outputs_of_real_parameters():
     params = parameters(W=(4, 3), b=(3,))
 
@@ -426,6 +440,20 @@ def test_functions_without_a_complex_derivative_are_refused():
     for f in (lambda w, x: (x @ w).real, lambda w, x: abs(x @ w) + 0j):
         with pytest.raises(ValueError, match="not holomorphic"):
             capture(f, w, x)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_functions_without_a_complex_derivative_are_refused_under_jit(compiled):
+    w, x = numbers(4, 3) + 0j, numbers(2, 4)
+    run = jax.jit if compiled else lambda f: f
+    for f in (lambda w, x: abs(x @ w) + 0j, lambda w, x: jnp.conj(x @ w)):
+        for call in (
+            lambda w, f=f: tkn.ntk_trace(f, w, x),
+            lambda w, f=f: tkn.ntk(lambda w: f(w, x), w) @ jnp.ones((6, 1), complex),
+            lambda w, f=f: tkn.sample_ntk(f, w, x) @ jnp.ones((6, 1), complex),
+        ):
+            with pytest.raises(ValueError, match="not holomorphic"):
+                run(call)(w)
 
 
 # --- samples --------------------------------------------------------------------------------------
@@ -452,6 +480,51 @@ def test_weakly_coupled_samples_are_seen():
 
     with pytest.raises(ValueError, match="batch"):
         capture(f, numbers(4, 3), numbers(3, 4))
+
+
+def gated(p, x):
+    h = jnp.tanh(x @ p["W"])
+    return h + p["gate"] * h.mean(0, keepdims=True)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_samples_that_mix_behind_a_closed_gate_are_seen(compiled):
+    params, x = {"W": numbers(4, 3), "gate": jnp.zeros(())}, numbers(3, 4)
+    run = jax.jit if compiled else lambda f: f
+    for call in (tkn.ntk_trace, lambda *a: tkn.sample_ntk(*a) @ jnp.ones((9, 1))):
+        with pytest.raises(ValueError, match="samples"):
+            run(lambda p, call=call: call(gated, p, x))(params)
+
+
+def test_mixed_precision_is_no_mixing():
+    def f(w, x):
+        h = jax.nn.gelu(x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16))
+        return (h @ w.astype(jnp.bfloat16)).astype(jnp.float32)
+
+    w, x = numbers(16, 16).astype(jnp.float32) / 3, numbers(4, 16).astype(jnp.float32)
+    wanted = np.sum(np.square(explicit(f, w, x)[0].astype(float)))
+    assert float(tkn.ntk_trace(f, w, x)) == pytest.approx(wanted, rel=1e-2)
+    assert float(tk.exact_trace(tkn.sample_ntk(f, w, x))) == pytest.approx(wanted, rel=1e-2)
+
+
+def test_half_precision_does_not_overflow():
+    w, x = jnp.ones((300, 4), jnp.float16), jnp.full((200, 300), 1, jnp.float16)
+    trace = tkn.ntk_trace(lambda w, x: x @ w, w, x)
+    assert (trace.dtype, float(trace)) == (jnp.float32, 240_000)
+
+
+def test_wrong_factors_are_found_and_formed_instead(monkeypatch):
+    real = _jax_rules._RULES["dot_general"]
+
+    def wrong(*given):
+        rule = real(*given)
+        return rule and replace(rule, factor=lambda G, X: rule.factor(2 * G, X))
+
+    monkeypatch.setitem(_jax_rules._RULES, "dot_general", wrong)
+    with pytest.warns(UserWarning, match=r"factors of \['W'\].*right, but slower"):
+        found = agrees(lambda p, x: jnp.sin(x @ p["W"]) + p["b"], parameters(W=(4, 3), b=(3,)),
+                       numbers(2, 4))  # fmt: skip
+    assert unruled(found) == {"W"}
 
 
 def test_bad_functions_are_refused():
@@ -500,20 +573,33 @@ def test_composes_with_jit_grad_and_vmap():
         np.testing.assert_allclose(slopes[name], wanted_slopes[name], rtol=1e-8, atol=1e-10)
 
 
-def test_one_function_is_traced_once():
-    traced = []
+def test_what_is_closed_over_is_read_anew_and_compiles_nothing():
+    state = {"scale": jnp.ones(3), "rule": 1.0}
 
-    def f(w, x):
-        traced.append(None)
-        return x @ w
+    @jax.custom_jvp
+    def scaled(h):
+        return h
 
-    for seed in range(3):
-        capture(f, numbers(4, 3, seed=seed), numbers(2, 4)).uses(0, 3)
-        traced.append(seed)
-    assert traced[-2:] == [1, 2]
+    scaled.defjvps(lambda t, y, h: t * state["rule"])
+    w, x = numbers(4, 3), numbers(2, 4)
+
+    def now():
+        return capture(lambda w, x: scaled(x @ w) * state["scale"], w, x)
+
+    found = [now(), now()]
+    assert found[0]._plan is found[1]._plan
+    state["scale"] = jnp.arange(3.0) + 2
+    found.append(now())
+    assert found[2]._plan is found[0]._plan
+    state["rule"] = 3.0  # a number of Python in a rule
+    found.append(now())
+    assert found[3]._plan is not found[0]._plan
+    [J] = formed(found[0])
+    for one, factor in zip(found[2:], (1, 3), strict=True):
+        np.testing.assert_allclose(formed(one)[0], factor * J * (np.arange(3) + 2)[:, None])
 
 
-def test_functions_of_traced_values_are_not_kept():
+def test_functions_of_traced_values():
     def outer(scale, w, x):
         found = capture(f := lambda w, x: scale * (x @ w), w, x)
         capture(f, w, x)

@@ -175,7 +175,8 @@ def _eigen(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array]:
     first = _xp.real(xp.linalg.trace(K.diagonal[0])) / b
     if A.factor is not None:  # of either sign, or complex: any singular value will do
         first = xp.sqrt(xp.sum(_xp.abs2(K.diagonal[0]), axis=(-2, -1)) / b)
-    dead = (1 - xp.stack(K.alive[:depth], axis=1))[..., None] * _xp.eye_like(K.rest, b)[None, None, ...]
+    ended = 1 - xp.stack(K.alive[:depth], axis=1)
+    dead = ended[..., None] * _xp.eye_like(K.rest, b)[None, None, ...]
     D = xp.stack(K.diagonal[:depth], axis=1) + dead * first[:, None, None, None]
     below = xp.stack([xp.zeros_like(K.below[0]), *K.below[1:depth]], axis=1)
 

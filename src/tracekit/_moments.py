@@ -26,18 +26,19 @@ def krylov(H: Array, W: Array, C: Array, n: int) -> tuple[Array, Array]:
     xp, b = _xp.namespace(H), W.shape[1]
     S1, S2 = _dual_planes(C, b)
     a1, a2 = _xp.coldot(S1, W), _xp.coldot(S2, W)  # the probe beyond the others, in the plane
-    beyond = S1 * a1 + S2 * a2
+    beyond = _scaled(S1, a1) + _scaled(S2, a2)
     HS1, HS2, Hw = H @ S1, H @ S2, H @ W
     h11, h12, h22 = _xp.coldot(S1, HS1), _xp.coldot(S1, HS2), _xp.coldot(S2, HS2)
-    form = _xp.real(_xp.coldot(beyond, HS1 * a1 + HS2 * a2))
+    form = _xp.real(_xp.coldot(beyond, _scaled(HS1, a1) + _scaled(HS2, a2)))
     length = _xp.abs2(a1) + _xp.abs2(a2)
     within = _xp.real(_xp.trace(H)) - _xp.real(h11 + h22)
     traces = within + resphered(form, length, n - 2 * (b - 1), n)
     # |P A P|^2, and |(A - P A P) omega|^2
     plane = _xp.abs2(h11) + 2 * _xp.abs2(h12) + _xp.abs2(h22)
     kept = xp.sum(_xp.abs2(H)) - 2 * (_xp.colnorm2(HS1) + _xp.colnorm2(HS2)) + plane
-    inside = Hw - HS1 * a1 - HS2 * a2
-    inside = inside - S1 * _xp.coldot(S1, inside) - S2 * _xp.coldot(S2, inside)
+    inside = Hw - _scaled(HS1, a1) - _scaled(HS2, a2)
+    parts = [_scaled(S, _xp.coldot(S, inside)) for S in (S1, S2)]
+    inside = inside - parts[0] - parts[1]
     return traces, kept + _xp.colnorm2(Hw - inside)
 
 
@@ -86,7 +87,7 @@ def shared(Omega: Array, Q: Array, R: Array, A: Pair, B: Pair) -> Array:
     S = _unit(_xp.triangular_dual(R))
     W = _xp.inner(Q, Omega)
     own = _xp.coldot(S, W)
-    C = W - S * own
+    C = W - _scaled(S, own)
     length = _xp.colnorm2(Omega) - _xp.colnorm2(W) + _xp.abs2(own)
     (Y1, Z1), (Y2, Z2) = A, B
     M = _xp.inner(Z1, Z2)
@@ -132,7 +133,7 @@ def _dual_planes(C: Array, b: int) -> tuple[Array, Array]:
     D = _xp.triangular_dual(C)
     S1, S2 = _unit(D[:, :b]), _unit(D[:, b:])
     for _ in range(2):
-        S2 = _unit(S2 - S1 * _xp.coldot(S1, S2)[None, :])
+        S2 = _unit(S2 - _scaled(S1, _xp.coldot(S1, S2)))
     return S1, S2
 
 
@@ -162,4 +163,9 @@ def _unit(S: Array) -> Array:
 
 def _without(S: Array, W: Array) -> Array:
     """Each column of W less its part along the unit column of S."""
-    return W - S * _xp.coldot(S, W)
+    return W - _scaled(S, _xp.coldot(S, W))
+
+
+def _scaled(X: Array, by: Array) -> Array:
+    """Each column times a number of its own."""
+    return X * by[None, :]

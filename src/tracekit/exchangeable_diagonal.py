@@ -196,7 +196,7 @@ def leave_one_out(Omega: Array, Q: Array, R: Array, Z: Array) -> tuple[Array, Ar
     S = D / rho[None, :]
     B, C = Q @ S, _xp.conj(Z @ S)
     alive = xp.astype(xp.max(xp.abs(R)) > 0, rho.dtype)  # zero has no range to leave anything of
-    own, tests = B * C, _xp.conj(Omega) * (alive / rho)
+    own, tests = B * C, _xp.conj(Omega) * (alive / rho)[None, :]
     within = xp.sum(Q * _xp.conj(Z), axis=-1)[:, None]
     samples = within - own + tests * B
     if b < 3:
@@ -207,7 +207,7 @@ def leave_one_out(Omega: Array, Q: Array, R: Array, Z: Array) -> tuple[Array, Ar
     det = xp.where(det < 1e-14, xp.ones_like(det) * 1e-14, det)
     E = (1 - eye) / ((det + eye) * (b - 1))
     Et, EGt = xp.astype(xp.matrix_transpose(E), G.dtype), xp.matrix_transpose(E * G)
-    lost = own * xp.sum(E, axis=-1) - B * (C @ EGt) - C * (B @ _xp.conj(EGt)) + own @ Et
+    lost = own * xp.sum(E, axis=-1)[None, :] - B * (C @ EGt) - C * (B @ _xp.conj(EGt)) + own @ Et
     tested = (tests * B) @ Et - B * (tests @ EGt)
     return samples, within - lost + tested
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from array_api_compat import device
 from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_map
 
@@ -30,8 +31,10 @@ Array = Any
 
 
 def leaves(params: Any) -> list[tuple[str, Any]]:
-    """The leaves of a tree with their names, checked."""
+    """The leaves of a tree with their names, checked; NumPy arrays as arrays of JAX."""
     named = [(keystr(path), leaf) for path, leaf in tree_flatten_with_path(params)[0]]
+    known = np.ndarray | np.generic
+    named = [(k, jnp.asarray(a) if isinstance(a, known) else a) for k, a in named]
     _checks.parameters(named, lambda leaf: hasattr(leaf, "dtype"), is_inexact)
     _checks.one_field([jnp.iscomplexobj(leaf) for _, leaf in named])
     return named
@@ -127,8 +130,9 @@ class _Linearisation:
     def holomorphic(self, traced: Traced, primals: list[Array]) -> bool:
         """Whether the derivative is complex-linear, at these values and at drawn ones."""
         own = Values(primals, traced.consts, traced.consts, [])
-        first, self.first = self.first, False
-        return self.trials.holomorphic(own, first=first)
+        holds = self.trials.holomorphic(own, first=self.first)
+        self.first = self.first and not holds
+        return holds
 
     def _run(self, traced: Traced, consts: Any, primals: Any) -> Any:
         differentiate = jax.linearize if self.forward else jax.vjp

@@ -295,7 +295,8 @@ def _reordered(f: Callable[[Any, Any], Any], wanted: Wanted) -> Callable[[Any, A
 
 
 def zeros(params: Any, shape: tuple[int, ...]) -> Array:
-    """Zeros of the parameters' dtype, where they are."""
+    """Zeros of the parameters' dtype, of single precision at least, where they are."""
     leaf = adapter(params).leaves(params)[0][1]
     xp = array_namespace(leaf)
-    return xp.zeros(shape, dtype=leaf.dtype, device=None if is_jax_array(leaf) else device(leaf))
+    dtype = leaf.dtype if xp.finfo(leaf.dtype).bits >= 32 else xp.float32
+    return xp.zeros(shape, dtype=dtype, device=None if is_jax_array(leaf) else device(leaf))

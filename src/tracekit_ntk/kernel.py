@@ -155,6 +155,11 @@ def kernel(
         asked.append((Wanted(shape, diagonal, traced, crossed, paired), summed))
         return asked[-1][0]
 
+    if not callable(implementation):
+        raise TypeError(
+            f"implementation={implementation!r} is a {type(implementation).__name__}; pass one of "
+            "the functions structured_derivatives, jacobian_contraction and ntk_vector_products"
+        )
     run = _as_one if whole else implementation
     K = run(f, params, x1, x2, wanted, chunk_size)
     xp = array_namespace(K)
