@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from functools import cache
@@ -439,3 +442,94 @@ def test_a_basis_from_differences_where_forward_mode_is_missing() -> None:
         errors[basis is None] = np.sqrt(np.mean((np.array(runs) - np.sum(J * J)) ** 2))
         assert np.mean(runs) == pytest.approx(np.sum(J * J), abs=4 * np.std(runs) / 60**0.5)
     assert errors[False] < 0.6 * errors[True]
+
+
+def straight_through() -> tuple[Any, Any, Any, np.ndarray]:
+    """A network with a reverse rule alone, its parameters and inputs, and its Jacobian."""
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    xp = jax.numpy
+
+    @jax.custom_vjp
+    def rounded(h: Array) -> Array:
+        return xp.round(h)
+
+    rounded.defvjp(lambda h: (xp.round(h), h), lambda h, g: (g * xp.cos(h),))
+    params = [xp.asarray(networks.normal(3, 4)), xp.asarray(networks.normal(4, 2))]
+    x = xp.asarray(networks.normal(5, 3))
+
+    def f(p: Any, x: Array) -> Array:
+        return rounded(x @ p[0]) @ p[1]
+
+    parts = jax.jacrev(f)(params, x)
+    return f, params, x, np.concatenate([np.asarray(J).reshape(10, -1) for J in parts], axis=1)
+
+
+def test_products_of_functions_with_a_reverse_rule_alone() -> None:
+    """By the transpose of the pullback, which the rule gives."""
+    f, params, x, J = straight_through()
+    K = tkn.ntk(lambda p: f(p, x), params)
+    assert K.factor is not None
+    close(dense(K.factor), J)
+    close(dense(K), J @ J.T)
+    blocks = np.stack([(J @ J.T)[s : s + 2, s : s + 2] for s in range(0, 10, 2)])
+    own = dense(tkn.sample_ntk(f, params, x))
+    close(np.stack([own[s : s + 2, s : s + 2] for s in range(0, 10, 2)]), blocks)
+    by_products = tkn.kernel(f, params, x, implementation=tkn.ntk_vector_products)
+    close(numpy(tkn.kernel_matrix(by_products)), J @ J.T)
+
+
+def test_trees_of_numpy_arrays_are_parameters_of_jax_functions() -> None:
+    f, params, x, J = straight_through()
+    held = [np.asarray(p) for p in params]
+    assert float(tkn.ntk_trace(f, held, np.asarray(x))) == pytest.approx(np.sum(J * J), rel=1e-12)
+    close(dense(tkn.ntk(lambda p: f(p, x), held)), J @ J.T)
+
+
+def test_parameters_of_one_number_and_of_none_in_jax() -> None:
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    xp = jax.numpy
+    x = xp.asarray(networks.normal(4, 3))
+    params = {"w": xp.asarray(networks.normal(3, 2)), "scale": xp.asarray(1.5),
+              "one": xp.ones(1), "none": xp.zeros((0, 2))}  # fmt: skip
+
+    def f(p: Any, x: Array) -> Array:
+        return xp.tanh(x @ p["w"]) * p["scale"] + p["one"] + p["none"].sum(0)
+
+    parts = jax.jacrev(f)(params, x)
+    J = np.concatenate([np.asarray(j).reshape(8, -1) for j in jax.tree.leaves(parts)], axis=1)
+    exact = pytest.approx(np.sum(J * J), rel=1e-12)
+    assert float(tkn.ntk_trace(f, params, x)) == exact
+    assert float(tk.exact_trace(tkn.sample_ntk(f, params, x))) == exact
+    assert float(tkn.ntk_norm(f, params, x)) == pytest.approx(np.linalg.norm(J @ J.T), rel=1e-12)
+    close(dense(tkn.ntk(lambda p: f(p, x), params)), J @ J.T)
+    close(dense(tkn.factored_ntk(f, params, x)), J @ J.T)
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np, tracekit as tk, tracekit_ntk as tkn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+w, x = jnp.cos(jnp.arange(15.0)).reshape(5, 3), jnp.sin(jnp.arange(20.0)).reshape(4, 5)
+mesh = Mesh(np.array(jax.devices()), ("b",))
+f = lambda w, x: jnp.tanh(x @ w)
+placed = lambda w, x: jax.lax.with_sharding_constraint(f(w, x), NamedSharding(mesh, P("b")))
+mapped = lambda w, x: jax.shard_map(f, mesh=mesh, in_specs=(P(), P("b")), out_specs=P("b"))(w, x)
+want = float(np.sum(np.asarray(jax.jacrev(f)(w, x)) ** 2))
+found = [tk.exact_trace(tkn.ntk(lambda w, g=g: g(w, x), w)).value for g in (placed, mapped)]
+found += [tkn.ntk_trace(placed, w, x), tkn.ntk_trace(mapped, w, x, whole=True)]
+assert len(jax.devices()) == 2 and np.allclose(found, want, rtol=1e-5), (found, want)
+try:
+    tkn.ntk_trace(mapped, w, x)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_outputs_that_jax_shards() -> None:
+    pytest.importorskip("jax", reason="JAX is not installed")
+    flags = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED], env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "sample by sample" in done.stdout

@@ -235,3 +235,18 @@ def test_estimates_are_pytrees(jax: Any, torch: Any) -> None:
     again = torch.utils._pytree.tree_unflatten(leaves, tree)
     assert isinstance(again, tk.Estimate)
     assert again.num_matvecs == M
+
+
+PROMOTED = (
+    tk.hutchpp, tk.xtrace, tk.xnystrace, tk.effective_rank, tk.logdet, tk.diagonal, tk.xdiag,
+    tk.xnysdiag, lambda A, m, rng: tk.alignment(A, A @ A, m, rng=rng),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("call", PROMOTED, ids=lambda f: f.__name__)
+def test_no_rank_is_promoted(jax: Any, call: Any) -> None:
+    """Code bases that forbid it can use the library."""
+    A, key = jax.numpy.asarray(matrix("psd", N) + np.eye(N)), jax.random.key(0)
+    with jax.numpy_rank_promotion("raise"):
+        found = call(A, M, rng=key)
+    assert np.all(np.isfinite(np.asarray(found.value)))
