@@ -58,9 +58,11 @@ def verdict(seed: int, *, compiled: bool, most: int = 4) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:the output of f does not depend")
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
-def test_drawn_functions(compiled: bool) -> None:
-    found = {seed: verdict(seed, compiled=compiled) for seed in range(DRAWS)}
+@pytest.mark.parametrize("first", range(0, DRAWS, 10))
+def test_drawn_functions(first: int) -> None:
+    """All eagerly, one of ten compiled as well: each is a program of its own."""
+    found = {seed: verdict(seed, compiled=False, most=1) for seed in range(first, first + 10)}
+    found[-1] = verdict(first, compiled=True, most=1)
     refused = [seed for seed, what in found.items() if what.startswith("refused")]
     assert {seed: what for seed, what in found.items() if what.startswith("wrong")} == {}
-    assert len(refused) <= DRAWS // 10
+    assert len(refused) <= 1
