@@ -238,7 +238,7 @@ def test_estimates_are_pytrees(jax: Any, torch: Any) -> None:
 
 
 PROMOTED = (
-    tk.hutchpp, tk.xtrace, tk.xnystrace, tk.effective_rank, tk.logdet, tk.diagonal, tk.xdiag,
+    tk.hutchpp, tk.xtrace, tk.xnystrace, tk.effective_rank, tk.diagonal, tk.xdiag,
     tk.xnysdiag, lambda A, m, rng: tk.alignment(A, A @ A, m, rng=rng),
 )  # fmt: skip
 
