@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,8 @@ def detached(leaf: Any) -> Array:
 
 def inputs(x: Any) -> Any:
     """Samples as arrays of JAX."""
+    if isinstance(x, Iterator):
+        raise TypeError(_checks.inputs(x))
     try:
         return tree_map(jnp.asarray, x)
     except (TypeError, ValueError) as error:
