@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 Array = Any
@@ -33,14 +33,6 @@ def no_library(params: Any) -> str:
         f"params, a {type(params).__name__}, holds no PyTorch or JAX array, and no other library "
         "differentiates; pass a tree of such arrays (a dict, list, ...; for a torch.nn.Module see "
         "functional(module)), or both products to jacobian_from_pair"
-    )
-
-
-def inputs(x: Any) -> str:
-    """What to pass where x is not made of arrays."""
-    return (
-        f"x is a {type(x).__name__}, not an array or a tree of arrays; pass the samples "
-        "themselves, such as one batch of a loader"
     )
 
 
@@ -98,7 +90,7 @@ def reentrant(names: set[str]) -> None:
         )
 
 
-def slow(reasons: dict[str, str], unbatched: bool) -> None:
+def slow(reasons: dict[str, str], unbatched: bool = False) -> None:
     """Warn of parameters whose Jacobians are formed, and of reverse passes one by one."""
     told = []
     if reasons:
@@ -155,14 +147,7 @@ def independent(deviation: float, allowed: float) -> None:
         )
 
 
-def factors(names: Iterable[str]) -> str:
-    """What is said where a parameter takes the slow road."""
-    return (
-        f"the factors of {', '.join(names)} do not make the plain gradient, so that the explicit "
-        "Jacobian is formed instead: right, but slower (see explain)"
-    )
-
-
+DISAGREES = "its factors do not sum up to its gradient"
 MIXED_GRADIENTS = (
     "gradients of f by a batch are not the sum of those by its samples, so that samples have no "
     "kernels of their own, as with BatchNorm in training mode; put the module in eval mode, or "
@@ -203,11 +188,16 @@ def repeatable(deviation: float, allowed: float) -> None:
 def inputs(x: Any, found: bool) -> None:
     """Refuse samples that are no arrays."""
     if not found:
-        nothing = x is None or (isinstance(x, list | tuple | dict) and not x)
-        raise (ValueError if nothing else TypeError)(
-            f"x is {'empty' if nothing else f'a {type(x).__name__}'}, not an array or a tree of "
-            "arrays; pass inputs with the samples on axis 0, of a DataLoader one batch"
-        )
+        raise no_arrays(x)
+
+
+def no_arrays(x: Any) -> Exception:
+    """The error of samples that are no arrays."""
+    nothing = x is None or (isinstance(x, list | tuple | dict) and not x)
+    return (ValueError if nothing else TypeError)(
+        f"x is {'empty' if nothing else f'a {type(x).__name__}'}, not an array or a tree of "
+        "arrays; pass inputs with the samples on axis 0, of a DataLoader one batch"
+    )
 
 
 def no_forward_mode(error: Exception) -> str:

@@ -53,11 +53,11 @@ def detached(leaf: Any) -> Array:
 def inputs(x: Any) -> Any:
     """Samples as arrays of JAX."""
     if isinstance(x, Iterator):
-        raise TypeError(_checks.inputs(x))
+        raise _checks.no_arrays(x)
     try:
         return tree_map(jnp.asarray, x)
     except (TypeError, ValueError) as error:
-        raise TypeError(_checks.inputs(x)) from error
+        raise _checks.no_arrays(x) from error
 
 
 def linearise(f: Callable[[Any], Any], params: Any) -> Linearised:

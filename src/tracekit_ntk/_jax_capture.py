@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +75,7 @@ def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = 
     x = jax.tree.leaves(x)
     own = Values(leaves, batch.consts, one.consts, x)
     while bad := plan.check(own):
-        warnings.warn(_checks.factors(names[k] for k in sorted(bad)), stacklevel=4)
+        _checks.slow({names[k]: _checks.DISAGREES for k in sorted(bad)})
         plan = Plan(batch, one, len(leaves), plan.apart | bad)
         replaced(key, plan)
     return Capture(plan, names, leaves, one.consts, x)

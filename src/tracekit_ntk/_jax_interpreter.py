@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
+from . import _checks
 from ._jax_places import Eps, Loop, Places, Site, Slot
 from ._jax_programs import Traced, alone
 from ._jax_rules import Rule, explicit, find
@@ -29,7 +30,7 @@ _REASONS = {
     "conv_general_dilated": "no rule for a convolution of this layout",
     "dot_general": "the entries it reads do not factor in the parameter",
     "output": "f returns it",
-    "self-check": "its factors do not make the plain gradient",
+    "self-check": _checks.DISAGREES,
     "scan carry": "a scan starts from it",
     "scan output": "a scan returns it",
 }

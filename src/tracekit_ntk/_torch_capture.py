@@ -347,7 +347,7 @@ class Capture:
                 failed[name] = f"its rule fails: {type(error).__name__}"
         sums, bounds = zip(*made.values(), strict=True) if made else ((), ())
         differ = self._check.differ([truth[name] for name in made], sums, bounds, self._most)
-        unlike = dict.fromkeys(compress(made, differ), "its factors do not sum up to its gradient")
+        unlike = dict.fromkeys(compress(made, differ), _checks.DISAGREES)
         return dict.fromkeys(unseen, "read where nothing was seen") | failed | unlike
 
     def _whole_use(self, parts: list[tuple[int, Array]]) -> tuple[Use, Callable[[], Use]]:
