@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from conftest import Library
+from scipy.sparse.linalg import LinearOperator as ScipyOperator
+from scipy.sparse.linalg import aslinearoperator
 
 import tracekit as tk
 from tracekit import _xp
@@ -155,6 +158,47 @@ def test_products_in_a_work_buffer(buffered: Any) -> None:
         np.testing.assert_allclose(found.value, expected.value, rtol=1e-9)
     found, expected = (tk.xtrace(B, 58, rng=0, rtol=1e-9) for B in (op, A))
     assert float(found) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("made", ["matvec", "subclass", "own", "scaled", "product", "adjoint"])
+def test_single_products_in_a_work_buffer(made: str) -> None:
+    A = np.diag(np.arange(1.0, 31.0) ** -1) + 0.01 * np.arange(30.0)
+    kept, gone = np.empty(30), np.empty(30)
+
+    def matvec(x: np.ndarray) -> np.ndarray:
+        return np.matmul(A, x.ravel(), out=kept)
+
+    def rmatvec(x: np.ndarray) -> np.ndarray:
+        return np.matmul(A.T, x.ravel(), out=gone)
+
+    class Subclass(ScipyOperator):  # type: ignore[misc]
+        _matvec, _rmatvec = staticmethod(matvec), staticmethod(rmatvec)
+
+    plain = ScipyOperator(A.shape, matvec=matvec, rmatvec=rmatvec, dtype=float)
+    B, M = {
+        "matvec": (plain, A),
+        "subclass": (Subclass(float, A.shape), A),
+        "own": (SimpleNamespace(shape=A.shape, matvec=matvec, rmatvec=rmatvec), A),
+        "scaled": (2 * plain, 2 * A),
+        "product": (aslinearoperator(A) @ plain, A @ A),
+        "adjoint": (plain.H, A.T),
+    }[made]
+    X = np.random.default_rng(0).standard_normal((30, 4))
+    np.testing.assert_allclose(tk.as_operator(B).matmat(X), M @ X, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(tk.as_operator(B).H.matmat(X), M.T @ X, rtol=1e-9, atol=1e-12)
+
+
+def test_block_products_of_scipy_operators_stay_whole() -> None:
+    widths = []
+
+    def matmat(X: np.ndarray) -> np.ndarray:
+        widths.append(X.shape[1])
+        return 2 * X
+
+    plain = ScipyOperator((9, 9), matvec=matmat, matmat=matmat, rmatmat=matmat, dtype=float)
+    for B in (plain, 2 * plain, plain.H, plain @ plain):
+        tk.as_operator(B).matmat(np.eye(9))
+    assert set(widths) == {9}
 
 
 def test_torch_products_in_a_work_buffer() -> None:

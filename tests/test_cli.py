@@ -177,6 +177,19 @@ def test_named_methods_take_a_tolerance(report, folder, method):
     assert printed["converged"] is True
 
 
+def test_a_function_whose_quadrature_has_not_settled_exits_3(run, tmp_path):
+    path = tmp_path / "stiff.npy"
+    np.save(path, np.diag(np.r_[np.full(300, 1e-8), np.linspace(1, 1e4, 100)]))
+    ask = "estimate", path, "--function", "log", "--num-matvecs", 20, "--seed", 0
+    code, out, _ = run(*ask)
+    assert code == 3
+    assert "has not settled" in out
+    assert "one probe" not in out
+    code, out, _ = run(*ask, "--json")
+    assert code == 3
+    assert json.loads(out)["converged"] is False
+
+
 @pytest.mark.parametrize("method", ["auto", "hutchinson", "xtrace", "xnystrace"])
 def test_a_tolerance_that_is_not_met_exits_3_and_prints(run, method):
     arguments = ("estimate", "flat.npy", "--rtol", "1e-6", "--num-matvecs", 64, "--seed", 0)

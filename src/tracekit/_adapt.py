@@ -309,17 +309,39 @@ def _from_lineax(A: Any) -> LinearOperator:
 def _product(A: Any, block: str, single: str, xp: Namespace) -> Product | None:
     """The block product of an object, if need be column by column."""
     if callable(getattr(A, block, None)):
-        return _stated(getattr(A, block), A, single)
+        whole = _stated(getattr(A, block), A, single)
+        if not _stacks(A, "_" + block):
+            return whole
+        return lambda X: xp.concat([whole(X[:, j : j + 1]) for j in range(X.shape[1])], axis=1)
     if callable(getattr(A, single, None)):
         product = _stated(getattr(A, single), A, single)
 
-        def columns(X: Array) -> Array:
-            return xp.stack(
-                [xp.reshape(product(X[:, j]), (-1,)) for j in range(X.shape[1])], axis=1
-            )
+        def columns(X: Array) -> Array:  # each may lie in one work buffer that the object keeps
+            made = (xp.reshape(product(X[:, j]), (-1,)) for j in range(X.shape[1]))
+            return xp.stack([_xp.copied(column) for column in made], axis=1)
 
         return columns
     return None
+
+
+def _stacks(A: Any, name: str) -> bool:
+    """Whether an operator of SciPy or CuPy stacks single products, which one buffer may hold.
+
+    ``hstack`` of such a buffer, returned k times, is the last product k times.
+    """
+    kinds = (kind for kind in type(A).__mro__ if kind.__name__ == "LinearOperator")
+    base = next((kind for kind in kinds if _package(kind) in ("scipy", "cupyx")), None)
+    if base is None:
+        return False
+    kind, flipped = type(A), {"_matmat": "_rmatmat", "_rmatmat": "_matmat"}[name]
+    if kind.__name__ == "_CustomLinearOperator":
+        return vars(A).get(f"_CustomLinearOperator_{name}_impl", A) is None
+    if getattr(kind, name, None) is getattr(base, name, None):
+        by_adjoint = name == "_rmatmat" and kind._adjoint is not base._adjoint
+        return not by_adjoint or _stacks(A.H, "_matmat")
+    if kind.__name__ in ("_AdjointLinearOperator", "_TransposedLinearOperator"):
+        name = flipped
+    return any(_stacks(part, name) for part in getattr(A, "args", ()))
 
 
 def _stated(product: Callable[[Array], Array], A: Any, name: str) -> Product:

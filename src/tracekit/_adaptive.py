@@ -342,15 +342,19 @@ def _deflated(ask: Ask, state: State) -> tuple[Estimate, Array]:
     xp, b = _xp.namespace(state.Y), state.held if ask.mode == "nystrom" else state.sketched
     left_out_by, method, reason = _LEAVE_ONE_OUT[ask.mode]
     samples, left_out = left_out_by(state, state.Omega[:, :b], resphere=True)
+    replicates = [(1.0, left_out)]
     if left_out is not None and b >= MANY * FIRST:
         samples = samples[FIRST:]
         middle = xp.mean(left_out, axis=-1)
         left_out = middle + (left_out[FIRST:] - middle) * math.sqrt(b / (b - FIRST))
+        replicates = [(1.0, left_out)]
     else:
-        plain, _ = left_out_by(state, state.Omega[:, :b], resphere=False)
+        plain, plain_left_out = left_out_by(state, state.Omega[:, :b], resphere=False)
         samples = xp.concat([plain[:FIRST], samples[FIRST:]])
+        share = min(FIRST / b, 1.0)
+        replicates = [(share, plain_left_out), (1 - share, left_out)]
     estimate = mean(samples, state.spent, method, independent=False)
-    error = _leave_one_out.combined_error(samples, left_out, estimate.standard_error)
+    error = _mixed_error(samples, replicates, estimate.standard_error)
     estimate = replace(estimate, standard_error=error)
     parts = [] if state.tested is None else [state.tested]
     if state.held > b:
@@ -363,6 +367,20 @@ def _deflated(ask: Ask, state: State) -> tuple[Estimate, Array]:
     reason += f"; {why}: {b} of {b + s} probes are sketched"
     estimate = _pooled(estimate, mean(tested, 0, ""), samples.shape[0], s)
     return replace(estimate, reason=reason), tested
+
+
+def _mixed_error(
+    samples: Array, replicates: list[tuple[float, Array | None]], spread: Array
+) -> Array:
+    """The geometric mean of two errors, where the jackknife's square is a mean by these shares."""
+    fourth, xp = None, _xp.namespace(samples)
+    found = [(share, _leave_one_out.combined_error(samples, left_out, spread))
+             for share, left_out in replicates if share > 0]  # fmt: skip
+    unit = _xp.magnitude(xp.stack([error for _, error in found]))
+    for share, error in found:
+        part = share * (error / unit) ** 4
+        fourth = part if fourth is None else fourth + part
+    return fourth**0.25 * unit
 
 
 def _by_range(state: State, Omega: Array, *, resphere: bool) -> tuple[Array, Array | None]:

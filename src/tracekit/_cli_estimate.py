@@ -137,7 +137,8 @@ def _run(arguments: argparse.Namespace) -> int:
     A = read(arguments)
     start = time.perf_counter()
     result, seen, failure = _paid_for(A, arguments, seed)
-    if failure is None and not any(_tolerances(arguments)):
+    asked = any(_tolerances(arguments)) or arguments.function  # a rule has to settle by itself
+    if failure is None and not asked:
         result = replace(result, converged=True)  # nothing was asked that is not met
     drawn_nothing = arguments.exact or (_is_automatic(arguments) and result.num_matvecs == 0)
     report = _report(result, arguments, A.shape[0]) | {

@@ -21,8 +21,8 @@ exit codes:
   1    the products failed: they are not finite, or show that a method or a
        hint does not apply to this matrix
   2    wrong usage, or a file that cannot be read or written
-  3    the tolerance is not met with the products that may be spent; what
-       they gave is printed
+  3    the tolerance is not met with the products that may be spent, or the
+       quadrature of a function has not settled; what they gave is printed
   130  interrupted; what was paid for is printed, if it gives an estimate
   141  nobody reads the output any more, as after SIGPIPE
 

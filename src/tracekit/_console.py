@@ -137,7 +137,7 @@ def as_text(report: dict[str, Any], *, drawn: bool = False) -> str:
     real_part = " (real part)" if isinstance(report["value"], list) else ""
     low, high = report["confidence_interval"]
     interval = (
-        "unknown: one probe shows no spread; pass a larger --num-matvecs"
+        "unknown: so few products show no error; pass a larger --num-matvecs"
         if error is None
         else f"{rounded(low, error)} to {rounded(high, error)}{real_part}"
     )

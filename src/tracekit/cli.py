@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         The exit code: 0 done, 1 the products failed, 2 wrong usage, a bad file or no output, 3 the
-        tolerance is not met, 130 interrupted, 141 the output's reader is gone.
+        tolerance is not met or the quadrature of a function has not settled, 130 interrupted, 141
+        the output's reader is gone.
     """
     if sys.stderr is None:  # closed by `2>&-`
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
