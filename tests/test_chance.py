@@ -124,6 +124,41 @@ def test_sums_are_those_of_any_library(lib: Library) -> None:
     np.testing.assert_allclose(found, X.sum(axis=0), atol=1e3 * lib.eps)
 
 
+def test_a_spike_that_a_sketch_knows_does_not_vouch_for_the_bulk() -> None:
+    Q = np.linalg.qr(np.random.default_rng(1).standard_normal((40, 40)))[0]
+    held = 0
+    for seed in range(20):
+        A = (Q * np.r_[1e6, np.ones(39)]) @ Q.T
+        op = tk.LinearOperator(A.shape, lambda X, A=A: A @ X, lambda X, A=A: A.T @ X)
+        low, high = tk.trace(op, max_matvecs=20, rng=seed).confidence_interval()
+        held += bool(low <= 1e6 + 39 <= high)
+    assert held >= 16
+
+
+def test_probes_that_all_miss_a_rank_of_one_are_no_wrong_adjoint() -> None:
+    A = np.ones((40, 40))
+    op = tk.LinearOperator(A.shape, lambda X: A @ X, lambda X: A.T @ X)
+    found = [tk.nahutchpp(op, 8, rng=seed) for seed in range(60)]  # some sketches miss it all
+    error = np.array([float(x.standard_error) for x in found])
+    off = np.array([abs(float(x) - 40) for x in found])
+    assert np.mean(off <= 1e-9 + 13 * error) > 0.9
+    assert not np.any((error == 0) & (off > 1e-6))
+    assert np.any(off > 1)
+
+
+def test_an_entry_of_many_that_is_equal_by_chance_is_not_exact() -> None:
+    A = np.kron(np.eye(100), np.ones((2, 2)))
+    op = tk.LinearOperator(A.shape, lambda X: A @ X)
+    unknown = 0
+    for seed in range(5):
+        x = tk.diagonal(op, 8, rng=seed)
+        unknown += int(np.sum(np.isinf(x.standard_error)))
+        assert not np.any((x.standard_error == 0) & (np.abs(x.value - 1) > 1e-9))
+    assert unknown > 0
+    assert np.all(tk.diagonal(tk.LinearOperator((200, 200), lambda X: 3 * X), 8, rng=0)
+                  .standard_error == 0)  # fmt: skip
+
+
 # Work buffers ---------------------------------------------------------------------------------
 
 

@@ -617,3 +617,29 @@ def test_rank_deficient_matrices_are_fine_where_the_function_is_defined_at_zero(
     L = np.random.default_rng(0).standard_normal((80, 30))
     exact = np.sum(np.linalg.svd(L, compute_uv=False))
     assert np.isclose(tk.trace_function(tk.gram(L), functions.sqrt, 30).value, exact)
+
+
+@pytest.mark.parametrize("kind", ["multiple", "low rank", "two values"])
+def test_gradients_where_a_krylov_space_ends(kind):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    X = np.random.default_rng(0).standard_normal((20, 3)) / 4
+    entries = {
+        "multiple": 3 * np.eye(20),
+        "low rank": X @ X.T,
+        "two values": np.diag(np.r_[np.ones(8), np.full(12, 2.0)]),
+    }[kind]
+    A, seen = torch.tensor(entries, requires_grad=True), []
+
+    def product(Y):
+        seen.append(Y.detach())
+        return A @ Y
+
+    op = tk.LinearOperator(A.shape, product, xp=torch, dtype=torch.float64)
+    estimate = tk.trace_function(op, torch.exp, 16, rng=0, depth=8, deflate=0)
+    estimate.value.backward()
+    B, Omega = torch.tensor(entries, requires_grad=True), seen[0] * np.sqrt(20)
+    truth = torch.sum(Omega * (torch.linalg.matrix_exp(B) @ Omega)) / Omega.shape[1]
+    truth.backward()
+    found, expected = ((G + G.T) / 2 for G in (A.grad, B.grad))
+    assert float(estimate) == pytest.approx(float(truth.detach()), rel=1e-10)
+    np.testing.assert_allclose(found, expected, atol=1e-8 * float(expected.abs().max()))

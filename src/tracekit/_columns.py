@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from . import _xp
 from . import probes as _probes
 from ._budget import blocks
-from ._estimate import Estimate, doubt, require_finite
+from ._estimate import CHANCE, Estimate, require_finite
 from ._face import blocked, columns_at_once, maker_price
 from ._leave_one_out import check_adjoint, inexactness
 from ._operator import LinearOperator
@@ -76,7 +76,8 @@ def fitted(
 
     `tie` is the largest probability of a value of a sample that is not constant, where probes take
     few values: entries whose samples are equal have an infinite error until that is no chance (see
-    `beyond_chance`). With `weighted`, the first axis holds the samples and the weighted ones.
+    `beyond_chance`) for any of as many entries as have samples that differ. With `weighted`, the
+    first axis holds the samples and the weighted ones.
     """
     xp, value, m, skewness = _xp.namespace(running.value), running.value, running.count, None
     value = value * running.scale
@@ -85,11 +86,18 @@ def fitted(
     if tie is not None and correction > 0:
         unit = _xp.abs2(running.value) * running.weight
         tied = running.rest <= (64 * _xp.eps(error)) ** 2 * unit
-        instead = error + doubt(tie ** (m - 1))
+        # as many entries as differ might have been tied: where many do, some are by chance
+        differ = xp.sum(xp.astype(~(tied[1, ...] if weighted else tied), error.dtype))
+        entries = xp.where(differ < 1, xp.ones_like(differ), differ)
+
+        def unsure(chance: float) -> Array:
+            return xp.where(entries * chance > CHANCE, xp.full_like(entries, math.inf), 0 * entries)
+
+        instead = error + unsure(tie ** (m - 1))
         if not weighted and value.ndim == 1:  # squares vanish only where the products do
-            instead = xp.where(running.rest + xp.abs(value) == 0, error + doubt(0.5**m), instead)
+            instead = xp.where(running.rest + xp.abs(value) == 0, error + unsure(0.5**m), instead)
         if weighted:
-            less = error[0, ...] + doubt(0.5 ** (m - 1))
+            less = error[0, ...] + unsure(0.5 ** (m - 1))
             instead = xp.where(tied[1, ...], less, error[1, ...])
             tied, error, value = tied[0, ...], error[0, ...], value[0, ...]
         error = xp.where(tied, instead, error)

@@ -131,6 +131,22 @@ def forms(nodes: Array, M: Array, values: Array) -> Array:
     return xp.reshape(x, (*x.shape[:-2], -1))
 
 
+def samples(A: LinearOperator, K: Krylov, depth: int, f: Callable[[Array], Array]) -> Array:
+    """``x^H f(A) x`` of every probe by a rule of so many steps, with first derivatives.
+
+    Those of eigenvectors do not exist where a Krylov space ends and eigenvalues of T are equal;
+    those of f(T) do.
+    """
+    if not _xp.is_differentiated(_sum_of(K)):
+        nodes, M = rule(A, K, depth)
+        return forms(nodes, M, f(nodes))
+    nodes, U, T = _still(A, K, depth)
+    M = _xp.adjoint(K.below[0]) @ U[:, : K.block, :]
+    change = M @ _change(nodes, U, T, f)
+    moved = _xp.namespace(M).sum(_xp.real(change * _xp.conj(M)), axis=-1)
+    return forms(nodes, M, f(nodes)) + _xp.namespace(M).reshape(moved, (*moved.shape[:-2], -1))
+
+
 def applied(A: LinearOperator, K: Krylov, f: Callable[[Array], Array]) -> Array:
     """``f(A) X``, shape (n, k b), in the Krylov space."""
     C = coordinates(A, K, K.depth, f)
@@ -144,8 +160,12 @@ def applied(A: LinearOperator, K: Krylov, f: Callable[[Array], Array]) -> Array:
 
 def coordinates(A: LinearOperator, K: Krylov, depth: int, f: Callable[[Array], Array]) -> Array:
     """``f(A) X`` by a rule of so many steps, in the basis: shape (k, b d, b)."""
-    nodes, U = _eigen(A, K, depth)
-    return (U * f(nodes)[:, None, :]) @ (_xp.adjoint(U[:, : K.block, :]) @ K.below[0])
+    if not _xp.is_differentiated(_sum_of(K)):
+        nodes, U = _eigen(A, K, depth)
+        return (U * f(nodes)[:, None, :]) @ (_xp.adjoint(U[:, : K.block, :]) @ K.below[0])
+    nodes, U, T = _still(A, K, depth)
+    start = _xp.adjoint(U[:, : K.block, :]) @ K.below[0]
+    return (U * f(nodes)[:, None, :]) @ start + U @ (_change(nodes, U, T, f) @ start)
 
 
 def ritz(A: LinearOperator, K: Krylov) -> tuple[Array, Array]:
@@ -165,8 +185,59 @@ def require_hermitian(G: Array, B: Array, size: Array) -> None:
         )
 
 
+def _sum_of(K: Krylov) -> Array:
+    """A number that has derivatives where any of T does."""
+    return sum(_xp.namespace(D).sum(D) for D in (*K.diagonal, *K.below))  # type: ignore[return-value]
+
+
+def _still(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array, Array]:
+    """Eigenvalues and eigenvectors of T without derivatives, and T with them."""
+    still = _each(lambda x: _xp.constant(x[0]), [K])
+    C, upper = _entries(A, K, depth)
+    T = C @ _xp.adjoint(C) if upper is None else C + upper
+    return *_eigen(A, still, depth), T
+
+
+def _change(nodes: Array, U: Array, T: Array, f: Callable[[Array], Array]) -> Array:
+    """Zero, with the derivatives of ``U^H f(T) U``, those of T times divided differences of f.
+
+    Where two nodes are close, f is taken at their middle moved by the change: exact for equal ones.
+    """
+    xp = _xp.namespace(nodes)
+    D = _xp.adjoint(U) @ (T - _xp.constant(T)) @ U
+    a, b = nodes[:, :, None], nodes[:, None, :]
+    apart, middle = xp.abs(a - b), (a + b) / 2
+    size = xp.max(xp.abs(nodes), axis=-1)[:, None, None]
+    eps = _xp.eps(nodes)
+    close = (apart <= eps ** (1 / 3) * xp.abs(middle)) | (apart <= 1e3 * eps * size)
+    middle = xp.where(close, middle, a + 0 * b)
+    flat = (nodes.shape[0], -1)
+
+    def moved(by: Array) -> Array:
+        y = f(xp.reshape(middle + xp.where(close, by, xp.zeros_like(by)), flat))
+        return xp.reshape(y - _xp.constant(y), (*y.shape[:-1], *D.shape[1:]))
+
+    y = _xp.constant(f(nodes))
+    slope = (y[..., :, None] - y[..., None, :]) / xp.where(close, xp.ones_like(apart), a - b)
+    near = moved(_xp.real(D))
+    if _xp.is_complex(D):
+        near = near + 1j * moved(xp.imag(D))
+    return xp.where(close, near, slope * D)
+
+
 def _eigen(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors of T.
+    """Eigenvalues and eigenvectors of T."""
+    C, upper = _entries(A, K, depth)
+    xp = _xp.namespace(C)
+    if upper is not None:
+        nodes, U = xp.linalg.eigh(C + upper)
+        return nodes, U
+    U, s, _ = xp.linalg.svd(C)
+    return s * s, U
+
+
+def _entries(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array | None]:
+    """T as a part and what is above its diagonal; with a factor the root of T, and None.
 
     Columns that have vanished get a value within the spectrum; they have no part in anything.
     """
@@ -186,11 +257,7 @@ def _eigen(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array]:
         return xp.reshape(wide, (k, size, size))
 
     C = spread(D, 0) + spread(below, -1)
-    if A.factor is None:
-        nodes, U = xp.linalg.eigh(C + _xp.adjoint(spread(below, -1)))
-        return nodes, U
-    U, s, _ = xp.linalg.svd(C)
-    return s * s, U
+    return C, None if A.factor is not None else _xp.adjoint(spread(below, -1))
 
 
 def _next_block(W: Array, K: Krylov) -> tuple[Array, Array, Array]:

@@ -90,13 +90,13 @@ class Verdict(NamedTuple):
 
 def read(ask: Sampling, rest: Deflated, K: Krylov, X: Array, depth: int) -> Batch:
     """The rule of so many steps, and of up to two shorter ones."""
-    found, rules, depths = [], [], _and_shorter(depth)
-    for steps in depths:
-        nodes, M = _lanczos.rule(ask.A, K, steps)
-        at = values(ask.f, nodes, squared=ask.A.factor is not None)
-        found.append(_lanczos.forms(nodes, M, at))
-        rules.append((nodes, M, at))
-    nodes, M, at = rules[0]
+    depths = _and_shorter(depth)
+
+    def at(x: Array) -> Array:
+        return values(ask.f, x, squared=ask.A.factor is not None)
+
+    found = [_lanczos.samples(ask.A, K, steps, at) for steps in depths]
+    nodes, M = _lanczos.rule(ask.A, K, depth)
     xp = _xp.namespace(nodes)
     unresolved, ends = _local_errors(ask, K, depth)
     low, high = (_each_probe(end(nodes, axis=-1), K.block) for end in (xp.min, xp.max))
@@ -107,7 +107,7 @@ def read(ask: Sampling, rest: Deflated, K: Krylov, X: Array, depth: int) -> Batc
         tuple(shorter),
         rest.inside(X),
         found[0],
-        _lanczos.forms(nodes, M, xp.abs(at)),
+        _lanczos.forms(nodes, M, xp.abs(at(nodes))),
         unresolved if unseen is None else unresolved + unseen,
         ends,
         None if ask.beside is None else _solves(ask, K, depths),
