@@ -329,11 +329,12 @@ def _stacks(A: Any, name: str) -> bool:
 
     ``hstack`` of such a buffer, returned k times, is the last product k times.
     """
-    kinds = (kind for kind in type(A).__mro__ if kind.__name__ == "LinearOperator")
-    base = next((kind for kind in kinds if _package(kind) in ("scipy", "cupyx")), None)
+    bases = (base for base in type(A).__mro__ if base.__name__ == "LinearOperator")
+    base: Any = next((base for base in bases if _package(base) in ("scipy", "cupyx")), None)
     if base is None:
         return False
-    kind, flipped = type(A), {"_matmat": "_rmatmat", "_rmatmat": "_matmat"}[name]
+    kind: Any = type(A)
+    flipped = {"_matmat": "_rmatmat", "_rmatmat": "_matmat"}[name]
     if kind.__name__ == "_CustomLinearOperator":
         return vars(A).get(f"_CustomLinearOperator_{name}_impl", A) is None
     if getattr(kind, name, None) is getattr(base, name, None):

@@ -373,14 +373,15 @@ def _mixed_error(
     samples: Array, replicates: list[tuple[float, Array | None]], spread: Array
 ) -> Array:
     """The geometric mean of two errors, where the jackknife's square is a mean by these shares."""
-    fourth, xp = None, _xp.namespace(samples)
-    found = [(share, _leave_one_out.combined_error(samples, left_out, spread))
-             for share, left_out in replicates if share > 0]  # fmt: skip
-    unit = _xp.magnitude(xp.stack([error for _, error in found]))
-    for share, error in found:
-        part = share * (error / unit) ** 4
-        fourth = part if fourth is None else fourth + part
-    return fourth**0.25 * unit
+    xp = _xp.namespace(samples)
+    errors = [
+        (share, _leave_one_out.combined_error(samples, left_out, spread))
+        for share, left_out in replicates
+        if share > 0
+    ]
+    unit = _xp.magnitude(xp.stack([error for _, error in errors]))
+    parts = [share * (error / unit) ** 4 for share, error in errors]
+    return xp.sum(xp.stack(parts), axis=0) ** 0.25 * unit
 
 
 def _by_range(state: State, Omega: Array, *, resphere: bool) -> tuple[Array, Array | None]:
