@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -141,17 +142,25 @@ class Drawn:
         self.state["mask"] = jnp.asarray(self.rng.random(WIDTH) > 0.5)
 
     def f(self, p: Any, x: Array) -> Array:
-        for name in self.names[:-1]:
-            x = LAYERS[name](p, x, self.state)
-        return HEADS[self.names[-1]](p, x, self.state)
+        return self._of(p, x, self.state)
 
     def jacobian(self) -> np.ndarray:
         """(N O, P), complex where the outputs are."""
-        parts = [jnp.real, jnp.imag] if self.names[-1] == "complex" else [jnp.real]
+        parts = self._columns(self.params, self.x, self.state)
+        return sum(unit * np.asarray(J) for unit, J in zip((1, 1j), parts, strict=False))
 
-        def of(part: Callable[[Array], Array]) -> Array:
-            J = jax.jacrev(lambda p: jnp.ravel(part(self.f(p, self.x))))(self.params)
+    def _of(self, p: Any, x: Array, state: dict[str, Array]) -> Array:
+        for name in self.names[:-1]:
+            x = LAYERS[name](p, x, state)
+        return HEADS[self.names[-1]](p, x, state)
+
+    @cached_property
+    def _columns(self) -> Callable[..., list[Array]]:
+        """Compiled once, whatever f closes over."""
+
+        def of(part: Callable[[Array], Array], params: Any, x: Array, state: Any) -> Array:
+            J = jax.jacrev(lambda p: jnp.ravel(part(self._of(p, x, state))))(params)
             return jnp.concatenate([j.reshape(j.shape[0], -1) for j in jax.tree.leaves(J)], axis=1)
 
-        columns = jax.jit(lambda: [of(part) for part in parts])()
-        return sum(unit * np.asarray(J) for unit, J in zip((1, 1j), columns, strict=False))
+        parts = [jnp.real, jnp.imag] if self.names[-1] == "complex" else [jnp.real]
+        return jax.jit(lambda *given: [of(part, *given) for part in parts])

@@ -332,3 +332,40 @@ def test_sharded_modules(mesh: Any) -> None:
                 torch.ones(4, 3),
             ),
         )  # fmt: skip
+
+
+def test_gradients_that_do_not_exist() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    params, x = {"a": jnp.ones(3), "b": jnp.array([1.0, 0.0, 2.0])}, jnp.ones((2, 3))
+
+    def f(p: Any, x: Array) -> Array:
+        return p["a"] * jnp.sqrt(jnp.abs(x * p["b"]))
+
+    for call in (tkn.ntk_trace, tkn.ntk_norm, tkn.kernel, tkn.sample_ntk):
+        refused(ValueError, r"gradient by \['b'\] is NaN", lambda: call(f, params, x))  # noqa: B023
+
+
+def test_while_loops_have_no_pullback() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    from jax import lax
+
+    W, x = jnp.eye(3) / 2, jnp.arange(6.0).reshape(2, 3) / 6
+
+    def f(W: Array, x: Array) -> Array:
+        return lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, c[1] @ W), (0, x))[1]
+
+    K = tkn.ntk(lambda W: f(W, x), W)
+    for call in (lambda: tkn.sample_ntk(f, W, x), lambda: K @ jnp.eye(6)):
+        refused(NotImplementedError, "runs a while loop", call)
+    J = np.asarray(tkn.jacobian(lambda W: f(W, x), W) @ jnp.eye(9))
+    np.testing.assert_allclose(tkn.ntk_norm(f, W, x), np.linalg.norm(J @ J.T), rtol=1e-9)
+
+
+@every_library
+def test_operators_of_parameters_without_entries(library: str) -> None:
+    xp = pytest.importorskip("torch" if library == "torch" else "jax.numpy")
+    params = {"w": xp.ones((3, 2)), "none": xp.ones((0, 2))}
+    refused(
+        ValueError, "'?none'?.* has no entries",
+        lambda: tkn.per_parameter(lambda p: xp.ones((4, 3)) @ p["w"], params),
+    )  # fmt: skip

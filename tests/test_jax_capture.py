@@ -677,3 +677,32 @@ def test_random_networks(layers, seed):
     found = agrees(f, params, numbers(2, 3, 3, seed=seed))
     unread = {name for name, operation in operations(found) if operation == "none"}
     assert all((found.uses(0, 6)[f"['{name}']"] == []) == (name in unread) for name in params)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_gradients_that_mix_are_noticed_at_any_scale(scale):
+    rng = np.random.default_rng(0)
+    x, W = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((3, 4), (4, 2)))
+
+    def f(W, x):
+        mean = x.mean(0) @ W
+        return jnp.float32(scale) * (x @ W + (mean - lax.stop_gradient(mean)))
+
+    with pytest.raises(ValueError, match="not the sum of those by its samples"):
+        tkn.ntk_trace(f, W, x)
+
+
+def test_keys_as_inputs():
+    x = {"x": numbers(3, 4), "key": jax.random.split(jax.random.key(1), 3)}
+    W = numbers(4, 2)
+
+    def one(W, x):
+        return (x["x"] * jax.random.bernoulli(x["key"], 0.5, (4,))) @ W
+
+    def f(W, x):
+        return jax.vmap(one, (None, 0))(W, x)
+
+    J = np.asarray(jax.jacrev(f)(W, x)).reshape(6, -1)
+    found = tkn.ntk_trace(f, W, x), jax.jit(lambda W: tkn.ntk_norm(f, W, x))(W)
+    np.testing.assert_allclose(found, (np.sum(J**2), np.linalg.norm(J @ J.T)), rtol=1e-12)
+    np.testing.assert_allclose(tkn.sample_ntk(f, W, x).exact["trace"](), np.sum(J**2), rtol=1e-12)

@@ -372,3 +372,16 @@ def test_samples_with_themselves_need_one_batch(world: World) -> None:
 def test_kernels_without_both_sides_have_no_matrix() -> None:
     with pytest.raises(ValueError, match="has no matrix"):
         kernel_matrix(np.ones((2, 2, 3)))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e15])
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_norm_whose_square_is_no_number_of_its_dtype(library: str, scale: float) -> None:
+    name = "torch" if library == "torch" else "jax.numpy"
+    xp = pytest.importorskip(name)
+    rng = np.random.default_rng(0)
+    x, W = rng.standard_normal((3, 4)), rng.standard_normal((4, 2))
+    single = [xp.asarray(a, dtype=xp.float32) for a in (x, W)]
+    found = ntk_norm(lambda W, x: scale * (x @ W), single[1], single[0], per_parameter=True)
+    wanted = scale**2 * np.linalg.norm(x @ x.T) * 2**0.5
+    np.testing.assert_allclose(float(found), wanted, rtol=1e-5)

@@ -211,6 +211,25 @@ def no_forward_mode(error: Exception) -> str:
     )
 
 
+def no_reverse_mode() -> str:
+    """What to do where no pullback can be had."""
+    return (
+        "f runs a while loop, through which JAX has no reverse mode; use lax.scan, or "
+        "lax.fori_loop with static bounds, or what takes forward mode here: ntk_trace, "
+        "ntk_diagonal, ntk_norm, kernel, factored_ntk"
+    )
+
+
+def has_entries(sizes: Sequence[tuple[str, int]]) -> None:
+    """Refuse parameters of which there is no operator."""
+    for name, size in sizes:
+        if size == 0:
+            raise ValueError(
+                f"parameter {name} has no entries, and so no Jacobian of its own; leave it out of "
+                "the tree (close over it)"
+            )
+
+
 def _outside() -> int:
     """How many frames up the caller of this package is, for warnings."""
     level, frame = 1, sys._getframe(1)

@@ -52,8 +52,9 @@ def ntk_trace(
     Raises
     ------
     ValueError
-        If samples are coupled and not `whole`; in PyTorch if two runs of f differ (Dropout in
-        training mode, noise), or its gradient is NaN.
+        If samples are coupled and not `whole`, or a gradient is NaN or infinite (not looked at
+        under a transformation of JAX); in PyTorch if two runs of f differ (Dropout in training
+        mode, noise).
 
     Warns
     -----
@@ -177,17 +178,17 @@ def ntk_norm(
     found = capture(f, params, x, whole=whole)
     M, step, names = found.outputs, chunk_of(found, chunk_size, BYTES_KEPT), list(found.sizes)
     spans = [(o, min(o + step, M)) for o in range(0, M, step)]
-    squares: dict[str, list[Array]] = {}
+    norms: dict[str, list[Array]] = {}
     for k, span in enumerate(spans):
         left = found.uses(*span)
         for other in spans[k:]:
             right = left if other is span else found.uses(*other)
             for key, u, v in _parts(left, right, names, per_parameter):
                 for i, j, K in tiles(u, v, Form()):
-                    twice = 2 if u is not v or i != j else 1
-                    squares.setdefault(key, []).append(twice * _sum(_abs2(K)))
-    roots = {key: array_namespace(s[0]).sqrt(_total(s)) for key, s in squares.items()}
-    return _tree(params, roots, names, per_parameter)
+                    twice = 2**0.5 if u is not v or i != j else 1
+                    norms.setdefault(key, []).append(twice * _norm(K))
+    total = {key: _norm(array_namespace(n[0]).stack(n)) for key, n in norms.items()}
+    return _tree(params, total, names, per_parameter)
 
 
 def captured(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Capture | None:
@@ -285,6 +286,14 @@ def _sum(K: Array) -> Array:
     kinds = xp.__array_namespace_info__().dtypes(kind="real floating")
     K = _real(K)
     return xp.sum(K, dtype=kinds.get("float64", K.dtype))
+
+
+def _norm(K: Array) -> Array:
+    """The square root of the sum of squares, which alone may be too small or large for a dtype."""
+    xp = array_namespace(K)
+    size = xp.max(_real(xp.abs(K)))
+    unit = xp.where((size > 0) & xp.isfinite(size), size, xp.ones_like(size))
+    return unit * xp.sqrt(_sum(_abs2(K / unit)))
 
 
 def _total(parts: list[Array]) -> Array:

@@ -12,6 +12,7 @@ from array_api_compat import array_namespace
 
 import tracekit as tk
 
+from . import _checks
 from ._adapter import adapter, inputs, refuse_scattered
 from ._choice import check_name, dotted, matching
 from ._exact import captured, diagonal_of, trace_of
@@ -337,6 +338,8 @@ def per_parameter(f: Callable[..., Any], params: Any, *, chunk_size: int | None 
     library = adapter(params)
     lin = library.linearise(f, params)
     lin.check()
+    names = [name for name, _ in library.leaves(params)]
+    _checks.has_entries(list(zip(names, lin.sizes, strict=True)))
     J = operator(lin, chunk_size)
     rmatmat = remembering(J.H.matmat, J.xp)
 

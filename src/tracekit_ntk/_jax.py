@@ -95,6 +95,8 @@ def linearise(f: Callable[[Any], Any], params: Any) -> Linearised:
             raise NotImplementedError(_checks.no_forward_mode(error)) from error
 
     def pullback(U: Array) -> Array:
+        if program is not None and not program.reverse:
+            raise NotImplementedError(_checks.no_reverse_mode())
         return jax.jit(pull)(derivative, primals, y, U)
 
     products: tuple[Product, Product] = (pushforward, pullback)
@@ -113,12 +115,13 @@ class _Linearisation:
     """Functions of one structure, differentiated and compiled.
 
     `run` gives the output and a linear function that programs can hand on: the pushforward, or
-    without `forward` mode the pullback. `depends` tells whether parameters matter to the output.
+    without `forward` mode the pullback. `reverse` tells whether there is a pullback, `depends`
+    whether parameters matter to the output.
     """
 
     def __init__(self, traced: Traced) -> None:
         self.forward, self.trials = True, Trials(traced, one_by_one(traced), whole=True)
-        self.first = True
+        self.first, self.reverse = True, reverses(traced, len(traced.jaxpr.invars))
         try:
             self.depends = self._moves(traced)
         except TypeError as error:
@@ -183,14 +186,15 @@ def traced_whole(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Traced:
 
 def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     """The samples' own derivatives of f at params, after a check that samples do not mix."""
-    primals = [detached(leaf) for _, leaf in leaves(params)]
+    named = leaves(params)
+    primals = [detached(leaf) for _, leaf in named]
     batch, one = traced_batch(f, unflatten(params, primals), x := inputs(x))
     x = jax.tree.leaves(x)
     key = batch.key and one.key and ("samples", batch.key, one.key)
     program = keep(key, lambda: _Samples(batch, one, primals))
     y = program.outputs(batch.consts, primals, x)
     _check_output(y)
-    program.check(Values(primals, batch.consts, one.consts, x))
+    program.check(Values(primals, batch.consts, one.consts, x), [name for name, _ in named])
     _checks.depends(program.depends)
     return PerSample(
         y, sum(p.size for p in primals), program.dtype, _device(y),
@@ -205,8 +209,9 @@ class _Samples:
     def __init__(self, batch: Traced, one: Traced, primals: list[Array]) -> None:
         self.dtype = _common(primals, one.output.dtype)
         self.outputs = jax.jit(batch)
-        reverse = reverses(one, len(primals))
-        self.trials = Trials(batch, one_by_one(one), reverse=reverse)
+        if not reverses(one, len(primals)):
+            raise NotImplementedError(_checks.no_reverse_mode())
+        self.trials = Trials(batch, one_by_one(one))
         self.first, self.cplx = True, jnp.iscomplexobj(primals[0])
         self.products = [jax.jit(partial(self._product, one, k)) for k in range(6)]
 
@@ -214,11 +219,11 @@ class _Samples:
             given, x = args[: len(primals)], args[len(primals) :]
             return jax.vjp(lambda given: one(consts, given, x), given)[1](u)
 
-        self.depends = not reverse or _reads(moved, *one.shapes, one.output)
+        self.depends = _reads(moved, *one.shapes, one.output)
 
-    def check(self, own: Values) -> None:
+    def check(self, own: Values, names: list[str]) -> None:
         """Refuse functions that mix samples, or are not holomorphic in complex parameters."""
-        if self.trials.disagreeing(own, first=self.first):
+        if self.trials.disagreeing(own, names, first=self.first):
             raise ValueError(_checks.MIXED_GRADIENTS)
         if self.cplx:
             cplx = jnp.issubdtype(self.trials.output.dtype, jnp.complexfloating)

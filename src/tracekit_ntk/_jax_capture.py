@@ -74,10 +74,13 @@ def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = 
     plan = keep(key, lambda: Plan(batch, one, len(leaves)))
     x = jax.tree.leaves(x)
     own = Values(leaves, batch.consts, one.consts, x)
-    while bad := plan.check(own):
-        _checks.slow({names[k]: _checks.DISAGREES for k in sorted(bad)})
+    slow: set[int] = set()
+    while bad := plan.check(own, names):
+        slow |= bad
         plan = Plan(batch, one, len(leaves), plan.apart | bad)
         replaced(key, plan)
+    if slow:
+        _checks.slow({names[k]: _checks.DISAGREES for k in sorted(slow)})
     return Capture(plan, names, leaves, one.consts, x)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -55,12 +56,12 @@ class Plan:
         self._reached = jax.jit(self._reach)
         self._trials = Trials(batch, self._apart, whole=self.whole, reverse=not self.while_loop)
 
-    def check(self, own: Values) -> set[int]:
+    def check(self, own: Values, names: Sequence[str]) -> set[int]:
         """Refuse what has no Jacobian of this kind, and find parameters whose factors are wrong.
 
         At the values where they are known, and the first time at drawn ones too.
         """
-        bad = self._trials.disagreeing(own, first=not self.tried)
+        bad = self._trials.disagreeing(own, names, first=not self.tried)
         if bad & self.apart:
             raise ValueError(_checks.MIXED_GRADIENTS)
         if self.complex and not bad:

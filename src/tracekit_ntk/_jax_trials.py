@@ -64,13 +64,15 @@ class Trials:
 
         self._together, self._compared = jax.jit(together), jax.jit(compared)
 
-    def disagreeing(self, own: Values, *, first: bool) -> set[int]:
+    def disagreeing(self, own: Values, names: Sequence[str], *, first: bool) -> set[int]:
         """Numbers of the parameters whose gradients are not those of the batch.
 
         Parameters
         ----------
         own : Values
             Those that f is asked for; where some are not known yet, nothing is tried at them.
+        names : sequence of str
+            Of the parameters.
         first : bool
             Whether to try two drawn sets of values too.
 
@@ -82,12 +84,12 @@ class Trials:
         Raises
         ------
         ValueError
-            If outputs are not finite at the function's own values, or if samples mix.
+            If outputs or gradients are not finite at the function's own values, or if samples mix.
         """
         bad: set[int] = set()
         with jax.core.eval_context():
             for values, is_own in _trials(own, first):
-                bad |= self._tried(values, is_own)
+                bad |= self._tried(values, names if is_own else [])
         return bad
 
     def holomorphic(self, own: Values, *, first: bool) -> bool:
@@ -102,17 +104,20 @@ class Trials:
                         return False
         return True
 
-    def _tried(self, values: Values, is_own: bool) -> set[int]:
+    def _tried(self, values: Values, names: Sequence[str]) -> set[int]:
+        """With `names` of the parameters at the function's own values alone."""
         leaves, consts, consts_apart, x = values
         c = self._cotangent()
         y, gradients = self._together(leaves, consts, x, c)
         outputs = _host(y)
         if not np.all(np.isfinite(outputs)):
-            _checks.finite(not is_own)
+            _checks.finite(not names)
             return set()
         scale = max(float(np.max(np.abs(outputs))), 1e-30)
         compared = self._compared(leaves, consts_apart, x, c, y, gradients)
         deviation, apart, norms = jax.tree.map(float, compared)
+        for name, norm in zip(names, norms, strict=False):  # no norms without reverse mode
+            _checks.finite_gradient(bool(np.isfinite(norm)), name)
         largest = max((n for n in norms if np.isfinite(n)), default=0.0)
         allowed = [self.eps**0.5 * n + 100 * self.eps * largest for n in norms]
         bad = {k for k, d in enumerate(apart) if np.isfinite(norms[k]) and not d <= allowed[k]}
@@ -126,7 +131,7 @@ class Trials:
             bad = {k for k in bad if not apart[k] <= 30 * _distance(others[k], gradients[k])}
         if not self.whole and len(outputs) > 1:
             for k in (0, -1):  # the same sample in other company
-                equals = [_placed(np.broadcast_to(np.asarray(p)[k], p.shape), p) for p in x]
+                equals = [_all_as(p, k) for p in x]
                 same = _host(self._together(leaves, consts, equals, c)[0])[k]
                 deviation = float(np.max(np.abs(same - outputs[k]))) / scale
                 _checks.independent(deviation, 64 * float(jnp.finfo(y.dtype).eps))
@@ -228,6 +233,13 @@ def _placed(numbers: Any, a: Array) -> Array:
     return jax.device_put(made, a.sharding) if bound else made
 
 
+def _all_as(a: Array, k: int) -> Array:
+    """Every sample as the one of that number."""
+    if jnp.issubdtype(a.dtype, jax.dtypes.extended):  # keys, which NumPy cannot hold
+        return jnp.broadcast_to(a[k], a.shape)
+    return _placed(np.broadcast_to(np.asarray(a)[k], a.shape), a)
+
+
 def _identity(a: Array) -> Any:
     if isinstance(a, np.ndarray):
         return a.shape, str(a.dtype), a.tobytes()
@@ -247,8 +259,11 @@ def _moved(parts: Sequence[Array], by: float) -> list[Array]:
 
 
 def _norm(a: Array) -> Array:
-    wide = a.astype(jnp.promote_types(a.dtype, jnp.float32))
-    return jnp.sqrt(jnp.sum(jnp.abs(wide) ** 2))
+    """Of numbers whose squares may be too small or too large for their dtype."""
+    wide = jnp.abs(a.astype(jnp.promote_types(a.dtype, jnp.float32)))
+    largest = jnp.max(wide, initial=0)
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return unit * jnp.sqrt(jnp.sum((wide / unit) ** 2))
 
 
 def _distance(a: Array, b: Array) -> float:
