@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from . import _checks
 from ._torch import leaves, unflatten
 from ._torch_cells import lean
-from ._torch_check import Cotangents, Place, by_sample, gradient
+from ._torch_check import Cotangents, Place, bound, by_sample, gradient
 from ._torch_reads import Array, Read
 from ._torch_record import Recorder
-from ._torch_reverse import Edge, Way, batched_grad, cut, edge_of, last_joint
+from ._torch_reverse import Edge, Way, batched_grad, cut, last_joint
 from ._uses import Dense, Use, stack
 
 
@@ -96,8 +96,7 @@ class Capture:
         given = {edge: read.out.numel() for read, edge in self._reads}
         self.numbers = sum(given.values()) // self.samples
         self._edges = list(given)
-        ends = {edge_of(p)[0] for p in self._leaves.values()}
-        self._joint = last_joint(y.grad_fn, ends)
+        self._joint = last_joint(y.grad_fn, recorder.ends)
         self._check = Cotangents(y.detach(), self.samples, recorder.dtypes | {y.dtype})
         self._places: dict[int, Place] | None = None
         self._told = False
@@ -303,18 +302,19 @@ class Capture:
         return mixed, {} if mixed else self._wrong(grads, truth)
 
     def _plain(self) -> tuple[Array, dict[str, Array]]:
-        """A run of f that nothing watches, and the gradients of its first two check rows."""
+        """A run of f that nothing watches, and its gradients for the check's plain rows."""
         y, tolerance = self._run(self._x), self._check.precision**0.75
         if not _apart(y, self._y) <= tolerance:
             _checks.repeatable(_apart(self._run(self._x), y), tolerance)
             self._missed = dict.fromkeys(self.sizes, "the watched run of f gave something else")
-        rows = [*self._check.rows[:2]]
+        rows = [*self._check.plain]
+        count = len(rows)
         if y.is_complex():
             rows.append(rows[0] * 1j)
         named = {name: p for name, p in self._leaves.items() if p.numel()}
         if not y.requires_grad:
             self._most = 0.0
-            return y, {name: p.new_zeros(2, p.numel()) for name, p in named.items()}
+            return y, {name: p.new_zeros(count, p.numel()) for name, p in named.items()}
         found = batched_grad([y], list(named.values()), [torch.stack(rows)], Way(mapped=False))
         truth = {}
         for (name, p), g in zip(named.items(), found, strict=True):
@@ -322,9 +322,9 @@ class Capture:
             g = g.detach().to(p.dtype)
             if y.is_complex():
                 size = g.abs().max()
-                deviation = (g[2] - 1j * g[0]).abs().max()
+                deviation = (g[count] - 1j * g[0]).abs().max()
                 _checks.holomorphic(bool(deviation <= self._check.tolerance * size))
-                g = g[:2].conj().resolve_conj()
+                g = g[:count].conj().resolve_conj()
             truth[name] = g
         sizes = _largest(truth.values())
         for name, size in zip(truth, sizes, strict=True):
@@ -334,7 +334,7 @@ class Capture:
 
     def _wrong(self, grads: list[Array | None], truth: dict[str, Array]) -> dict[str, str]:
         """Parameters whose factors do not sum up to their gradients, with why."""
-        kinds = self._kinds([g if g is None else g[:2] for g in grads])
+        kinds = self._kinds([g if g is None else self._check.summed(g) for g in grads])
         names = [name for name in truth if name not in self._missed]
         unseen = [name for name in names if name not in kinds and bool(truth[name].any())]
         names = [name for name in names if name in kinds]
@@ -342,16 +342,23 @@ class Capture:
         for name in names:
             try:
                 uses = [self._whole_use(parts) for parts in kinds[name]]
-                made[name] = [t.detach() for t in gradient(uses, self.sizes[name])]
+                made[name] = gradient(uses, self.sizes[name]).detach()
             except Exception as error:  # a call that its rule does not foresee
                 failed[name] = f"its rule fails: {type(error).__name__}"
-        sums, bounds = zip(*made.values(), strict=True) if made else ((), ())
-        differ = self._check.differ([truth[name] for name in made], sums, bounds, self._most)
-        unlike = dict.fromkeys(compress(made, differ), _checks.DISAGREES)
+        wanted = [truth[name] for name in made]
+        far = list(compress(made, self._check.far(wanted, [*made.values()], self._most)))
+        bounds = [
+            bound([self._whole_use(parts, absolute=True) for parts in kinds[name]],
+                  self.sizes[name]).detach()
+            for name in far
+        ]  # fmt: skip
+        wanted, sums = [truth[name] for name in far], [made[name] for name in far]
+        differ = self._check.differ(wanted, sums, bounds, self._most)
+        unlike = dict.fromkeys(compress(far, differ), _checks.DISAGREES)
         return dict.fromkeys(unseen, "read where nothing was seen") | failed | unlike
 
-    def _whole_use(self, parts: list[tuple[int, Array]]) -> tuple[Use, Callable[[], Use]]:
-        """Reads of one kind by all samples as if they were one; and that of absolute values."""
+    def _whole_use(self, parts: list[tuple[int, Array]], *, absolute: bool = False) -> Use:
+        """Reads of one kind by all samples as if they were one, or that of absolute values."""
         given: list[Array] = []
         data: list[Any] = []
         for i, G in parts:
@@ -369,13 +376,10 @@ class Capture:
             given.append(G.to(own.to_complex() if G.is_complex() else own))
         X: Any = data[0] if len(data) == 1 or data[0] is None else torch.cat(data, 1)
         G = (given[0] if len(given) == 1 else torch.cat(given, 1))[None]
-        use = self._reads[parts[0][0]][0].use
-
-        def absolute() -> Use:
+        if absolute:
             number = X is not None and (X.is_floating_point() or X.is_complex())
-            return use(X.abs() if number else X, G.abs())
-
-        return use(X, G), absolute
+            X, G = X.abs() if number else X, G.abs()
+        return self._reads[parts[0][0]][0].use(X, G)
 
     def _same(self, grads: list[Array | None], alone: list[Array | None]) -> bool:
         """Whether batched reverse passes agree with single ones."""
@@ -395,10 +399,10 @@ class Capture:
         sizes = [_rowwise(t) for t in wanted]
         ways = [Way(True), Way(False)] if self._way.mapped else [Way(False)]
         for y, way in product([y for y in (self._y, plain) if y.requires_grad], ways):
-            found = batched_grad([y], p, [self._check.rows[:2]], way)
+            found = batched_grad([y], p, [self._check.plain], way)
             made = []
             for t, g in zip(wanted, found, strict=True):
-                g = torch.zeros_like(t) if g is None else g.detach().reshape(2, -1).to(t.dtype)
+                g = torch.zeros_like(t) if g is None else g.detach().reshape(len(t), -1).to(t.dtype)
                 made.append(g.conj() if g.is_complex() else g)
             if not any(self._check.differ(wanted, made, sizes, self._most)):
                 return y, way._replace(graph=self._way.graph)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from ._uses import Dense, Lookup, Outer, Use, cotangent
+from ._uses import Dense, Lookup, Outer, Use
 
 Array = Any
 
@@ -25,7 +25,8 @@ class Cotangents:
 
     Two lie on a half of the samples each. The third is their sum with every sample times a power
     of two of its own, as far as there are any: these come through a reverse pass unrounded. Where
-    the batch is one sample there are two of all outputs.
+    the batch is one sample there are two of all outputs. `plain` are those that gradients are
+    compared for: the sum of the halves, or the two.
     """
 
     def __init__(self, y: Array, samples: int, dtypes: Iterable[Any]) -> None:
@@ -36,8 +37,9 @@ class Cotangents:
         kind = torch.complex128 if y.is_complex() else torch.float64
         v = torch.randn((1 + (samples == 1), *y.shape), generator=generator, dtype=kind)
         if samples == 1:
-            self.rows = v.to(y)
+            self.rows = self.plain = v.to(y)
             return
+        self.plain = v.to(y)
         half = torch.randint(0, 2, (samples,), generator=generator)
         half[0], half[-1] = 1, 0
         rank = torch.where(half == 1, half.cumsum(0), (1 - half).cumsum(0))
@@ -51,6 +53,10 @@ class Cotangents:
         size = torch.stack([factor, factor, torch.zeros(samples)], 1)
         self._parts = torch.stack([none, cancel, size], 1).to(y)
 
+    def summed(self, G: Array) -> Array:
+        """Derivatives for the plain rows, from those for all."""
+        return G if len(self.plain) == len(self.rows) else (G[0] + G[1])[None]
+
     @property
     def tolerance(self) -> float:
         """Of a gradient, relative to the sizes of what is summed in it."""
@@ -58,6 +64,19 @@ class Cotangents:
         if self.rows.device.type != "cpu" and precision < 1e-6 and self.rows.dtype.itemsize == 4:
             precision = 1e-3  # products of accelerators in float32 may be rounded so
         return float(precision**0.5)
+
+    def far(self, truth: Sequence[Array], made: Sequence[Array], most: float) -> list[bool]:
+        """Which may differ: not closer than is allowed for where nothing cancels in the sums."""
+        if not truth:
+            return []
+        least = most * min(1e3 * self.precision / self.tolerance, 0.1)
+        apart = torch._foreach_norm(torch._foreach_sub(truth, made), float("inf"))
+        sizes = torch._foreach_norm(made, 1)
+        gap, size = (torch.stack(list(x)).double().tolist() for x in (apart, sizes))
+        return [
+            not a <= self.tolerance * (s / m.numel() + least)
+            for a, s, m in zip(gap, size, made, strict=True)
+        ]
 
     def differ(self, truth: Sequence[Array], made: Sequence[Array], bounds: Sequence[Array],
                most: float) -> list[bool]:  # fmt: skip
@@ -78,14 +97,19 @@ class Cotangents:
     def places(self, arranged: Sequence[tuple[Array, int]]) -> list[Place | None]:
         """For arrays G (3, *positions, ...): the first axis where every sample has its own part."""
         N = len(self._parts)
-        guess = [Place(0, 1, G.shape[1] // N) if n and G.shape[1] % N == 0 else None
-                 for G, n in arranged]  # fmt: skip
-        norms = [self._norms(G, n, place) for (G, n), place in zip(arranged, guess, strict=True)
-                 if place]  # fmt: skip
-        right = iter(self._right(torch.stack(norms)) if norms else [])
+        alike: dict[Any, list[int]] = {}  # most operations have arrays of one shape
+        for i, (G, n) in enumerate(arranged):
+            if n and G.shape[1] % N == 0:
+                alike.setdefault((tuple(G.shape), G.dtype, n), []).append(i)
+        found: list[Place | None] = [None] * len(arranged)
+        for (shape, _, n), which in alike.items():
+            place = Place(0, 1, shape[1] // N)
+            norms = self._norms(torch.stack([arranged[i][0] for i in which], 1), n, place)
+            for i, right in zip(which, self._right(norms), strict=True):
+                found[i] = place if right else None
         return [
-            place if place and next(right) else self._searched(G, n)
-            for (G, n), place in zip(arranged, guess, strict=True)
+            self._searched(G, n) if place is None else place
+            for place, (G, n) in zip(found, arranged, strict=True)
         ]
 
     def _searched(self, G: Array, positions: int) -> Place | None:
@@ -93,14 +117,16 @@ class Cotangents:
         for axis, size in enumerate(G.shape[1 : 1 + positions]):
             for outer in dict.fromkeys((1, size // N)) if size % N == 0 else ():
                 place = Place(axis, outer, size // N // outer)
-                if self._right(self._norms(G, positions, place)[None])[0]:
+                if self._right(self._norms(G[:, None], positions, place))[0]:
                     return place
         return None
 
     def _norms(self, G: Array, positions: int, place: Place) -> Array:
+        """Of arrays (3, count, *positions, ...): the sizes of their parts, (count, N, 3)."""
         N = len(self._parts)
-        by = by_sample(G, positions, place, 1, N).reshape(N, 3, -1)
-        return torch.linalg.vector_norm(torch.matmul(self._parts.to(by), by), dim=-1).double()
+        by = by_sample(G, positions, place, 2, N).flatten(3)  # N, 3, count, numbers
+        by = torch.matmul(self._parts.to(by), by.flatten(2)).reshape(by.shape)
+        return torch.linalg.vector_norm(by, dim=-1).permute(2, 0, 1).double()
 
     def _right(self, norms: Array) -> list[bool]:
         """Of each (N, 3): whether there is none of others, and all cancels but rounding."""
@@ -121,21 +147,24 @@ def by_sample(t: Array, positions: int, place: Place | None, lead: int, N: int) 
     return t.reshape(N, *t.shape[1 : 1 + lead], -1, *tail)
 
 
-def gradient(uses: Sequence[tuple[Use, Callable[[], Use]]], size: int) -> tuple[Array, Array]:
-    """What uses of one sample sum up to, (rows, size), and the sizes of what is summed.
+def gradient(uses: Sequence[Use], size: int) -> Array:
+    """What uses of one sample sum up to, (rows, size)."""
+    return _joined([(use, _summed(use)) for use in uses], size)
 
-    With each use comes a function that makes the same use of absolute values.
-    """
-    if len(uses) == 1 and uses[0][0].size == size:
-        return _summed(uses[0][0]), _bound(*uses[0])
-    first = cotangent(uses[0][0])
-    total = first.new_zeros((first.shape[1], size))
-    bound = total.abs()
-    for use, absolute in uses:
-        part = slice(use.start, use.start + use.size)
-        total[:, part] += _summed(use)
-        bound[:, part] += _bound(use, absolute)
-    return total, bound
+
+def bound(uses: Sequence[Use], size: int) -> Array:
+    """The sizes of what is summed in `gradient`, from uses of absolute values."""
+    return _joined([(use, _bound(use)) for use in uses], size)
+
+
+def _joined(parts: Sequence[tuple[Use, Array]], size: int) -> Array:
+    first = parts[0][1]
+    if len(parts) == 1 and parts[0][0].size == size:
+        return first
+    total = first.new_zeros((first.shape[0], size))
+    for use, part in parts:
+        total[:, use.start : use.start + use.size] += part
+    return total
 
 
 def _summed(use: Use) -> Array:
@@ -149,9 +178,9 @@ def _summed(use: Use) -> Array:
     return J.flatten(1)
 
 
-def _bound(use: Use, absolute: Callable[[], Use]) -> Array:
+def _bound(use: Use) -> Array:
     if not isinstance(use, Outer):
-        return _summed(absolute()).abs()
+        return _summed(use).abs()
     X = torch.linalg.vector_norm(use.X[0], dim=1)  # g d
     G = torch.linalg.vector_norm(use.G[0], dim=2)  # rows g w
     J = X[:, :, None] * G[:, :, None, :] if use.input_first else G[..., None] * X[:, None, :]

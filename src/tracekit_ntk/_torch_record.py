@@ -34,7 +34,8 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             if p.numel() == 0:
                 continue
             self._seen[id(p)] = Seen(name, p.detach(), p)
-        self._ends = {edge_of(p)[0] for p in params.values()}
+        self._leaves = {id(p): edge_of(p) for p in params.values()}
+        self.ends = {node for node, _ in self._leaves.values()}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -136,12 +137,12 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
 
         Every use is an edge of the graph below y: they are counted.
         """
-        edges, nodes = below(edge_of(y)[0], self._ends)
+        edges, nodes = below(edge_of(y)[0], self.ends)
         _checks.reentrant({node.name() for node in nodes})
         noted = Counter(id(seen) for seen, node in self._events if node in nodes)
         missed = {}
         for seen in self._seen.values():
-            count = edges[edge_of(seen.tensor)]
+            count = edges[self._leaves.get(id(seen.tensor)) or edge_of(seen.tensor)]
             if count != noted[id(seen)]:
                 missed[seen.name] = f"{count - noted[id(seen)]} of {count} uses without a rule"
         for x, version in self.versions:
