@@ -163,11 +163,13 @@ def zero_where(
     return samples, xp.where(nothing, xp.zeros_like(replicates), replicates)
 
 
-def combined_error(samples: Array, replicates: Array | None, spread: Array) -> Array:
+def combined_error(
+    samples: Array, replicates: Array | None, spread: Array, few: int = FEW
+) -> Array:
     """Geometric mean of the leave-one-out `spread` and the jackknife; of few samples the larger.
 
     The spread alone is too small, since the samples share their sketch; the jackknife is
-    conservative (Efron and Stein, 1981). Below FEW samples either may be small by chance.
+    conservative (Efron and Stein, 1981). Below `few` samples either may be small by chance.
     """
     if replicates is None:
         return spread
@@ -177,7 +179,7 @@ def combined_error(samples: Array, replicates: Array | None, spread: Array) -> A
     jackknife = (
         xp.sqrt(xp.sum(_xp.abs2(deviation / scale), axis=-1)) * scale * math.sqrt((b - 1) / b)
     )
-    if b < FEW:
+    if b < few:
         return xp.where(jackknife < spread, spread, jackknife)
     return xp.sqrt(jackknife) * xp.sqrt(spread)
 

@@ -36,6 +36,15 @@ class MomentSamples(NamedTuple):
             return _leave_one_out.combined_error(samples, left_out, spread)
         return spread * few(samples.shape[-1]) * (factor if self.shared else 1.0)
 
+    def variance(self, samples: Array, left_out: Array | None, factor: float) -> Array:
+        """Of the mean of samples, as likely too small as too large: `error` is on the safe side."""
+        spread = standard_error(samples)
+        if left_out is not None:
+            error = _leave_one_out.combined_error(samples, left_out, spread, few=0)
+        else:
+            error = spread * (factor if self.shared else 1.0)
+        return error * error
+
 
 def moment_samples(
     A: LinearOperator, m: int, rng: Rng, *, norm_only: bool = False

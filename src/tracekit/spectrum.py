@@ -180,7 +180,8 @@ def _summary(got: MomentSamples, A: LinearOperator) -> SpectralSummary:
     t, f = xp.mean(traces), xp.mean(squares)
     error = got.error(traces, got.left_out[0], INFLATION)
     f = _nonzero(f, "the effective rank")
-    numerator = _xp.abs2(t) - xp.where(xp.isfinite(error), error * error, xp.zeros_like(error))
+    variance = got.variance(traces, got.left_out[0], INFLATION)
+    numerator = _xp.abs2(t) - xp.where(xp.isfinite(variance), variance, xp.zeros_like(variance))
     tilt = 2 * _xp.real(_xp.conj(t) * (traces - t)) / f - numerator * (squares - f) / (f * f)
     t_out, f_out = got.left_out
     ratios = None if t_out is None or f_out is None else _xp.abs2(t_out) / f_out
