@@ -159,10 +159,13 @@ def test_spent_is_claimed_and_all_of_it_is_the_adjoint(
 
 
 def test_exact_on_the_span_of_the_basis() -> None:
-    """Rank within the basis: no error; a whole complement of probes: none either."""
+    """Rank within the basis: no error; a whole complement of probes: none either.
+
+    Six sign vectors that meet nothing are no chance; five may be.
+    """
     L = leading(factor((20, 30)), 3) @ factor((3, 30))
     for law in LAWS:
-        estimate = tk.one_sided(L, 8, rng=0, basis=leading(L, 3), probes=law)
+        estimate = tk.one_sided(L, 9, rng=0, basis=leading(L, 3), probes=law)
         assert float(estimate) == pytest.approx(size2(L), rel=1e-12)
         assert float(estimate.standard_error) < 1e-12
     full = factor((20, 30))
