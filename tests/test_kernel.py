@@ -229,6 +229,18 @@ def test_scalars_are_summed_in_double_precision(torch: Any) -> None:
     assert float(trace) == pytest.approx(expected, rel=2e-7)
 
 
+@pytest.mark.parametrize("scale", [1e-15, 1e-9, 1e15])
+def test_squares_of_a_norm_neither_vanish_nor_overflow(world: World, scale: float) -> None:
+    xp = world.xp
+    x = xp.asarray(np.sin(np.arange(12.0)).reshape(4, 3).astype("float32"))
+    w = xp.asarray(np.cos(np.arange(6.0)).reshape(3, 2).astype("float32"))
+    K = np.kron(np.asarray(x, dtype=float) @ np.asarray(x, dtype=float).T, np.eye(2))
+    norm = ntk_norm(lambda w, x: x @ w * scale, w, x)
+    assert float(norm) == pytest.approx(np.linalg.norm(K) * scale**2, rel=1e-5)
+    parts = ntk_norm(lambda p, x: x @ p[0] * scale, [w, w], x, per_parameter=True)
+    assert [float(part) for part in parts] == pytest.approx([float(norm), 0])
+
+
 def test_no_parameter_is_read(world: World) -> None:
     def f(p: Any, x: Array) -> Array:
         return x * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -422,8 +423,125 @@ def test_which_parameters_are_chosen() -> None:
         (nn.Linear(2, 2), ValueError, "one of its submodules"),
         (3, TypeError, "chooses no parameters"),
         ([3], TypeError, "chooses no parameters"),
+        ([], ValueError, "chooses nothing"),
     ):
         with pytest.raises(error, match=match):
             tkn.functional(module, trainable=trainable)
     with pytest.raises(ValueError, match="requires a gradient; pass trainable=False"):
         tkn.functional(module.requires_grad_(False))
+
+
+def gated(p: Any, x: Array) -> Array:
+    """Samples meet behind a gate that is closed."""
+    h = torch.tanh(x @ p["w"])
+    return h + p["gate"] * h.mean(0)
+
+
+def centred(p: Any, x: Array) -> Array:
+    """Samples meet in derivatives alone."""
+    h = torch.tanh(x @ p["w"])
+    return h - h.mean(0) + h.mean(0).detach()
+
+
+@pytest.mark.parametrize("f", [gated, centred])
+@pytest.mark.parametrize("N", [2, 5])
+def test_samples_that_mix_in_derivatives_alone_have_no_kernels_of_their_own(f: Any, N: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(N, 3, dtype=torch.float64)
+    params = {"w": torch.randn(3, 2, dtype=torch.float64), "gate": torch.zeros(2).double()}
+    for call in (
+        lambda: tkn.sample_ntk(f, params, x),
+        lambda: tkn.kernel(f, params, x, implementation=tkn.jacobian_contraction),
+        lambda: tkn.kernel(f, params, x, implementation=tkn.ntk_vector_products),
+    ):
+        with pytest.raises(ValueError, match="samples are coupled: gradients"):
+            call()
+    J = torch.as_tensor(plain(lambda p, x: f(p, x), params, x))
+    trace = tkn.ntk_trace(f, params, x, whole=True)
+    assert float(trace) == pytest.approx(float((J**2).sum()))
+
+
+def test_padding_of_embeddings_is_held_fixed_in_products_with_the_jacobian() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(6, 3, padding_idx=-2), nn.Flatten(), nn.Linear(9, 2)).double()
+    f, params = tkn.functional(net)
+    ids = torch.tensor([[0, 4, 4], [5, 0, 0], [4, 4, 4]])
+    J = torch.as_tensor(plain(f, params, ids))
+    assert not J[:, :18].reshape(-1, 6, 3)[:, 4].any()
+    eye = torch.eye(J.shape[1], dtype=J.dtype)
+    torch.testing.assert_close(tkn.jacobian(lambda p: f(p, ids), params) @ eye, J)
+    own = tkn.sample_ntk(f, params, ids) @ torch.ones(6, 1, dtype=J.dtype)
+    K = (J @ J.T).reshape(3, 2, 3, 2)
+    torch.testing.assert_close(own[:, 0], torch.einsum("nanb->na", K).reshape(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_in_half_precision_have_operators_in_single(dtype: Any) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 5)).to(dtype)
+    x = torch.randn(6, 3).to(dtype)
+    f, params = tkn.functional(net)
+    J = torch.as_tensor(plain(tkn.functional(net.double())[0], to64(params), x.double()))
+    trace = float((J**2).sum())
+    for K in (tkn.sample_ntk(f, params, x), tkn.factored_ntk(f, params, x)):
+        assert K.dtype == torch.float32
+        few = replace(K, exact={})
+        estimate = tk.hutchinson(few, 4, rng=0)
+        assert estimate.value.dtype == torch.float32
+        assert abs(float(estimate) - trace) < 5 * float(estimate.standard_error) + 0.05 * trace
+        v = torch.ones(30, 1)
+        assert (K @ v).dtype == torch.float32
+    product = tkn.factored_ntk(f, params, x) @ torch.ones(30, 1)
+    wanted = J @ (J.T @ torch.ones(30, 1).double())
+    assert float((product - wanted).norm()) < 0.02 * float(wanted.norm())
+
+
+def test_parameters_of_two_precisions_have_operators_in_the_wider() -> None:
+    torch.manual_seed(0)
+    params = {"a": torch.randn(3, 4), "b": torch.randn(4, 2).double()}
+    x = torch.randn(3, 3).double()
+
+    def f(p: Any, x: Array) -> Array:
+        return torch.tanh(x.to(p["a"].dtype) @ p["a"]).double() @ p["b"]
+
+    K = tkn.factored_ntk(f, params, x)
+    J = torch.as_tensor(plain(f, to64(params), x))
+    U = torch.randn(6, 2).double()
+    assert K.dtype == torch.float64
+    torch.testing.assert_close(K @ U, J @ (J.T @ U), rtol=1e-5, atol=1e-5)
+
+
+def test_real_columns_through_a_complex_jacobian_of_real_parameters() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(4, 3).double(), torch.randn(3, 2).double()
+    J = tkn.jacobian(lambda w: torch.exp(1j * (x @ w)), w)
+    X = torch.randn(6, 2).double()
+    slope = 1j * torch.exp(1j * (x @ w))
+    wanted = slope[..., None] * torch.einsum("nd,dok->nok", x, X.reshape(3, 2, 2))
+    torch.testing.assert_close(J @ X, wanted.reshape(8, 2))
+
+
+def test_operators_of_samples_leave_inputs_as_they_are() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(4, 3).double(), torch.randn(3, 2).double()
+
+    def f(w: Array, x: Array) -> Array:
+        return torch.tanh(x.mul_(2) @ w)
+
+    before = x.clone()
+    tree = {"w": w}
+    J = torch.as_tensor(plain(lambda p, x: torch.tanh(2 * x @ p["w"]), tree, x))
+    K = tkn.ntk(f, w, x) @ torch.eye(8).double()
+    torch.testing.assert_close(K, J @ J.T)
+    traces = [
+        tk.exact_trace(tkn.sample_ntk(f, w, x)).value,
+        torch.einsum("nnoo", tkn.kernel(f, w, x, implementation=tkn.jacobian_contraction)),
+        torch.einsum("nnoo", tkn.kernel(f, w, x, implementation=tkn.ntk_vector_products)),
+    ]
+    for trace in traces:
+        assert float(trace) == pytest.approx(float((J**2).sum()))
+    assert torch.equal(x, before)
+
+
+def to64(params: Any) -> Any:
+    return {name: p.double() for name, p in params.items()}

@@ -147,6 +147,15 @@ def independent(deviation: float, allowed: float) -> None:
         )
 
 
+def coupled() -> str:
+    """Why samples that mix in derivatives alone are refused."""
+    return (
+        "samples are coupled: gradients of a sample's outputs depend on what the other samples "
+        "are, though its outputs do not (a gate of zeros, or what is detached), so that samples "
+        "have no kernels of their own; use ntk(...) on the whole batch"
+    )
+
+
 DISAGREES = "its factors do not sum up to its gradient"
 MIXED_GRADIENTS = (
     "gradients of f by a batch are not the sum of those by its samples, so that samples have no "

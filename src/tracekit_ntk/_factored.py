@@ -14,7 +14,7 @@ import tracekit as tk
 from ._methods import capture, zeros
 from ._products_of_uses import Form, conjugate
 from ._tiles import gram
-from ._uses import Dense, Lookup, Outer, Use
+from ._uses import Dense, Lookup, Outer, Use, cotangent
 
 Array = Any
 
@@ -59,15 +59,19 @@ def factored_ntk(
     ((10, 10), 30.0)
     """
     found = capture(f, params, x, whole=whole)
-    uses = found.uses(0, found.outputs)
     leaf = zeros(params, ())
     xp = array_namespace(leaf)
+    uses = found.uses(0, found.outputs)
+    dtypes = [cotangent(u).dtype for some in uses.values() for u in some]
+    dtype = xp.result_type(leaf.dtype, *dtypes)
+    uses = {name: [_cast(u, dtype) for u in some] for name, some in uses.items()}
     N, M, P = found.samples, found.outputs, sum(found.sizes.values())
     edges = dict(
         zip(found.sizes, pairwise(accumulate(found.sizes.values(), initial=0)), strict=True)
     )
 
     def pushforward(X: Array) -> Array:
+        X = xp.astype(X, dtype, copy=False)
         total = xp.zeros((N, M, X.shape[1]), dtype=X.dtype, device=_place(X))
         for name, some in uses.items():
             low = edges[name][0]
@@ -76,6 +80,7 @@ def factored_ntk(
         return xp.reshape(total, (N * M, -1))
 
     def pullback(U: Array) -> Array:
+        U = xp.astype(U, dtype, copy=False)
         V = xp.reshape(U, (N, M, U.shape[1]))
         parts = []
         for name, (low, high) in edges.items():
@@ -86,7 +91,7 @@ def factored_ntk(
         return xp.concat(parts, axis=0)
 
     J = tk.LinearOperator(
-        (N * M, P), pushforward, pullback, dtype=leaf.dtype, xp=xp, device=_place(leaf)
+        (N * M, P), pushforward, pullback, dtype=dtype, xp=xp, device=_place(leaf)
     )
 
     def own(form: Form) -> Array:
@@ -99,6 +104,17 @@ def factored_ntk(
     }
     shape = found.output_shape if whole else (N, *found.output_shape)
     return replace(tk.gram(J), exact=exact, dims=shape)
+
+
+def _cast(use: Use, dtype: Any) -> Use:
+    """The same use in a dtype."""
+    xp = array_namespace(cotangent(use))
+    if isinstance(use, Dense):
+        return replace(use, J=xp.astype(use.J, dtype, copy=False))
+    G = xp.astype(use.G, dtype, copy=False)
+    if isinstance(use, Lookup):
+        return replace(use, G=G)
+    return replace(use, G=G, X=xp.astype(use.X, dtype, copy=False))
 
 
 def _pull(use: Use, V: Array) -> Array:

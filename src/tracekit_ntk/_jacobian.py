@@ -146,6 +146,7 @@ def ntk(
     if batches is not None:
         raise ValueError("x and batches are both given; pass x for data that fits in memory")
     inputs(params, x)
+    f = adapter(params).on_copies(f)
     K = ntk(lambda p: f(p, x), params, chunk_size=chunk_size)
     try:
         found = captured(f, params, x)
@@ -454,6 +455,8 @@ def functional(
     >>> list(params), K.shape
     (['weight'], (10, 10))
     """
+    if isinstance(trainable, list | tuple | set) and not trainable:
+        raise ValueError(f"trainable={trainable!r} chooses nothing; pass False for all parameters")
     if params is None:
         from . import _torch_modules
 

@@ -217,7 +217,11 @@ def both_parts(push: Product, pull: Product, xp: Any) -> tuple[Product, Product]
 
     `pull` gives the real part of ``J^H u`` alone, as gradients of real parameters do.
     """
+
+    def is_complex(X: Array) -> bool:
+        return bool(xp.isdtype(X.dtype, "complex floating"))
+
     return (
-        lambda X: push(xp.real(X)) + 1j * push(xp.imag(X)),
+        lambda X: push(xp.real(X)) + 1j * push(xp.imag(X)) if is_complex(X) else push(X),
         lambda U: pull(U) + 1j * pull(-1j * U),  # Im(J^H u) = Re(J^H (-i u))
     )

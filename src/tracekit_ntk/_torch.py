@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from array_api_compat import torch as xp
-from torch.func import jvp, vjp, vmap
+from torch.func import vjp, vmap
 from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_map
 
 from . import _checks
@@ -31,9 +31,11 @@ from ._torch_passes import (
     Known,
     Lowest,
     apart,
+    forward,
     is_array,
     is_inexact,
     normal,
+    on_copies,
     passes,
     rounding,
     usable,
@@ -79,7 +81,7 @@ def linearise(f: Callable[[Any], Any], params: Any, known: Known | None = None) 
 
 def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     """The samples' own derivatives of f at params, after a check that samples do not mix."""
-    f, at, x = usable(f), _point(params), tree_map(normal, x)
+    f, at, x = usable(on_copies(f)), _point(params), tree_map(normal, x)
     detached = [p.detach() for p in at]
     with passes(), Lowest() as lowest:
         y = f(unflatten(params, detached), x)
@@ -115,9 +117,10 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
             except Exception as error:
                 raise _checks.alone(error) from error
             _checks.independent(off, known.allowed)
+        _check_gradients(lambda values, x: f(unflatten(params, values), x), detached, x, known)
     linearise(lambda values: f(values, _part(x, slice(0, 1))), params)  # its checks
     dtype = _common(at, y.dtype)
-    quick = of_samples(one, at, dtype, Transforms(vjp, jvp, vmap, vmap, xp))
+    quick = of_samples(one, at, dtype, Transforms(vjp, forward, vmap, vmap, xp))
     sure = _one_by_one(f, params, at, known)
     first = _part(x, slice(0, 2))
     differentiated = any(p.requires_grad for p in at)
@@ -224,7 +227,7 @@ def _point(params: Any) -> list[Array]:
                 for _, leaf in leaves(params)]  # fmt: skip
 
 
-def _part(x: Any, samples: slice) -> Any:
+def _part(x: Any, samples: Any) -> Any:
     return tree_map(lambda part: part[samples] if is_array(part) else part, x)
 
 
@@ -250,6 +253,35 @@ def _common(arrays: list[Array], dtype: Any) -> Any:
 def _cast(products: tuple[Any, Any], dtype: Any) -> tuple[Any, Any]:
     push, pull = products
     return (lambda X: push(X).to(dtype)), (lambda U: pull(U).to(dtype))
+
+
+def _check_gradients(f: Callable[[Any, Any], Array], at: list[Array], x: Any, known: Known) -> None:
+    """Refuse samples that mix in derivatives alone, as behind a gate of zeros.
+
+    Gradients of every other sample's output, beside the others and beside copies of each other.
+    """
+    N = next(len(part) for part in tree_flatten(x)[0] if is_array(part))
+    beside = torch.arange(N)
+    beside[: N - 1 : 2] = beside[1::2]
+
+    def gradients(x: Any) -> list[Array]:
+        active = [p.clone().requires_grad_() for p in at]
+        y = f(active, x)[1::2]
+        v = generic(y.numel(), xp, y.device).reshape(y.shape).to(y.dtype)
+        if not y.requires_grad:
+            return []
+        found = torch.autograd.grad(y, active, v, allow_unused=True, materialize_grads=True)
+        return [g.to_dense() if g.layout != torch.strided else g for g in found]
+
+    here = gradients(x)
+    there = gradients(_part(x, beside))
+    pairs = [(g, h) for g, h in zip(here, there, strict=False) if g.numel()]
+    largest = [float(g.abs().max()) for g, _ in pairs]
+    noise = 100 * known.eps * max(largest, default=0.0)
+    for (g, h), most in zip(pairs, largest, strict=True):
+        off = float((g - h).abs().max())
+        if not off <= known.allowed * most + noise:
+            raise ValueError(_checks.coupled())
 
 
 def _check_output(y: Any) -> None:

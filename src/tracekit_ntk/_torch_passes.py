@@ -13,6 +13,7 @@ import torch
 from array_api_compat import torch as xp
 from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -133,7 +134,7 @@ class Derivative:
             return self._again(partial(self._reversed, T, create))
 
         def along(*tangents: Array) -> Array:
-            return jvp(lambda *ps: self._values(*ps).reshape(-1), primals, tangents)[1]
+            return forward(lambda *ps: self._values(*ps).reshape(-1), primals, tangents)[1]
 
         with passes():
             primals, parts = tuple(self._active if create else self._primals()), self._cut(T)
@@ -254,6 +255,39 @@ class _Usable(TorchFunctionMode):  # type: ignore[misc]
         """Run `func`."""
         args, kwargs = tree_map(normal, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+
+class _Padded(TorchFunctionMode):  # type: ignore[misc]
+    """With rows of padding held fixed in embeddings, as reverse mode does and forward mode not."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run `func`."""
+        if func is embedding:
+            return _padded(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def forward(
+    f: Callable[..., Array], primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    """``torch.func.jvp``, of what reverse mode differentiates."""
+    with _Padded():
+        return jvp(f, primals, tangents)  # type: ignore[no-any-return]
+
+
+def _padded(ids: Array, table: Array, padding_idx: int | None = None, *args: Any, **kwargs: Any
+            ) -> Array:  # fmt: skip
+    if padding_idx is not None:
+        rows = torch.arange(len(table), device=table.device)[:, None]
+        table = torch.where(rows == padding_idx % len(table), table.detach(), table)
+    return embedding(ids, table, None, *args, **kwargs)
+
+
+def on_copies(f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The same function of samples, into which it may write."""
+    return lambda params, x: f(params, tree_map(lambda t: t.clone() if is_array(t) else t, x))
 
 
 def usable(f: Callable[..., Any]) -> Callable[..., Any]:

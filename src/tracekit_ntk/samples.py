@@ -52,7 +52,8 @@ def sample_ntk(
         As for `jacobian`; if x holds no array, if the samples of x and of the output are not the
         same, and if outputs change when a sample is passed alone (BatchNorm in training mode, ...),
         by more than the square root of the rounding unit times the largest. In PyTorch that is the
-        unit of the least precision met on the way, as in mixed precision.
+        unit of the least precision met on the way, as in mixed precision. There gradients must not
+        depend on the other samples either, for which f runs twice more, with a reverse pass each.
 
     Notes
     -----
@@ -80,6 +81,7 @@ def sample_ntk(
     xp, shape, P = array_namespace(own.output), tuple(own.output.shape), own.parameters
     N, outputs = shape[0], math.prod(shape[1:])
     size = chunk(chunk_size, P, itemsize(own.dtype, xp))
+    real = xp.abs(xp.zeros((), dtype=own.dtype)).dtype
     at_once, columns = min(N, size), max(1, size // N)
     found = captured(f, params, x)
 
@@ -99,7 +101,8 @@ def sample_ntk(
         if found is None:
             return over_samples(own.squares, outputs, X)
         blocks = xp.reshape(X, (N, outputs, X.shape[1]))
-        return from_factors(found, blocks, None if chunk_size is None else columns)
+        made = from_factors(found, blocks, None if chunk_size is None else columns)
+        return xp.astype(made, real, copy=False)
 
     def diagonal() -> Array:
         if found is not None:
