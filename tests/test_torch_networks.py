@@ -543,5 +543,24 @@ def test_operators_of_samples_leave_inputs_as_they_are() -> None:
     assert torch.equal(x, before)
 
 
+def test_random_gates_that_agree_by_chance_are_noticed() -> None:
+    torch.manual_seed(3)
+    x, w = torch.randn(4, 3).double(), torch.randn(3, 2).double()
+
+    def seldom(w: Array, x: Array) -> Array:
+        return x @ w * (torch.rand(()) < 0.7)
+
+    def idle(w: Array, x: Array) -> Array:
+        return x @ w + 0 * torch.rand(())
+
+    for seed in range(8):
+        torch.manual_seed(seed)
+        with pytest.raises(ValueError, match="two runs of f"):
+            tkn.ntk_trace(seldom, w, x)
+        with pytest.raises(ValueError, match="two runs of f"):
+            tkn.jacobian(lambda w: seldom(w, x), w)
+    assert float(tkn.ntk_trace(idle, w, x)) == pytest.approx(2 * float((x**2).sum()))
+
+
 def to64(params: Any) -> Any:
     return {name: p.double() for name, p in params.items()}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial, reduce
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import torch
@@ -117,7 +117,9 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
             except Exception as error:
                 raise _checks.alone(error) from error
             _checks.independent(off, known.allowed)
-        _check_gradients(lambda values, x: f(unflatten(params, values), x), detached, x, known)
+        names = [name for name, _ in leaves(params)]
+        named = dict(zip(names, detached, strict=True))
+        _check_gradients(lambda values, x: f(unflatten(params, values), x), named, x, known)
     linearise(lambda values: f(values, _part(x, slice(0, 1))), params)  # its checks
     dtype = _common(at, y.dtype)
     quick = of_samples(one, at, dtype, Transforms(vjp, forward, vmap, vmap, xp))
@@ -255,7 +257,9 @@ def _cast(products: tuple[Any, Any], dtype: Any) -> tuple[Any, Any]:
     return (lambda X: push(X).to(dtype)), (lambda U: pull(U).to(dtype))
 
 
-def _check_gradients(f: Callable[[Any, Any], Array], at: list[Array], x: Any, known: Known) -> None:
+def _check_gradients(
+    f: Callable[[Any, Any], Array], at: dict[str, Array], x: Any, known: Known
+) -> None:
     """Refuse samples that mix in derivatives alone, as behind a gate of zeros.
 
     Gradients of every other sample's output, beside the others and beside copies of each other.
@@ -265,21 +269,20 @@ def _check_gradients(f: Callable[[Any, Any], Array], at: list[Array], x: Any, kn
     beside[: N - 1 : 2] = beside[1::2]
 
     def gradients(x: Any) -> list[Array]:
-        active = [p.clone().requires_grad_() for p in at]
+        active = [p.clone().requires_grad_() for p in at.values()]
         y = f(active, x)[1::2]
         v = generic(y.numel(), xp, y.device).reshape(y.shape).to(y.dtype)
-        if not y.requires_grad:
-            return []
+        if not y.requires_grad or not y.numel():
+            return [torch.zeros_like(p) for p in active]
         found = torch.autograd.grad(y, active, v, allow_unused=True, materialize_grads=True)
         return [g.to_dense() if g.layout != torch.strided else g for g in found]
 
-    here = gradients(x)
-    there = gradients(_part(x, beside))
-    pairs = [(g, h) for g, h in zip(here, there, strict=False) if g.numel()]
-    largest = [float(g.abs().max()) for g, _ in pairs]
+    here, there = gradients(x), gradients(_part(x, beside))
+    largest = [float(g.abs().max()) if g.numel() else 0.0 for g in here]
     noise = 100 * known.eps * max(largest, default=0.0)
-    for (g, h), most in zip(pairs, largest, strict=True):
-        off = float((g - h).abs().max())
+    for name, g, h, most in zip(at, here, there, largest, strict=True):
+        _checks.finite_gradient(isfinite(most), name)
+        off = float((g - h).abs().max()) if g.numel() else 0.0
         if not off <= known.allowed * most + noise:
             raise ValueError(_checks.coupled())
 

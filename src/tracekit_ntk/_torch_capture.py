@@ -15,6 +15,7 @@ from . import _checks
 from ._torch import leaves, unflatten
 from ._torch_cells import lean
 from ._torch_check import Cotangents, Place, bound, by_sample, gradient
+from ._torch_passes import MORE_RUNS, generator_state
 from ._torch_reads import Array, Read
 from ._torch_record import Recorder
 from ._torch_reverse import Edge, Way, batched_grad, cut, last_joint
@@ -174,6 +175,7 @@ class Capture:
         recorder = Recorder(self._leaves, self._way.graph)
         with recorder:
             self._y = self._run(x)
+        self._generator = generator_state()
         return recorder
 
     def _run(self, x: Any) -> Any:
@@ -307,6 +309,9 @@ class Capture:
         if not _apart(y, self._y) <= tolerance:
             _checks.repeatable(_apart(self._run(self._x), y), tolerance)
             self._missed = dict.fromkeys(self.sizes, "the watched run of f gave something else")
+        if not torch.equal(generator_state(), self._generator):
+            for _ in range(MORE_RUNS):
+                _checks.repeatable(_apart(self._run(self._x), y), tolerance)
         rows = [*self._check.plain]
         count = len(rows)
         if y.is_complex():
