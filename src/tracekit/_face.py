@@ -156,21 +156,29 @@ def in_blocks(A: LinearOperator, wanted: int | None) -> LinearOperator:
 
 
 def leave_one_out_estimate(
-    samples: Array, left_out: Array | None, scale: Array, spent: int, method: str, A: LinearOperator
+    samples: Array,
+    left_out: Array | None,
+    scale: Array,
+    spent: int,
+    method: str,
+    A: LinearOperator,
+    *,
+    semidefinite: bool = False,
 ) -> Estimate:
     """A leave-one-out estimate in the operator's own units.
 
     Residuals of rank one, which are what is left where the rank is the number of probes, are
-    chi-squared: the error of a trace from `FEW` probes on allows for that. Entries of a diagonal
-    have too few different samples below 5 probes of signs to say anything of their error.
+    chi-squared: the error of a `semidefinite` trace from `FEW` probes on allows for that. Entries
+    of a diagonal have too few different samples below 5 probes of signs to say anything of their
+    error.
     """
     b, entries = samples.shape[-1], samples.ndim > 1
     estimate = mean(samples, spent, method, independent=False)
     error = _leave_one_out.combined_error(samples, left_out, estimate.standard_error)
     if entries:
         error = error + math.inf if b < 5 else error
-    else:
-        error = error * (1 + 4 / b) if b >= _leave_one_out.FEW else error
+    elif semidefinite and b >= _leave_one_out.FEW:
+        error = error * (1 + 2 / b)
     return done(scaled(replace(estimate, standard_error=error), scale), A)
 
 

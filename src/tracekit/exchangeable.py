@@ -181,7 +181,9 @@ def xnystrace(
             )
             scale = sketch.scale * sketch.scale
         spent = sketch.num_matvecs
-        return sketch, leave_one_out_estimate(samples, left_out, scale, spent, "xnystrace", A)
+        return sketch, leave_one_out_estimate(
+            samples, left_out, scale, spent, "xnystrace", A, semidefinite=True
+        )
 
     return spend(
         step, m, lambda: exactly(A, block_size), price=price(A), cost=cost, rtol=rtol, atol=atol
