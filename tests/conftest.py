@@ -6,6 +6,7 @@ import importlib.util
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from types import ModuleType
@@ -30,6 +31,16 @@ if importlib.util.find_spec("jax") is not None:
 
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_most_optimizations", True)  # most of the time is compilation
+
+# PyTorch's autograd counts the devices at the first backward pass: what is emulated comes before.
+if importlib.util.find_spec("torch") is not None:
+    import torch
+
+    with suppress(ImportError):  # of a PyTorch that takes no backend written in Python
+        import accelerator
+
+        if not torch.cuda.is_available():
+            accelerator.device()
 
 
 class Library:
