@@ -43,8 +43,10 @@ def device() -> torch.device:
     for kernel in _KERNELS:
         own.impl(kernel.__name__, _on_the_host(kernel), "PrivateUse1")
     _kept.extend((every, own))
-    # asked for by torch.utils.checkpoint, whatever device the tensors are on
+    # asked for by torch.utils.checkpoint and fork_rng, whatever device the tensors are on
     module = getattr(torch, NAME)
+    module.get_rng_state = lambda _=None: torch.get_rng_state()
+    module.set_rng_state = lambda *_: None
     module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     return torch.device(NAME, 0)
 

@@ -239,7 +239,7 @@ def test_inputs_that_are_no_arrays() -> None:
         for call in (tkn.ntk_trace, tkn.kernel, tkn.sample_ntk):
             refused(TypeError, "not an array or a tree", lambda: call(f, params, wrong))  # noqa: B023
     refused(
-        TypeError, "implementation='jacobian' is a str",
+        TypeError, "implementation='jacobian' is no function",
         lambda: tkn.kernel(f, params, x, implementation="jacobian"),
     )  # fmt: skip
 

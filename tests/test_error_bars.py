@@ -122,8 +122,12 @@ def with_signs(estimator: Any, Omega: np.ndarray) -> np.ndarray:
 
 
 def combined_with_signs(estimator: Any, Omega: np.ndarray) -> float:
-    """The spread of these samples, and the jackknife of all probes resphered."""
-    jackknife = twins.jackknife(partial(estimator, resphere=True), Omega)
+    """The spread of these samples, and the jackknives of both kinds by their share."""
+    plain, resphered = (
+        twins.jackknife(partial(estimator, resphere=resphere), Omega) for resphere in (False, True)
+    )
+    share = 8 / Omega.shape[1]
+    jackknife = math.sqrt(share * plain**2 + (1 - share) * resphered**2)
     return math.sqrt(twins.standard_error(with_signs(estimator, Omega)) * jackknife)
 
 

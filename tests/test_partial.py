@@ -361,7 +361,7 @@ def test_hermitian_operators_have_hermitian_partial_traces(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("make", "m", "rank"), [
-    (lambda A: A, 3, 0), (lambda A: A, 3, 4), (tk.gram, 36, 0), (tk.gram, 36, 12)])  # fmt: skip
+    (lambda A: A, 8, 0), (lambda A: A, 3, 4), (tk.gram, 36, 0), (tk.gram, 36, 12)])  # fmt: skip
 def test_zero_operator_and_scale(make: Any, m: int, rank: int) -> None:
     A, power = matrix("real", 40), 2 if make is tk.gram else 1
     zero = partial_trace(make(0 * A), (4, 10), 1, m, rng=0, rank=rank)

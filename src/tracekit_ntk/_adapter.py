@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -50,7 +51,7 @@ def adapter(params: Any) -> ModuleType:
 def inputs(params: Any, x: Any) -> None:
     """Refuse samples that f cannot be called with, before it is."""
     refuse_scattered(params, x)
-    leaves = adapter(params).tree_flatten(x)[0]
+    leaves = [] if isinstance(x, Iterator) else adapter(params).tree_flatten(x)[0]
     _checks.inputs(x, any(hasattr(leaf, "shape") for leaf in leaves))
 
 

@@ -178,17 +178,17 @@ def ntk_norm(
     found = capture(f, params, x, whole=whole)
     M, step, names = found.outputs, chunk_of(found, chunk_size, BYTES_KEPT), list(found.sizes)
     spans = [(o, min(o + step, M)) for o in range(0, M, step)]
-    norms: dict[str, list[Array]] = {}
+    squares: dict[str, list[tuple[float, Array, Array]]] = {}
     for k, span in enumerate(spans):
         left = found.uses(*span)
         for other in spans[k:]:
             right = left if other is span else found.uses(*other)
             for key, u, v in _parts(left, right, names, per_parameter):
                 for i, j, K in tiles(u, v, Form()):
-                    twice = 2**0.5 if u is not v or i != j else 1
-                    norms.setdefault(key, []).append(twice * _norm(K))
-    total = {key: _norm(array_namespace(n[0]).stack(n)) for key, n in norms.items()}
-    return _tree(params, total, names, per_parameter)
+                    twice = 2 if u is not v or i != j else 1
+                    squares.setdefault(key, []).append((twice, *_scaled_squares(K)))
+    roots = {key: _root(parts) for key, parts in squares.items()}
+    return _tree(params, roots, names, per_parameter)
 
 
 def captured(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Capture | None:
@@ -288,12 +288,24 @@ def _sum(K: Array) -> Array:
     return xp.sum(K, dtype=kinds.get("float64", K.dtype))
 
 
-def _norm(K: Array) -> Array:
-    """The square root of the sum of squares, which alone may be too small or large for a dtype."""
+def _scaled_squares(K: Array) -> tuple[Array, Array]:
+    """The largest absolute value, and the sum of squares over its square."""
     xp = array_namespace(K)
-    size = xp.max(_real(xp.abs(K)))
-    unit = xp.where((size > 0) & xp.isfinite(size), size, xp.ones_like(size))
-    return unit * xp.sqrt(_sum(_abs2(K / unit)))
+    size = xp.max(xp.abs(K))
+    return size, _sum(_abs2(K / _divisor(size)))
+
+
+def _root(parts: list[tuple[float, Array, Array]]) -> Array:
+    """The root of sums of squares, which are weighted and scaled: no square is too small."""
+    xp = array_namespace(parts[0][1])
+    most = xp.max(xp.stack([size for _, size, _ in parts]))
+    total = _total([weight * s * (size / _divisor(most)) ** 2 for weight, size, s in parts])
+    return xp.sqrt(total) * most
+
+
+def _divisor(size: Array) -> Array:
+    xp = array_namespace(size)
+    return xp.where(size > 0, size, xp.ones_like(size))
 
 
 def _total(parts: list[Array]) -> Array:
