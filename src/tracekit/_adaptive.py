@@ -342,7 +342,6 @@ def _deflated(ask: Ask, state: State) -> tuple[Estimate, Array]:
     xp, b = _xp.namespace(state.Y), state.held if ask.mode == "nystrom" else state.sketched
     left_out_by, method, reason = _LEAVE_ONE_OUT[ask.mode]
     samples, left_out = left_out_by(state, state.Omega[:, :b], resphere=True)
-    replicates = [(1.0, left_out)]
     if left_out is not None and b >= MANY * FIRST:
         samples = samples[FIRST:]
         middle = xp.mean(left_out, axis=-1)
