@@ -15,7 +15,7 @@ from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from scipy.sparse.linalg import aslinearoperator
 
 import tracekit as tk
-from tracekit import _xp
+from tracekit import _arrays
 from tracekit.testing import linearity_test
 
 PAIR = np.eye(60)
@@ -102,7 +102,12 @@ def test_long_sums_keep_single_precision(k: int, order: Any) -> None:
     n = 3 * 10**6 + 7
     X = np.full((n, k), 0.4, dtype=np.float32, order=order)
     square = float(X[0, 0]) ** 2 * n
-    for found in (_xp.colnorm2(X), _xp.coldot(X, X), _xp.inner(X, X), _xp.norm2(X) / k):
+    for found in (
+        _arrays.colnorm2(X),
+        _arrays.coldot(X, X),
+        _arrays.inner(X, X),
+        _arrays.norm2(X) / k,
+    ):
         assert found.dtype == np.float32
         np.testing.assert_allclose(np.asarray(found, np.float64), square, rtol=1e-6)
 
@@ -120,7 +125,7 @@ def test_long_traces_keep_single_precision(block_size: int | None) -> None:
 
 def test_sums_are_those_of_any_library(lib: Library) -> None:
     X = np.random.default_rng(0).standard_normal((1000, 3))
-    found = lib.numpy(lib.call(_xp.colsum, lib.array(X)))
+    found = lib.numpy(lib.call(_arrays.colsum, lib.array(X)))
     np.testing.assert_allclose(found, X.sum(axis=0), atol=1e3 * lib.eps)
 
 

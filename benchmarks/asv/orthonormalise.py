@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracekit import _xp
+from tracekit import _arrays
 
 from ._backends import TIMED, NumPy
 from ._timed import LIBRARY, Timed
@@ -24,7 +24,7 @@ class Orthonormalise(Timed):
     @staticmethod
     def build(lib: NumPy, way: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         Y = np.random.default_rng(0).standard_normal((100_000, 32))
-        return getattr(_xp, way), (lib.asarray(Y),)
+        return getattr(_arrays, way), (lib.asarray(Y),)
 
     def time_columns(self, *params: Any) -> None:
         self.run()

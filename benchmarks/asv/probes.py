@@ -9,7 +9,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from tracekit import probes
-from tracekit._random import Source
+from tracekit.probes.source import Source
 
 from ._backends import TIMED, NumPy
 from ._timed import LIBRARY, Timed

@@ -1,28 +1,65 @@
 """Traces, norms and spectra of matrices that are known only by their products."""
 
 from . import functions, probes, testing
-from ._adapt import as_operator
-from ._axes import with_dims
-from ._build import block_diagonal, centered, counted, gram, vstack
-from ._estimate import Estimate, NotFiniteError
-from ._operator import LinearOperator
-from .alignment import alignment, inner, target_alignment
-from .auto import resume, trace
-from .comparison import Comparison, compare
-from .density import SpectralDensity, spectral_density
-from .determinant import logdet
-from .diagonal import block_traces, diagonal
-from .estimators import exact_trace, hutchinson, hutchpp, nahutchpp
-from .exchangeable import xnystrace, xtrace
-from .exchangeable_diagonal import xdiag, xnysdiag
-from .matrix_functions import function_operator, trace_function
-from .named_traces import effective_dimension, estrada_index, trace_inverse
-from .onesided import difference_basis, one_sided, range_basis
-from .partial import partial_trace, partial_trace_operator
-from .schatten import entropy_rank, nuclear_norm, schatten_norm
-from .sequence import Tracked, Tracker
-from .spectrum import effective_rank, frobenius_norm, spectral_summary
-from .zonal import SpectralSummary, one_sided_alignment, one_sided_summary
+from ._diagonal import (
+    block_traces,
+    diagonal,
+    partial_trace,
+    partial_trace_operator,
+    xdiag,
+    xnysdiag,
+)
+from ._estimates import Estimate, NotFiniteError
+from ._matrix_functions import (
+    SpectralDensity,
+    effective_dimension,
+    entropy_rank,
+    estrada_index,
+    function_operator,
+    logdet,
+    nuclear_norm,
+    schatten_norm,
+    spectral_density,
+    trace_function,
+    trace_inverse,
+)
+from ._norm import (
+    SpectralSummary,
+    alignment,
+    effective_rank,
+    frobenius_norm,
+    inner,
+    one_sided_alignment,
+    one_sided_summary,
+    spectral_summary,
+    target_alignment,
+)
+from ._operators import (
+    LinearOperator,
+    as_operator,
+    block_diagonal,
+    centered,
+    counted,
+    gram,
+    vstack,
+    with_dims,
+)
+from ._trace import (
+    Comparison,
+    compare,
+    difference_basis,
+    exact_trace,
+    hutchinson,
+    hutchpp,
+    nahutchpp,
+    one_sided,
+    range_basis,
+    resume,
+    trace,
+    xnystrace,
+    xtrace,
+)
+from ._tracking import Tracked, Tracker
 
 __version__ = "0.1.0"
 

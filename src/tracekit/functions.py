@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _xp
-from ._typing import Array
+from ._arrays import Array, eps_of, is_array, is_finite, is_traced, namespace, to_number
+from ._arrays import positive as positive_part
 
 __all__ = ["entropy", "exp", "inv", "log", "log1p", "power", "ridge", "sqrt"]
 
@@ -50,7 +50,7 @@ def log(x: Array) -> Array:
     >>> float(tk.trace_function(np.diag([1.0, 2.0, 4.0]), tk.functions.log, 3).value.round(6))
     2.079442
     """
-    return _xp.namespace(x).log(x)
+    return namespace(x).log(x)
 
 
 @_defined(positive=True)
@@ -97,7 +97,7 @@ def log1p(x: Array) -> Array:
     >>> float(tk.trace_function(np.diag([1.0, 0.0, 3.0]), tk.functions.log1p, 3).value.round(6))
     2.079442
     """
-    return _xp.namespace(x).log1p(x)
+    return namespace(x).log1p(x)
 
 
 @_defined(nonnegative=True)
@@ -120,7 +120,7 @@ def sqrt(x: Array) -> Array:
     >>> float(tk.trace_function(np.diag([1.0, 4.0, 0.0]), tk.functions.sqrt, 3))
     3.0
     """
-    return _xp.namespace(x).sqrt(x)
+    return namespace(x).sqrt(x)
 
 
 @_defined()
@@ -143,7 +143,7 @@ def exp(x: Array) -> Array:
     >>> float(tk.trace_function(np.zeros((3, 3)), tk.functions.exp, 3))
     3.0
     """
-    return _xp.namespace(x).exp(x)
+    return namespace(x).exp(x)
 
 
 @_defined(nonnegative=True)
@@ -166,8 +166,8 @@ def entropy(x: Array) -> Array:
     >>> float(tk.trace_function(np.eye(4) / 4, tk.functions.entropy, 4).value.round(6))
     1.386294
     """
-    xp = _xp.namespace(x)
-    return -x * xp.log(_xp.positive(x))
+    xp = namespace(x)
+    return -x * xp.log(positive_part(x))
 
 
 def power(p: float) -> Function:
@@ -254,11 +254,11 @@ def values(f: Function, x: Array, *, squared: bool = False) -> Array:
     Eigenvalues are known up to rounding of the largest one; to the square of that, if they are
     squares of singular values.
     """
-    xp, traced = _xp.namespace(x), _xp.is_traced(x)
-    rounding = 30 * _xp.eps(x)
+    xp, traced = namespace(x), is_traced(x)
+    rounding = 30 * eps_of(x)
     if is_semidefinite(f):
-        low = _xp.number(xp.min(x)).real if not traced else 0.0
-        floor = 0.0 if traced else _xp.number(xp.max(xp.abs(x))).real * rounding
+        low = to_number(xp.min(x)).real if not traced else 0.0
+        floor = 0.0 if traced else to_number(xp.max(xp.abs(x))).real * rounding
         if not traced and low < -floor:
             raise ValueError(
                 f"this function of a matrix needs eigenvalues of 0 or more, and the products show "
@@ -278,14 +278,14 @@ def values(f: Function, x: Array, *, squared: bool = False) -> Array:
             x = xp.where(x < 0, xp.zeros_like(x), x)
     with np.errstate(all="ignore"):  # what is not finite is refused below
         y = f(x)
-    if not _xp.is_array(y) or tuple(y.shape[-x.ndim :]) != tuple(x.shape):
+    if not is_array(y) or tuple(y.shape[-x.ndim :]) != tuple(x.shape):
         raise TypeError(
             f"f returned {getattr(y, 'shape', type(y).__name__)} for eigenvalues of shape "
             f"{tuple(x.shape)}; pass a function that takes an array and returns one of that shape"
         )
-    if not _xp.is_finite(y):
+    if not is_finite(y):
         raise ValueError(
-            f"f is not finite on the spectrum, which reaches from {_xp.number(xp.min(x)).real:.3g} "
-            f"to {_xp.number(xp.max(x)).real:.3g}; scale or shift the operator, or pass another f"
+            f"f is not finite on the spectrum, which reaches from {to_number(xp.min(x)).real:.3g} "
+            f"to {to_number(xp.max(x)).real:.3g}; scale or shift the operator, or pass another f"
         )
     return y

@@ -14,8 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._adapt import as_operator
-from ._operator import LinearOperator
+from ._operators import LinearOperator, as_operator
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -9,10 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from . import _xp, probes
-from ._adapt import as_operator
-from ._random import Source
-from ._typing import Array, Device, DType, Namespace, Rng
+from ._arrays import (
+    Array,
+    Device,
+    DType,
+    Namespace,
+    Rng,
+    abs2,
+    adjoint,
+    coldot,
+    colnorm2,
+    device_of,
+    eps_of,
+    floating,
+    is_array,
+    is_complex,
+    matrix_trace,
+    namespace,
+    norm2,
+)
+from ._operators import as_operator
+from .probes import Source, distributions
 
 __all__ = [
     "adjoint_test",
@@ -79,13 +96,13 @@ def adjoint_test(A: Any, *, rng: Rng = 0, num_probes: int = 4, rtol: float | Non
     """
     A = as_operator(A)
     source = Source(rng, A)
-    X = probes.normal(source, A.shape[1], num_probes)
-    Y = probes.normal(source, A.shape[0], num_probes)
+    X = distributions.normal(source, A.shape[1], num_probes)
+    Y = distributions.normal(source, A.shape[0], num_probes)
     AX, AhY = A.matmat(X), A.H.matmat(Y)
-    gap = _xp.abs2(_xp.coldot(Y, AX) - _xp.coldot(AhY, X))
-    size = _larger(_xp.colnorm2(Y) * _xp.colnorm2(AX), _xp.colnorm2(AhY) * _xp.colnorm2(X))
+    gap = abs2(coldot(Y, AX) - coldot(AhY, X))
+    size = _larger(colnorm2(Y) * colnorm2(AX), colnorm2(AhY) * colnorm2(X))
     worst = math.sqrt(max(_ratio(float(g), float(s)) for g, s in zip(gap, size, strict=True)))
-    allowed = math.sqrt(_xp.eps(X)) if rtol is None else rtol
+    allowed = math.sqrt(eps_of(X)) if rtol is None else rtol
     if not worst <= allowed:
         raise AssertionError(
             f"<y, A x> and <A^H y, x> differ by {worst:.2g} relative to their size, more than "
@@ -137,12 +154,12 @@ def linearity_test(A: Any, *, rng: Rng = 0, rtol: float | None = None) -> float:
     AssertionError: A(x + c y) and A x + c A y differ by 1...
     """
     A = as_operator(A)
-    pair = probes.normal(Source(rng, A), A.shape[1], 2)
-    x, y, c = pair[:, :1], pair[:, 1:], 1j if _xp.is_complex(A) else -2.0
+    pair = distributions.normal(Source(rng, A), A.shape[1], 2)
+    x, y, c = pair[:, :1], pair[:, 1:], 1j if is_complex(A) else -2.0
     Ax, Ay, both = A.matmat(x), A.matmat(y), A.matmat(x + y * c)
-    gap, sizes = _xp.norm2(both - Ax - Ay * c), _xp.norm2(Ax) + _xp.norm2(Ay)
+    gap, sizes = norm2(both - Ax - Ay * c), norm2(Ax) + norm2(Ay)
     worst = math.sqrt(_ratio(float(gap), float(sizes)))
-    allowed = math.sqrt(_xp.eps(x)) if rtol is None else rtol
+    allowed = math.sqrt(eps_of(x)) if rtol is None else rtol
     if not worst <= allowed:
         raise AssertionError(
             f"A(x + c y) and A x + c A y differ by {worst:.2g} relative to their size, more than "
@@ -256,15 +273,15 @@ def known_spectrum(eigenvalues: Array, *, rng: Rng = 0, dtype: DType | None = No
     >>> np.linalg.eigvalsh(A).round(12)
     array([1., 2., 3.])
     """
-    if not _xp.is_array(eigenvalues):
+    if not is_array(eigenvalues):
         eigenvalues = np.asarray(eigenvalues)
     if eigenvalues.ndim != 1:
         raise ValueError(
             f"eigenvalues of shape {tuple(eigenvalues.shape)} are not one vector; pass shape (n,)"
         )
-    xp, device = _xp.namespace(eigenvalues), _xp.device(eigenvalues)
-    place = _Space(_xp.floating(dtype or eigenvalues.dtype, xp, device), xp, device)
-    if _xp.is_complex(eigenvalues) and not _xp.is_complex(place):
+    xp, device = namespace(eigenvalues), device_of(eigenvalues)
+    place = _Space(floating(dtype or eigenvalues.dtype, xp, device), xp, device)
+    if is_complex(eigenvalues) and not is_complex(place):
         raise ValueError(
             f"no symmetric matrix of dtype {place.dtype} has complex eigenvalues; "
             "pass a complex dtype"
@@ -274,9 +291,9 @@ def known_spectrum(eigenvalues: Array, *, rng: Rng = 0, dtype: DType | None = No
         rng, int
     ):  # a stream of its own: probes of the same seed must not be eigenvectors
         rng = np.random.SeedSequence(rng, spawn_key=(n,))
-    Q = probes.orthogonal(Source(rng, place), n, n) / math.sqrt(n)
-    A = (Q * xp.astype(eigenvalues, place.dtype)[None, :]) @ _xp.adjoint(Q)
-    return A if _xp.is_complex(eigenvalues) else (A + _xp.adjoint(A)) / 2
+    Q = distributions.orthogonal(Source(rng, place), n, n) / math.sqrt(n)
+    A = (Q * xp.astype(eigenvalues, place.dtype)[None, :]) @ adjoint(Q)
+    return A if is_complex(eigenvalues) else (A + adjoint(A)) / 2
 
 
 def benchmark_spectra(n: int, *, rng: Rng = 0) -> dict[str, Array]:
@@ -329,8 +346,8 @@ def _dense_trace(A: Any) -> tuple[complex, float]:
     """The trace, and a bound on the sum of all singular values, from n products."""
     A = as_operator(A)
     columns = A.matmat(A.xp.eye(A.shape[1], dtype=A.dtype, device=A.device))
-    norm = float(_xp.namespace(columns).sum(_xp.abs2(columns))) ** 0.5
-    return _scalar(_xp.trace(columns)), norm * math.sqrt(A.shape[1])
+    norm = float(namespace(columns).sum(abs2(columns))) ** 0.5
+    return _scalar(matrix_trace(columns)), norm * math.sqrt(A.shape[1])
 
 
 def _scalar(estimate: Any) -> complex:
@@ -341,7 +358,7 @@ def _scalar(estimate: Any) -> complex:
 
 
 def _larger(a: Array, b: Array) -> Array:
-    return _xp.namespace(a).where(a > b, a, b)
+    return namespace(a).where(a > b, a, b)
 
 
 def _ratio(gap: float, size: float) -> float:

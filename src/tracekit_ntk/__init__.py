@@ -9,6 +9,9 @@ from ._jacobian import (
     ntk,
     parameter_gram,
     per_parameter,
+    sample_ntk,
+    track,
+    track_module,
 )
 from .kernel import (
     explain,
@@ -22,8 +25,6 @@ from .kernel import (
     ntk_vector_products,
     structured_derivatives,
 )
-from .samples import sample_ntk
-from .tracking import track, track_module
 
 __all__ = [
     "cross_ntk",

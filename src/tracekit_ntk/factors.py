@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ._uses import Array, Dense, Lookup, Outer, Use, dense, stack
+from tracekit._arrays import Array
+
+from ._factors import Dense, Lookup, Outer, Use, dense, stack
 
 __all__ = ["Capture", "Dense", "Lookup", "Outer", "Use", "dense", "stack"]
 

@@ -8,23 +8,26 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from ._exact import ntk_diagonal, ntk_norm, ntk_trace
-from ._explain import explain
-from ._factored import factored_ntk
-from ._methods import (
+from tracekit._arrays import Array
+
+from ._backend import capture
+from ._factors import Form, gram
+from ._kernel import (
     BYTES_KEPT,
     Wanted,
-    capture,
     chunk_of,
+    explain,
+    factored_ntk,
     in_chunks,
     jacobian_contraction,
+    ntk_diagonal,
+    ntk_norm,
+    ntk_trace,
     ntk_vector_products,
     reduced,
     structured_derivatives,
     zeros,
 )
-from ._products_of_uses import Form
-from ._tiles import gram
 
 __all__ = [
     "explain",
@@ -38,7 +41,6 @@ __all__ = [
     "ntk_vector_products",
     "structured_derivatives",
 ]
-Array = Any
 
 
 def kernel(
@@ -242,3 +244,7 @@ def _axes(axes: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
             )
         found.append(place - 1)
     return tuple(sorted(set(found)))
+
+
+for _name in __all__:  # the package hands on the function under the name of this module
+    setattr(kernel, _name, globals()[_name])

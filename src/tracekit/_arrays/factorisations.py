@@ -1,0 +1,94 @@
+"""Orthonormal bases and triangles."""
+
+from __future__ import annotations
+
+import math
+
+import array_api_compat
+
+from .formulas import adjoint, eye_like, inner, magnitude, matrix_diagonal
+from .libraries import Array, eps_of, is_finite, is_traced, namespace
+
+_SMALL = 2**14  # entries of a block whose cost is that of the calls
+
+
+def orthonormalise(Y: Array) -> tuple[Array, Array]:
+    """``Q R = Y`` with orthonormal columns, by the fastest way that is safe.
+
+    NumPy's reflections are slow, those of PyTorch and JAX on one CPU are not: there they take half
+    the time of two Cholesky factorisations (2000 x 100, one thread), and as much at 100000 x 64.
+    """
+    reflected = is_traced(Y) or math.prod(Y.shape) <= _SMALL or _has_fast_qr(Y)
+    return householder_qr(Y) if reflected else cholesky_qr2(Y)
+
+
+def householder_qr(Y: Array) -> tuple[Array, Array]:
+    """``Q R = Y`` by Householder reflections; orthonormal whatever the rank of `Y`."""
+    Q, R = namespace(Y).linalg.qr(Y)
+    return Q, R
+
+
+def cholesky_qr2(Y: Array) -> tuple[Array, Array]:
+    """``Q R = Y`` by two Cholesky factorisations; Householder where `Y` is close to rank-deficient.
+
+    Yamamoto, Nakatsukasa, Yanagisawa, Fukaya (2015), ETNA 44: orthonormal to machine precision
+    while the condition number of `Y` stays below about ``eps**-0.5``, which the second Gram
+    matrix shows.
+    """
+    first = _cholesky_qr(Y)
+    if first is not None:
+        Q, R = first
+        eye = eye_like(R, R.shape[0])
+        G = inner(Q, Q)
+        # the first pass has to leave Q near orthonormal, or the second cannot repair it
+        if bool(namespace(Y).all(namespace(Y).abs(G - eye) < 1e-2)):
+            second = cholesky(G)
+            if second is not None:
+                C = adjoint(second)
+                return Q @ namespace(Y).linalg.solve(C, eye), C @ R
+    return householder_qr(Y)
+
+
+def _cholesky_qr(Y: Array) -> tuple[Array, Array] | None:
+    scale = magnitude(Y)
+    Ys = Y / scale
+    C = cholesky(inner(Ys, Ys))
+    if C is None:
+        return None
+    R = adjoint(C)
+    return Ys @ namespace(Y).linalg.solve(R, eye_like(R, R.shape[0])), R * scale
+
+
+def cholesky(G: Array) -> Array | None:
+    """Lower Cholesky factor of a Hermitian matrix, or None where it is not positive definite.
+
+    Libraries raise errors of their own or return NaN; under tracing NaN passes through.
+    """
+    try:
+        C = namespace(G).linalg.cholesky(G)
+    except (RuntimeError, ValueError):  # torch: LinAlgError(RuntimeError); NumPy: (ValueError)
+        return None
+    return C if is_finite(C) else None
+
+
+def triangular_dual(R: Array) -> Array:
+    """``R^-H`` of an upper triangle whose diagonal is floored at rounding level.
+
+    The columns are the dual basis of the columns of `R`. Where `R` is numerically singular, the
+    floor keeps the dual vectors finite and in the directions that carry nothing.
+    """
+    xp = namespace(R)
+    d = matrix_diagonal(R)
+    size = xp.abs(d)
+    floor = R.shape[0] * eps_of(R) * magnitude(R)
+    phase = xp.where(size > 0, d / xp.where(size > 0, size, xp.ones_like(size)), xp.ones_like(d))
+    lift = xp.where(size < floor, phase * floor - d, xp.zeros_like(d))
+    eye = eye_like(R, R.shape[0])
+    return xp.linalg.solve(adjoint(R + eye * lift[None, :]), eye)
+
+
+def _has_fast_qr(Y: Array) -> bool:
+    """Whether an array is PyTorch's or JAX's, on one CPU."""
+    if array_api_compat.is_jax_array(Y):
+        return [device.platform for device in Y.devices()] == ["cpu"]
+    return array_api_compat.is_torch_array(Y) and Y.device.type == "cpu"

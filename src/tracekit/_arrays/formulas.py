@@ -1,0 +1,143 @@
+"""The array operations that formulas need, in words."""
+
+from __future__ import annotations
+
+import math
+
+import array_api_compat
+
+from .libraries import Array, bits, constant, device_of, is_complex, namespace, real_dtype
+
+
+def adjoint(X: Array) -> Array:
+    """Conjugate transpose of a matrix."""
+    xp = namespace(X)
+    Xt = xp.matrix_transpose(X)
+    return xp.conj(Xt) if is_complex(X) else Xt
+
+
+def conj(X: Array) -> Array:
+    """Complex conjugate; a real array itself."""
+    return namespace(X).conj(X) if is_complex(X) else X
+
+
+def real(X: Array) -> Array:
+    """Real part; a real array itself."""
+    return namespace(X).real(X) if is_complex(X) else X
+
+
+def abs2(X: Array) -> Array:
+    """Squared modulus, real, without a square root."""
+    xp = namespace(X)
+    return xp.real(X) * xp.real(X) + xp.imag(X) * xp.imag(X) if is_complex(X) else X * X
+
+
+def inner(X: Array, Y: Array) -> Array:
+    """``X^H Y``, accurate however many rows there are."""
+    return contract(adjoint(X), Y)
+
+
+def contract(X: Array, Y: Array) -> Array:
+    """``X @ Y``, accurate however long the inner dimension is.
+
+    Libraries add the parts of a long inner dimension one after the other, which in single precision
+    is off by 1e-4 at 10^7 equal terms: here they are products of their own.
+    """
+    n = Y.shape[-2]
+    parts = n // _LONG
+    if parts < 2 or X.ndim > 2 or bits(Y.dtype, xp := namespace(X, Y)) > 32:
+        return X @ Y
+    k, m, long = X.shape[-2], Y.shape[-1], parts * _LONG
+    first = xp.permute_dims(xp.reshape(X[:, :long], (k, parts, _LONG)), (1, 0, 2))
+    many = first @ xp.reshape(Y[:long, :], (parts, _LONG, m))
+    result = xp.reshape(colsum(xp.reshape(many, (parts, k * m))), (k, m))
+    return result if long == n else result + X[:, long:] @ Y[long:, :]
+
+
+def coldot(X: Array, Y: Array) -> Array:
+    """Inner product ``x_j^H y_j`` of every pair of columns."""
+    return colsum(conj(X) * Y)
+
+
+def colnorm2(X: Array) -> Array:
+    """Squared Euclidean norm of every column, real."""
+    return colsum(abs2(X))
+
+
+def norm2(X: Array) -> Array:
+    """Squared Frobenius norm of a matrix, real."""
+    return namespace(X).sum(colnorm2(X), axis=-1)
+
+
+def colsum(X: Array) -> Array:
+    """Sums of columns, over the last axis but one; rounding grows with the log of their length.
+
+    NumPy adds along a strided axis one entry after the other: of 10^7 equal ones in single
+    precision it loses 4 %. Here blocks of rows are added, which is faster too where there are few
+    columns. The other libraries sum in trees.
+    """
+    xp = namespace(X)
+    if _sums_in_trees(X):
+        return xp.sum(X, axis=-2)
+    while (n := X.shape[-2]) > _FEW:
+        rows = n // _FOLD
+        total = X[..., :rows, :]
+        for start in range(rows, rows * _FOLD, rows):
+            total = total + X[..., start : start + rows, :]
+        rest = X[..., rows * _FOLD :, :]
+        X = total if rest.shape[-2] == 0 else xp.concat([total, rest], axis=-2)
+    return xp.sum(X, axis=-2)
+
+
+def weights(X: Array) -> Array:
+    """A number between 1/2 and 3/2 for each row, in no simple relation to each other."""
+    xp = namespace(X)
+    rows = xp.arange(X.shape[0], dtype=xp.int32, device=device_of(X)) % 2**15
+    real = xp.astype(rows * 20251 % 2**15, real_dtype(X.dtype, xp))
+    return xp.astype(real / 2**15 + 0.5, X.dtype, copy=False)
+
+
+def matrix_diagonal(X: Array) -> Array:
+    """The diagonal of a matrix."""
+    return namespace(X).linalg.diagonal(X)
+
+
+def matrix_trace(X: Array) -> Array:
+    """The trace of a small dense matrix."""
+    return namespace(X).linalg.trace(X)
+
+
+def eye_like(X: Array, n: int) -> Array:
+    """An n by n identity of the dtype of `X`, where `X` is."""
+    return namespace(X).eye(n, dtype=X.dtype, device=device_of(X))
+
+
+def magnitude(X: Array) -> Array:
+    """The largest modulus as a real 0-d array, 1 where all entries are zero: divide by it first.
+
+    A unit, and as such a constant to differentiation: what is divided by it is multiplied later.
+    """
+    xp = namespace(X)
+    if math.prod(X.shape) == 0:
+        return xp.ones((), dtype=real_dtype(X.dtype, xp), device=device_of(X))
+    largest = xp.max(xp.abs(constant(X)))
+    return xp.where(largest == 0, xp.ones_like(largest), largest)
+
+
+def positive(x: Array) -> Array:
+    """`x`, or 1 where it is not positive: divide by it where that is zero over zero. NaN stays."""
+    xp = namespace(x)
+    return xp.where(x <= 0, xp.ones_like(x), x)
+
+
+_FEW, _FOLD = 64, 16  # rows that are added one after the other, and parts that are added at a time
+_LONG = 2**10  # rows of one product with a long inner dimension in single precision
+
+
+def _sums_in_trees(X: Array) -> bool:
+    """Whether a library's sums over any axis are accurate: those of all but NumPy, and its like."""
+    return (
+        array_api_compat.is_jax_array(X)
+        or array_api_compat.is_torch_array(X)
+        or array_api_compat.is_cupy_array(X)
+    )

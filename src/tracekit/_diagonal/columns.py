@@ -1,0 +1,57 @@
+"""Means over columns of a factor that random probes make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from .._arrays import Array, Probes, inner, is_complex, magnitude, orthonormalise
+from .._estimates import Estimate, add, fitted, require_finite
+from .._operators import LinearOperator, blocked, blocks, split, total
+from ..probes import Source, distributions
+
+DEFLATE_FROM = 32  # columns through a factor from which a third goes into its range
+
+
+def drawn(probes: Probes, source: Source, n: int, m: int, size: int) -> Iterator[Array]:
+    """The m probes, at most `size` columns at a time; orthogonal ones are made in one go."""
+    take = distributions.stream(probes, source, n, m)
+    for width in blocks(m, m if probes is distributions.orthogonal else size):
+        yield from split(take(width), size)
+
+
+def outer_products(
+    A: LinearOperator,
+    m: int,
+    form: Callable[[Array], Array],
+    source: Source,
+    probes: Probes,
+    size: int,
+    method: str,
+    rank: int | None = None,
+) -> Estimate:
+    r"""The mean of what `form` makes of columns whose outer products average to :math:`A = L L^H`.
+
+    The columns are L p. With a rank b, the range of :math:`L^H \Omega` with its orthonormal basis V
+    is taken out: ``L V`` is summed exactly, and the columns are :math:`L (I - V V^H) p`. That is b
+    products with L.H, b with L, and m - 2 b columns. `form` gives one entry a column, on its last
+    axis.
+    """
+    L = A.factor
+    assert L is not None
+    n, P = L.shape
+    b = (m // 3 if m >= DEFLATE_FROM else 0) if rank is None else rank
+    b = min(b, P)
+    V, known = None, None
+    if b > 0:
+        G = blocked(L.H.matmat, size)(distributions.normal(source, n, b))
+        require_finite(G)
+        V, _ = orthonormalise(G / magnitude(G))
+        known = total(A.xp.sum(form(L.matmat(part)), axis=-1) for part in split(V, size))
+    running = None
+    for X in drawn(probes, source, P, m - 2 * b, size):
+        X = X if V is None else X - V @ inner(V, X)
+        running = add(running, form(L.matmat(X)))
+    assert running is not None
+    correction = distributions.finite_population(probes, m, P) if V is None else 1.0
+    few = V is None and distributions.few_valued(probes, complex_=is_complex(A))
+    return fitted(running, m, method, known=known, correction=correction, tie=0.75 if few else None)

@@ -1,0 +1,205 @@
+"""Diagonals, and their sums over tensor axes: exact and by random probes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._arrays import Array, Probes, Rng, abs2, conj, is_complex, weights
+from .._estimates import Estimate, add, checked_budget, done, exact, fitted
+from .._operators import (
+    LinearOperator,
+    columns_cost,
+    coordinates,
+    diagonal_cost,
+    maker_price,
+    read_axes,
+    square,
+    total,
+    width,
+)
+from ..probes import Source, distributions
+from .columns import drawn, outer_products
+
+
+def diagonal(
+    A: Any,
+    num_matvecs: int | None = None,
+    *,
+    rng: Rng = None,
+    probes: Probes = distributions.rademacher,
+    block_size: int | None = None,
+) -> Estimate:
+    r"""The diagonal of an operator, exactly or by random probes.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Square, of dimension n; real or complex, symmetric or not.
+    num_matvecs : int, optional
+        Products m to spend. If not given, or where m suffices for it, the diagonal is exact. For
+        ``A = L L^H``, made by `gram`: columns through L below 32; from there on ``m // 3`` through
+        L.H and as many through L for the leading part, the others through L for the rest.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    probes : callable, optional
+        As for `hutchinson`; for ``A = L L^H`` of the length of L's rows.
+    block_size : int, optional
+        Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
+
+    Returns
+    -------
+    Estimate
+        Unbiased, with a value and a standard error of shape (n,), in A's library, dtype and device.
+        The standard error is entry by entry, 0 where the diagonal is exact; nonnegative where
+        ``A = L L^H``, as is the diagonal.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If A is not square, the budget is no positive int, or A returns something unusable;
+        NotFiniteError if that is NaN or infinity.
+
+    Notes
+    -----
+    Exactly: n products, or the P columns of L if P < n, or none where the operator's maker knows
+    the diagonal. At random: :math:`\sum_k \bar\omega_k \circ A \omega_k / \sum_k |\omega_k|^2`
+    entry by entry, whose variance is that of the off-diagonal entries of a row,
+    :math:`\sum_{j \ne i} |a_{ij}|^2 / m` for phases and nonsymmetric or complex A. For
+    ``A = L L^H``: the mean of :math:`|L p_k|^2`, of relative standard error at most
+    :math:`\sqrt{2/m}` in every entry; and, with V an orthonormal basis of the range of
+    :math:`L^H \Omega`, the row norms of L V plus the mean of :math:`|L (I - V V^H) p_k|^2`.
+    Memory is one block of probes and one of products, and m / 3 columns of L.H with the latter.
+    `xdiag`, and `xnysdiag` where A is positive semidefinite, make better use of the same products
+    where the spectrum decays.
+
+    References
+    ----------
+    Bekas, Kokiopoulou, Saad (2007), Appl. Numer. Math. 57, doi:10.1016/j.apnum.2007.01.003.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.diag([1.0, 2.0, 3.0]) + 0.1
+    >>> bool(np.allclose(tk.diagonal(A).value, [1.1, 2.1, 3.1]))
+    True
+    >>> estimate = tk.diagonal(A, 2, rng=0)
+    >>> bool(np.all(np.abs(estimate.value - [1.1, 2.1, 3.1]) < 0.3))
+    True
+    """
+    A = square(A, "diagonal")
+    m = None if num_matvecs is None else checked_budget(num_matvecs)
+    size = width(A, block_size)
+    if m is None or m >= diagonal_cost(A):
+        value, spent = exact_diagonal(A, block_size)
+        return done(exact(value, spent, "diagonal"), A)
+    source = Source(rng, A)
+    if A.factor is not None:
+        return done(outer_products(A, m, abs2, source, probes, size, "diagonal"), A)
+    running = None
+    for Omega in drawn(probes, source, A.shape[0], m, size):
+        running = add(running, A.matmat(Omega), Omega)
+    assert running is not None
+    correction = distributions.finite_population(probes, m, A.shape[0])
+    tie = 0.5 if distributions.few_valued(probes, complex_=is_complex(A)) else None
+    return done(fitted(running, m, "diagonal", correction=correction, tie=tie), A)
+
+
+def block_traces(
+    A: Any,
+    dims: Any,
+    axis: Any,
+    num_probes: int | None = None,
+    *,
+    rng: Rng = None,
+    probes: Probes = distributions.rademacher,
+    block_size: int | None = None,
+) -> Estimate:
+    r"""The traces over some axes of every diagonal block of the others.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Square, of dimension n.
+    dims : tuple of int or None
+        As for `partial_trace`.
+    axis : int or tuple of int
+        What to trace over. The other axes are kept, of K entries together, as batch axes are whose
+        samples' own traces are wanted.
+    num_probes : int, optional
+        Exact if not given, or where that is no dearer. Otherwise the products to spend, one a
+        probe; for ``A = L L^H``, made by `gram`, the total of columns as for `diagonal`.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    probes : callable, optional
+        As for `hutchinson`, of length n; for ``A = L L^H`` of the length of L's rows.
+    block_size : int, optional
+        Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
+
+    Returns
+    -------
+    Estimate
+        Unbiased, with a value and a standard error of shape (K,), in A's library, dtype and device:
+        the diagonal of the partial trace.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `partial_trace`.
+
+    Notes
+    -----
+    :math:`\sum_t A_{(k,t),(k,t)}` for every k. Exactly: n products, or the P columns of L if
+    P < n, or none where the operator's maker knows the diagonal. At random: the sums over t of
+    :math:`\bar\omega \circ A \omega`, or of :math:`|L p|^2`, deflated from 32 columns on as
+    `diagonal` is. One product gives a sample of all K of them, with noise from all other blocks.
+
+    References
+    ----------
+    Bekas, Kokiopoulou, Saad (2007), Appl. Numer. Math. 57, doi:10.1016/j.apnum.2007.01.003.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.diag(np.arange(6.0))
+    >>> tk.block_traces(A, (2, 3), 1).value.tolist()
+    [3.0, 12.0]
+    """
+    A = square(A, "diagonal")
+    axes = read_axes(A, dims, axis)
+    m = None if num_probes is None else checked_budget(num_probes, "num_probes")
+    size = width(A, block_size)
+    if m is None or m >= diagonal_cost(A):
+        entries, spent = exact_diagonal(A, block_size)
+        value = axes.summed(entries[:, None])[:, 0]
+        return done(exact(value, spent, "block_traces"), A)
+    source = Source(rng, A)
+    if A.factor is not None:
+
+        def norms(X: Array) -> Array:
+            return axes.summed(abs2(X))
+
+        return done(outer_products(A, m, norms, source, probes, size, "block_traces"), A)
+    running = None
+    few = distributions.few_valued(probes, complex_=is_complex(A))
+    for Omega in drawn(probes, source, A.shape[0], m, size):
+        parts = conj(Omega) * A.matmat(Omega)
+        sums = axes.summed(parts)
+        if few:
+            sums = A.xp.stack([sums, axes.summed(parts * weights(parts)[:, None])])
+        running = add(running, sums)
+    assert running is not None
+    correction = distributions.finite_population(probes, m, A.shape[0])
+    tie = 0.75 if few else None
+    estimate = fitted(running, m, "block_traces", correction=correction, tie=tie, weighted=few)
+    return done(estimate, A)
+
+
+def exact_diagonal(A: LinearOperator, block_size: int | None) -> tuple[Array, int]:
+    """The diagonal, and what it cost."""
+    if A.exact and "diagonal" in A.exact:
+        return A.exact["diagonal"](), maker_price(A, "diagonal")
+    size, cost = width(A, block_size), columns_cost(A)
+    if A.factor is not None and cost < A.shape[0]:
+        parts = (abs2(A.factor.matmat(E)) for E in coordinates(A, cost, size))
+        return total(A.xp.sum(part, axis=-1) for part in parts), cost
+    return A.xp.concat([A.quad(E) for E in coordinates(A, cost, size)]), cost  # type: ignore[misc]

@@ -1,0 +1,327 @@
+"""Partial traces over tensor axes: exact, by random probes, deflated, and as operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from .._arrays import (
+    Array,
+    Probes,
+    Rng,
+    abs2,
+    adjoint,
+    eps_of,
+    eye_like,
+    inner,
+    is_complex,
+    magnitude,
+    weights,
+)
+from .._estimates import Estimate, add, checked_budget, done, exact, fitted
+from .._operators import (
+    Axes,
+    LinearOperator,
+    blocked,
+    columns_cost,
+    coordinates,
+    read_axes,
+    split,
+    square,
+    total,
+    width,
+)
+from .._sketches import adjoint_sketch
+from ..probes import Source, distributions
+from .columns import drawn, outer_products
+
+ENTRIES = 2**23  # of all samples of one block: 64 MB of doubles
+
+
+def partial_trace(
+    A: Any,
+    dims: Any,
+    axis: Any,
+    num_probes: int | None = None,
+    *,
+    rng: Rng = None,
+    probes: Probes = distributions.rademacher,
+    rank: int | None = None,
+    block_size: int | None = None,
+) -> Estimate:
+    r"""The partial trace of an operator on tensors: a dense matrix on the axes that are kept.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Square, of dimension n; real or complex, symmetric or not.
+    dims : tuple of int or None
+        Tensor shape of the domain, in C order: the sizes multiply to n. None takes ``A.dims``.
+    axis : int or tuple of int
+        What to trace over, of T entries together; negative ones count from the end. The other axes
+        are kept, in C order, of K entries together. With no axis the result is A itself, with all
+        axes its trace.
+    num_probes : int, optional
+        Exact if not given, or where that is no dearer. Otherwise the probes on the traced axes, K
+        products each. For ``A = L L^H``, made by `gram`: the total of columns through L and L.H.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    probes : callable, optional
+        As for `hutchinson`, of length T; for ``A = L L^H`` of the length of L's rows.
+    rank : int, optional
+        Columns b of a low-rank part whose partial trace is taken exactly, so that the probes
+        estimate the rest alone: 2 b products more. By default 0; for ``A = L L^H`` a third of
+        `num_probes` from 32 columns on, where the 2 b columns are part of `num_probes`.
+    block_size : int, optional
+        Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
+
+    Returns
+    -------
+    Estimate
+        Unbiased entry by entry, with a value and a standard error of shape (K, K), in A's library,
+        dtype and device. Exactly Hermitian where A is Hermitian; for ``A = L L^H`` also positive
+        semidefinite.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If A is not square, dims or axis do not suit it, a number is no positive int, or A returns
+        something unusable (NotFiniteError for NaN or infinity); if a rank is given and A has no
+        product with its adjoint and is not Hermitian.
+
+    Notes
+    -----
+    Entry by entry :math:`M_{kl} = \sum_t A_{(k,t),(l,t)}`: a sum, never a mean. Its trace is that
+    of A.
+
+    * Exactly: n products, blocks of coordinate vectors; for ``A = L L^H`` one-sided, n columns
+      through L.H, or the P columns of L if P < n.
+    * At random: the mean of :math:`(I \otimes z)^H A (I \otimes z)`; exact with T orthogonal z.
+      Products: K a probe.
+    * With a rank, Q an orthonormal basis of the range of :math:`A \Omega`: exactly that of
+      :math:`Q Q^H A`, and A without it at random; of :math:`P A + A P - P A P`, P the projector
+      :math:`Q Q^H`, if the sketch shows that A is Hermitian. Under `jax.jit` that is not known:
+      the first form is used if A has a product with its adjoint.
+    * For ``A = L L^H``: the mean of :math:`X_p X_p^H`, with X_p = L p as a K by T matrix: one
+      column each. With a rank, V an orthonormal basis of the range of :math:`L^H \Omega`: the sum
+      over the columns of L V, and the mean over :math:`L (I - V V^H) p`.
+
+    Memory: a block of columns with its products, a few K by K arrays, and the low-rank part. Where
+    K by K is too much, use `partial_trace_operator`.
+
+    References
+    ----------
+    Chen, Chen, Li, Nzeuton, Pan, Wang (2024), SIAM J. Sci. Comput. 46, arXiv:2310.12364.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.kron(np.array([[1.0, 2.0], [3.0, 4.0]]), np.eye(5))
+    >>> tk.partial_trace(A, (2, 5), 1).value.tolist()
+    [[5.0, 10.0], [15.0, 20.0]]
+    >>> estimate = tk.partial_trace(A, (2, 5), 1, 3, rng=0)
+    >>> bool(np.allclose(estimate.value, [[5, 10], [15, 20]]))  # diagonal in what is traced
+    True
+    """
+    A = square(A, "partial trace")
+    axes = read_axes(A, dims, axis)
+    m = None if num_probes is None else checked_budget(num_probes, "num_probes")
+    b, size = _checked_rank(A, rank, m), width(A, block_size)
+    n, K = A.shape[0], axes.kept
+    price = (m or 0) if A.factor is not None else K * (m or 0) + 2 * (b or 0)
+    if m is None or price >= columns_cost(A):
+        value = _exact_factored(A, axes, size) if A.factor is not None else _exact(A, axes, size)
+        return _finished(exact(value, columns_cost(A), "partial_trace"), A)
+    source = Source(rng, A)
+    if A.factor is not None:
+        size = max(1, min(size, ENTRIES // K**2))
+        estimate = outer_products(A, m, axes.outer, source, probes, size, "partial_trace", b)
+        return _finished(estimate, A)
+    known, product = _deflated(A, axes, b, source, size) if b else (None, A.matmat)
+    running = None
+    few = known is None and distributions.few_valued(probes, complex_=is_complex(A))
+    for Z in drawn(probes, source, n // K, m, max(1, size // K)):
+        running = add(running, _forms(A, product, axes, Z, size, weighted=few))
+    assert running is not None
+    correction, tie = distributions.finite_population(probes, m, n // K), 0.75 if few else None
+    estimate = fitted(
+        running, price, "partial_trace", known=known, correction=correction, tie=tie, weighted=few
+    )
+    return _finished(estimate, A)
+
+
+def partial_trace_operator(
+    A: Any,
+    dims: Any,
+    axis: Any,
+    num_probes: int | None = None,
+    *,
+    rng: Rng = None,
+    probes: Probes = distributions.rademacher,
+    block_size: int | None = None,
+) -> LinearOperator:
+    r"""The partial trace as an operator on the kept axes, where a dense array would be too large.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Square, of dimension n.
+    dims : tuple of int or None
+        As for `partial_trace`.
+    axis : int or tuple of int
+        As for `partial_trace`.
+    num_probes : int, optional
+        Probes m on the traced axes, drawn once; all T coordinate vectors if not given or from T on.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    probes : callable, optional
+        As for `hutchinson`, of length T.
+    block_size : int, optional
+        Columns in a block of products with A; chosen to fit 128 MB if not given.
+
+    Returns
+    -------
+    LinearOperator
+        Of dimension K, with ``dims`` the kept sizes: the mean of
+        :math:`(I \otimes z)^H A (I \otimes z)` over the probes; its expectation is the partial
+        trace. In A's library, dtype and device; with the adjoint where A has one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `partial_trace`.
+
+    Notes
+    -----
+    A product costs m products with A (T if exact), a quadratic form m of A's. Memory: the probes,
+    and a block of columns.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.kron(np.diag([1.0, 2.0]), np.ones((5, 5)))
+    >>> M = tk.partial_trace_operator(A, (2, 5), 1)
+    >>> (M @ np.ones(2)).tolist()
+    [5.0, 10.0]
+    """
+    A = square(A, "partial trace")
+    axes = read_axes(A, dims, axis)
+    m = None if num_probes is None else checked_budget(num_probes, "num_probes")
+    K, T, size = axes.kept, axes.traced, width(A, block_size)
+    Omega = None
+    if m is not None and m < T:
+        Omega = distributions.draw(probes, Source(rng, A), T, m) * m**-0.5
+
+    def pairs(X: Array) -> Iterator[tuple[Array, Array]]:
+        """Some columns of X with some probes, few enough to be lifted together."""
+        for part in split(X, size):
+            step = max(1, size // part.shape[1])
+            many = coordinates(A, T, step) if Omega is None else split(Omega, step)
+            yield part, many
+
+    def over_probes(form: Callable[[Array, Array], Array], X: Array) -> Array:
+        parts = [total(A.xp.sum(form(E, Z), axis=-1) for Z in many) for E, many in pairs(X)]
+        return A.xp.concat(parts, axis=-1)
+
+    def product(of: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        return partial(over_probes, lambda E, Z: axes.drop(of(axes.lift(E, Z)), Z))
+
+    def form(E: Array, Z: Array) -> Array:
+        return A.xp.reshape(A.quad(axes.lift(E, Z)), (E.shape[1], Z.shape[1]))
+
+    rmatmat = None if A.rmatmat is None else product(A.rmatmat)
+    quad = partial(over_probes, form)
+    kept: LinearOperator = A._like((K, K), product(A.matmat), rmatmat, quad, dims=axes.kept_dims)
+    return kept
+
+
+def _checked_rank(A: LinearOperator, rank: Any, m: int | None) -> int | None:
+    if rank is None:
+        return None if A.factor is not None else 0
+    b = 0 if isinstance(rank, int) and rank == 0 else checked_budget(rank, "rank")
+    if A.factor is not None and m is not None and 2 * b >= m:
+        raise ValueError(
+            f"rank={rank} takes {2 * b} of num_probes={m} columns and leaves none for the rest; "
+            "pass a rank below half of num_probes"
+        )
+    return b
+
+
+def _forms(
+    A: LinearOperator,
+    product: Callable[[Array], Array],
+    axes: Axes,
+    Z: Array,
+    size: int,
+    *,
+    weighted: bool = False,
+) -> Array:
+    """``(I x z_j)^H A (I x z_j)`` for every probe: (kept, kept, m); two of them if weighted."""
+    left = [Z, Z * weights(Z)[:, None]] if weighted else [Z]
+    parts = []
+    for E in coordinates(A, axes.kept, max(1, size // Z.shape[1])):
+        Y = product(axes.lift(E, Z))
+        parts.append(A.xp.stack([axes.drop(Y, side) for side in left]))
+    forms = A.xp.concat(parts, axis=2)
+    return forms if weighted else forms[0, ...]
+
+
+def _exact(A: LinearOperator, axes: Axes, size: int) -> Array:
+    probes = coordinates(A, axes.traced, max(1, size // axes.kept))
+    return total(A.xp.sum(_forms(A, A.matmat, axes, Z, size), axis=-1) for Z in probes)
+
+
+def _exact_factored(A: LinearOperator, axes: Axes, size: int) -> Array:
+    """From all columns of L, or of L^H if those are fewer."""
+    L, K = A.factor, axes.kept
+    assert L is not None
+    if L.shape[1] < L.shape[0]:
+        columns = (L.matmat(E) for E in coordinates(A, L.shape[1], size))
+        return total(axes.cross(F, F) for F in columns)
+
+    def gram(Z: Array) -> Array:
+        lifted = axes.lift(eye_like(Z, K), Z)
+        G = A.xp.reshape(blocked(L.H.matmat, size)(lifted), (-1, K, Z.shape[1]))
+        G = A.xp.reshape(A.xp.permute_dims(G, (0, 2, 1)), (-1, K))
+        return inner(G, G)
+
+    return total(gram(Z) for Z in coordinates(A, axes.traced, max(1, size // K)))
+
+
+def _deflated(
+    A: LinearOperator, axes: Axes, b: int, source: Source, size: int
+) -> tuple[Array, Callable[[Array], Array]]:
+    """The partial trace of a low-rank part of A, and the product with A without it."""
+    Omega = distributions.normal(source, A.shape[0], b)
+    Q, _, Z, scale, hermitian = adjoint_sketch(A, Omega, size)
+    Z = Z * scale
+    if not hermitian:
+        return axes.cross(Q, Z), lambda X: A.matmat(X) - Q @ inner(Z, X)
+    half = axes.cross(Q, Z - Q @ (inner(Q, Z) / 2))
+
+    def without(X: Array) -> Array:
+        return X - Q @ inner(Q, X)
+
+    return half + adjoint(half), lambda X: without(A.matmat(without(X)))
+
+
+def _finished(estimate: Estimate, A: LinearOperator) -> Estimate:
+    """The estimate; what is Hermitian up to rounding, is made so to the last bit."""
+    xp, M, skewness = A.xp, estimate.value, estimate.skewness
+    scale = magnitude(M)
+    apart, size = (xp.sum(abs2(X / scale)) for X in (M - adjoint(M), M))
+    rounding = 64 * A.shape[0] * eps_of(M) ** 2
+    hermitian = (apart <= rounding * size) | (A.factor is not None)
+
+    def even(X: Array) -> Array:
+        return xp.where(hermitian, (X + adjoint(X)) / 2, X)
+
+    estimate = replace(
+        estimate,
+        value=even(M),
+        standard_error=even(estimate.standard_error),
+        skewness=None if skewness is None else even(skewness),
+    )
+    return done(estimate, A)

@@ -1,0 +1,349 @@
+"""What every estimator returns, and how samples become one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from .._arrays import (
+    Array,
+    Space,
+    is_complex,
+    is_finite,
+    is_traced,
+    namespace,
+    real,
+    register_as_pytree,
+    to_number,
+)
+
+
+class NotFiniteError(ValueError):
+    """An operator returned NaN or infinity.
+
+    Parameters
+    ----------
+    message : str
+        What was found, and what to do.
+    estimate : Estimate, optional
+        What the products spent before were worth, if they were enough for an estimate; kept as the
+        attribute `estimate`.
+
+    Notes
+    -----
+    A ValueError. It is raised where values can be looked at; under `jax.jit` NaN passes through.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = tk.LinearOperator((4, 4), lambda X: X * np.nan)
+    >>> try:
+    ...     tk.hutchinson(A, 2, rng=0)
+    ... except tk.NotFiniteError as error:
+    ...     print(error.estimate)
+    None
+    """
+
+    def __init__(self, message: str, estimate: Estimate | None = None) -> None:
+        super().__init__(message)
+        self.estimate = estimate
+
+
+NotFiniteError.__module__ = "tracekit"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Estimate:
+    """A random estimate: its value, its standard error, and what it cost.
+
+    Parameters
+    ----------
+    value : array
+        A 0-d array (or one of more dimensions, where the quantity is an array) in the operator's
+        library, dtype and device. Gradients flow through it.
+    standard_error : array
+        Real; of the same shape as `value`. Infinite where one probe was spent, 0 where the value
+        is exact.
+    num_matvecs : int
+        Products spent: columns that went through the operator, or through its factor where it was
+        made by `gram`.
+    method : str, optional
+        The estimator.
+    samples : array or None, optional
+        What was averaged, along the last axis. None where the value is exact.
+    converged : bool, optional
+        Whether the tolerance that was asked for is met; True where none was.
+    dof : int, optional
+        Degrees of freedom of the standard error; 0 where the value is exact.
+    reason : str, optional
+        Why this method was chosen, where it was chosen for the caller.
+    skewness : array or None
+        Of independent samples; makes the interval of skewed ones asymmetric. None elsewhere.
+    kept : object or None, optional
+        Products that further numbers can be read from or that can be added to.
+
+    Notes
+    -----
+    Every parameter is an attribute. Estimators make estimates; you only read them: ``float(e)``,
+    ``complex(e)``, ``e.value``, ``e.confidence_interval()``. An estimate passes through `jax.jit`
+    and `jax.vmap` as a pytree. The standard error is an estimate itself, a rough one where few
+    probes were spent.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> estimate = tk.hutchinson(np.diag(np.arange(10.0)), 8, rng=0)
+    >>> estimate
+    Estimate(45.0 +- 0.0, 8 matvecs, hutchinson)
+    >>> float(estimate), estimate.num_matvecs
+    (45.0, 8)
+    """
+
+    value: Array
+    standard_error: Array
+    num_matvecs: int
+    method: str = ""
+    samples: Array | None = None
+    converged: bool = True
+    dof: int = 0
+    reason: str = ""
+    skewness: Array | None = None
+    kept: Any = None
+
+    def __post_init__(self) -> None:
+        register_as_pytree(Estimate, _flatten, _unflatten)
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[Any, Any]:
+        """Interval that should contain the true value in a share `level` of runs.
+
+        Parameters
+        ----------
+        level : float, optional
+            Between 0 and 1.
+
+        Returns
+        -------
+        low : array
+            ``value - t * standard_error``, with Student's t quantile for `dof` degrees of freedom;
+            of the real part, if the value is complex. In the library and dtype of the value.
+        high : array
+            ``value + t * standard_error``.
+
+        Raises
+        ------
+        ValueError
+            If `level` does not lie between 0 and 1.
+
+        Notes
+        -----
+        The interval is calibrated by experiment, not by a theorem: standard errors of few
+        samples, and of leave-one-out samples in particular, are approximate.
+
+        Examples
+        --------
+        >>> import numpy as np, tracekit as tk
+        >>> estimate = tk.hutchinson(np.ones((50, 50)), 20, rng=0)
+        >>> low, high = estimate.confidence_interval()
+        >>> bool(low < 50 < high)
+        True
+        """
+        if not 0 < level < 1:
+            raise ValueError(
+                f"level={level} is no share; pass a number between 0 and 1, such as 0.95"
+            )
+        center, q = real(self.value), t_quantile(level, self.dof)
+        down, up = (self.standard_error * x for x in self._quantiles(q))
+        return center - down, center + up
+
+    def _quantiles(self, q: float) -> tuple[Any, Any]:
+        """How far the interval goes below and above the value, in standard errors."""
+        if self.skewness is None or self.dof < 2:
+            return q, q
+        xp, root = namespace(self.skewness), math.sqrt(self.dof + 1)
+        a = xp.where(xp.abs(self.skewness) < 1e-3, xp.ones_like(self.skewness), self.skewness)
+
+        def inverse(x: float) -> Array:
+            z = 1 + a * (x - a / (6 * root)) / root
+            cube_root = xp.sign(z) * xp.abs(z) ** (1 / 3)
+            bent = 3 * root * (cube_root - 1) / a
+            return xp.where(xp.abs(self.skewness) < 1e-3, x + xp.zeros_like(bent), bent)
+
+        return inverse(q), -inverse(-q)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate as values that JSON can hold.
+
+        Returns
+        -------
+        dict
+            With the keys value, standard_error, num_matvecs, method, converged and reason; complex
+            numbers as [real, imaginary], arrays as lists, NaN and infinity as None.
+
+        Examples
+        --------
+        >>> import numpy as np, tracekit as tk
+        >>> estimate = tk.exact_trace(np.eye(3)).to_dict()
+        >>> estimate["value"], estimate["standard_error"], estimate["num_matvecs"]
+        (3.0, 0.0, 3)
+        """
+        return {
+            "value": _plain(self.value),
+            "standard_error": _plain(self.standard_error),
+            "num_matvecs": self.num_matvecs,
+            "method": self.method,
+            "converged": self.converged,
+            "reason": self.reason,
+        }
+
+    def plot(self, ax: Any = None, *, level: float = 0.95) -> Any:
+        """Draw the samples, the value and its confidence interval.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure if not given.
+        level : float, optional
+            Of the interval, between 0 and 1.
+
+        Returns
+        -------
+        matplotlib Axes
+            The axes drawn on.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots()[1] if ax is None else ax
+        value = to_number(self.value).real
+        low, high = (to_number(end).real for end in self.confidence_interval(level))
+        if self.samples is not None:
+            samples = np.asarray([to_number(x).real for x in _entries(self.samples)])
+            ax.plot(np.arange(1, samples.size + 1), samples, ".", color="0.6", label="samples")
+        if math.isfinite(low):
+            ax.axhspan(low, high, alpha=0.2, label=f"{level:.0%} interval")
+        ax.axhline(value, label=f"estimate ({self.method})")
+        ax.set_xlabel("sample")
+        ax.set_ylabel("value")
+        ax.legend()
+        return ax
+
+    def __complex__(self) -> complex:
+        return to_number(self.value)
+
+    def __float__(self) -> float:
+        value = to_number(self.value)
+        if (
+            abs(value.imag) > 1e-3 * abs(value.real)
+            and abs(value.imag) > to_number(self.standard_error).real
+        ):
+            raise TypeError(
+                f"the value {value} is complex; use complex(estimate) or estimate.value"
+            )
+        return value.real
+
+    def __repr__(self) -> str:
+        if is_traced(self.value):
+            shown = "traced"
+        elif getattr(self.value, "ndim", 0):
+            shown = f"array of shape {tuple(self.value.shape)}"
+        else:
+            shown = _rounded(to_number(self.value), to_number(self.standard_error).real)
+        parts = [shown, f"{self.num_matvecs} matvecs", self.method]
+        parts += [] if self.converged else ["not converged"]
+        parts += [self.reason] if self.reason else []
+        return f"Estimate({', '.join(part for part in parts if part)})"
+
+
+Estimate.__module__ = "tracekit"
+
+
+def exact(value: Array, num_matvecs: int, method: str = "exact_trace", **more: Any) -> Estimate:
+    """An estimate without error."""
+    return Estimate(value, namespace(value).zeros_like(real(value)), num_matvecs, method, **more)
+
+
+def require_finite(x: Array) -> None:
+    """Raise NotFiniteError if values that are known hold NaN or infinity."""
+    if not is_finite(x):
+        raise NotFiniteError(
+            "the operator's products contain NaN or infinity, so no trace can be estimated; "
+            "check the operator with tracekit.testing.adjoint_test or by A @ x on a vector of yours"
+        )
+
+
+def t_quantile(level: float, dof: int) -> float:
+    """Two-sided quantile of Student's t distribution; 1 where the error is 0 or infinite anyway."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(dof, (1 + level) / 2)) if dof > 0 else 1.0
+
+
+def _rounded(value: complex, error: float) -> str:
+    """The value to two digits of its error."""
+    plain = value.real if value.imag == 0 else value
+    if not (math.isfinite(error) and error > 0):
+        return f"{plain:.10g} +- {error:.2g}" if error else f"{plain!r} +- 0.0"
+    size = max(abs(value.real), abs(value.imag))
+    places = math.floor(math.log10(max(size, error))) - math.floor(math.log10(error))
+    digits = min(places + 2, 16)
+    shown = f"{plain:.0f}" if error >= 10 and size < 1e16 else f"{plain:.{digits}g}"
+    return f"{shown} +- {error:.2g}"
+
+
+def _entries(samples: Array) -> Iterator[Array]:
+    return (samples[i] for i in range(samples.shape[0]))
+
+
+def _plain(x: Array) -> Any:
+    if getattr(x, "ndim", 0):
+        return [_plain(x[i]) for i in range(x.shape[0])]
+    value = to_number(x)
+    number = [value.real, value.imag] if is_complex(x) else value.real
+    return number if math.isfinite(abs(value)) else None
+
+
+_ARRAYS = ("value", "standard_error", "samples", "skewness")
+
+
+def _flatten(estimate: Estimate) -> tuple[list[Any], tuple[Any, ...]]:
+    rest = tuple(
+        getattr(estimate, f.name) for f in fields(Estimate) if f.name not in (*_ARRAYS, "kept")
+    )
+    return [getattr(estimate, name) for name in _ARRAYS], rest
+
+
+def _unflatten(arrays: Any, rest: Any) -> Estimate:
+    names = [f.name for f in fields(Estimate) if f.name not in (*_ARRAYS, "kept")]
+    estimate = object.__new__(Estimate)
+    for name, value in zip((*_ARRAYS, *names, "kept"), (*arrays, *rest, None), strict=True):
+        object.__setattr__(estimate, name, value)
+    return estimate
+
+
+def scaled(estimate: Estimate, scale: Array) -> Estimate:
+    """The estimate in units that are `scale` times smaller."""
+    return replace(
+        estimate,
+        value=estimate.value * scale,
+        standard_error=estimate.standard_error * scale,
+        samples=estimate.samples * scale,
+    )
+
+
+def done(estimate: Estimate, A: Space) -> Estimate:
+    """The estimate in the operator's dtype, if it is finite."""
+    require_finite(estimate.value)
+    return replace(estimate, value=A.xp.astype(estimate.value, A.dtype, copy=False))
+
+
+def renamed(estimate: Estimate, method: str) -> Estimate:
+    """The same estimate under the name of the estimator that was called."""
+    return replace(estimate, method=method)

@@ -1,0 +1,167 @@
+"""Traces of functions that have a name of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import functions
+from .._arrays import Rng
+from .._estimates import Estimate
+from .trace_function import estimated
+
+
+def trace_inverse(
+    A: Any,
+    num_matvecs: int,
+    *,
+    rng: Rng = None,
+    depth: int | None = None,
+    deflate: int | None = None,
+) -> Estimate:
+    r"""The trace of the inverse of a positive definite operator.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Hermitian positive definite, of dimension n.
+    num_matvecs : int
+        As for `trace_function`.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    depth : int, optional
+        As for `trace_function`.
+    deflate : int, optional
+        As for `trace_function`; the sketch serves as a preconditioner.
+
+    Returns
+    -------
+    Estimate
+        As of `trace_function`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `trace_function`; where the products show that A is singular or indefinite.
+
+    Notes
+    -----
+    The smallest eigenvalues dominate this trace, and a sketch does not know them: the better A is
+    conditioned, the better the estimate.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = tk.testing.known_spectrum(np.linspace(1.0, 2.0, 400))
+    >>> estimate = tk.trace_inverse(A, 100, rng=0)
+    >>> bool(abs(estimate.value - np.sum(1 / np.linspace(1.0, 2.0, 400))) < 3)
+    True
+    """
+    return estimated(
+        A, functions.inv, num_matvecs, "trace_inverse", rng=rng, depth=depth, deflate=deflate
+    )
+
+
+def effective_dimension(
+    A: Any,
+    ridge: float,
+    num_matvecs: int,
+    *,
+    rng: Rng = None,
+    depth: int | None = None,
+    deflate: int | None = None,
+) -> Estimate:
+    r"""The degrees of freedom of ridge regression, :math:`\mathrm{tr}\, A (A + c I)^{-1}`.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Hermitian positive semidefinite, of dimension n: a kernel matrix.
+    ridge : float
+        The positive number c, in the unit of A's eigenvalues.
+    num_matvecs : int
+        As for `trace_function`.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    depth : int, optional
+        As for `trace_function`.
+    deflate : int, optional
+        As for `trace_function`.
+
+    Returns
+    -------
+    Estimate
+        As of `trace_function`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `trace_function`; if `ridge` is not positive.
+
+    References
+    ----------
+    Zhang (2005), Neural Comput. 17, doi:10.1162/0899766054323008.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> float(tk.effective_dimension(np.diag([1.0, 3.0, 0.0]), 1.0, 3))
+    1.25
+    """
+    f = functions.ridge(ridge)
+    return estimated(
+        A, f, num_matvecs, "effective_dimension", rng=rng, depth=depth, deflate=deflate
+    )
+
+
+def estrada_index(
+    A: Any,
+    num_matvecs: int,
+    *,
+    rng: Rng = None,
+    depth: int | None = None,
+    deflate: int | None = None,
+) -> Estimate:
+    r"""The Estrada index of a graph, :math:`\mathrm{tr}\, e^A`.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        The adjacency matrix, or any other Hermitian operator.
+    num_matvecs : int
+        As for `trace_function`.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    depth : int, optional
+        As for `trace_function`.
+    deflate : int, optional
+        As for `trace_function`.
+
+    Returns
+    -------
+    Estimate
+        As of `trace_function`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `trace_function`; where the largest eigenvalue makes the exponential overflow.
+
+    Notes
+    -----
+    The subgraph centralities of the nodes are ``diagonal(function_operator(A, functions.exp,
+    depth), m)``; a heat trace is that of ``(-t) * L``, L the Laplacian.
+
+    References
+    ----------
+    Estrada, Rodriguez-Velazquez (2005), Phys. Rev. E 71, arXiv:cond-mat/0504730.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> triangle = np.ones((3, 3)) - np.eye(3)
+    >>> round(float(tk.estrada_index(triangle, 3)), 6)
+    8.124815
+    """
+    return estimated(
+        A, functions.exp, num_matvecs, "estrada_index", rng=rng, depth=depth, deflate=deflate
+    )

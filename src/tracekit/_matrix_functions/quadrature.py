@@ -1,0 +1,298 @@
+"""Stochastic Lanczos quadrature: samples of tr f(A), and both errors of their mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from .._arrays import Array, Probes, colnorm2, conj, eps_of, namespace, positive, real, to_number
+from .._estimates import Estimate, mean, standard_error
+from .._operators import LinearOperator
+from .._sketches import Krylov, lanczos
+from ..functions import Function, inv, is_semidefinite, values
+from ..probes import distributions
+from .deflation import Deflated
+
+SAFETY = 2.5  # convergence may slow down from what the last steps show
+QUADRATURE = 0.5  # of the Monte Carlo error, that of the quadrature may be
+SHARE = 0.1  # of the trace of |f|(A), an error that tells that the rule has not seen the spectrum
+APART = 4  # residuals between a Ritz value and the next that make it stand apart
+SOLVED = 0.01  # relative error of a solve that is good enough for any gradient
+ROUNDING = 50  # in units of eps: below that changes of forms are rounding
+
+
+class ErrorSplit(NamedTuple):
+    """The two parts of a standard error, and the error of a gradient."""
+
+    monte_carlo: Array
+    quadrature: Array
+    solves: Array | None = None  # relative, of those that a gradient is made of; None without one
+
+
+class Sampling(NamedTuple):
+    """What is asked for."""
+
+    A: LinearOperator
+    f: Function
+    budget: int
+    probes: Probes
+    block: int
+    depth: int | None
+    deflate: int | None
+    beside: Callable[[Krylov, Deflated, Array], Array] | None = None  # read of solves, each batch
+    price: int = 0  # products that costs for each probe
+    needed: Callable[[], bool] = bool  # whether it is, known after the first product
+
+
+class Run(NamedTuple):
+    """How deep the quadrature went, and what is known of that depth."""
+
+    depth: int
+    settled: bool = True  # as far as that was judged
+    seen: Array | None = None  # what twice the depth changed
+    further: int = 0  # products that were spent on twice the depth
+
+
+class Batch(NamedTuple):
+    """What the rule of so many steps says of each probe."""
+
+    samples: Array  # without what is known of them
+    shorter: tuple[Array, ...]  # the same by up to two shorter rules
+    inside: Array | None
+    whole: Array  # the forms of f(A) itself
+    size: Array  # the forms of |f|(A)
+    unresolved: Array  # what clusters that the rule knows as one point leave open
+    ends: Array  # how much f may change where the outermost Ritz values still move
+    solves: Solves | None  # where a gradient is made of them
+
+
+class Solves(NamedTuple):
+    """What Lanczos of so many steps says of ``A^-1 x`` for each probe."""
+
+    forms: Array  # x^H A^-1 x
+    changes: list[Array]  # since shorter rules, relative
+
+
+class Verdict(NamedTuple):
+    """What is said of a depth."""
+
+    fine: bool  # the rule adds little to the error of the probes
+    small: bool  # its error is small beside the trace of |f|(A)
+    solved: bool  # and so are those of the solves that a gradient is made of
+    allowed: Array  # what the rule may add
+
+
+def read(ask: Sampling, rest: Deflated, K: Krylov, X: Array, depth: int) -> Batch:
+    """The rule of so many steps, and of up to two shorter ones."""
+    depths = _and_shorter(depth)
+
+    def at(x: Array) -> Array:
+        return values(ask.f, x, squared=ask.A.factor is not None)
+
+    found = [lanczos.samples(ask.A, K, steps, at) for steps in depths]
+    nodes, M = lanczos.rule(ask.A, K, depth)
+    xp = namespace(nodes)
+    unresolved, ends = _local_errors(ask, K, depth)
+    low, high = (_each_probe(end(nodes, axis=-1), K.block) for end in (xp.min, xp.max))
+    unseen = rest.unseen(X, low, high)
+    samples, *shorter = (rest.rest(x, X) for x in found)
+    return Batch(
+        samples,
+        tuple(shorter),
+        rest.inside(X),
+        found[0],
+        lanczos.forms(nodes, M, xp.abs(at(nodes))),
+        unresolved if unseen is None else unresolved + unseen,
+        ends,
+        None if ask.beside is None else _solves(ask, K, depths),
+    )
+
+
+def quadrature_error(batches: list[Batch], complete: bool) -> Array:
+    """How far shorter rules were off, carried on geometrically, and what is not resolved.
+
+    Infinite where there is no shorter rule, or where the changes grow.
+    """
+    first = batches[0].samples
+    xp = namespace(first)
+    zero = xp.zeros_like(real(first[..., 0]))
+    if complete:
+        return zero
+    if not batches[0].shorter:
+        return zero + math.inf
+
+    def change(i: int) -> Array:
+        rules = [(batch.samples, *batch.shorter) for batch in batches]
+        return _average([xp.abs(x[i] - x[i + 1]) for x in rules])
+
+    rounding = ROUNDING * eps_of(zero) * _average([batch.size for batch in batches])
+    changes = [change(i) for i in range(len(batches[0].shorter))]
+    return _carried_on(changes, rounding) + _average([batch.unresolved for batch in batches])
+
+
+def solve_error(batches: list[Batch]) -> Array | None:
+    """The relative error of the solves, as that of the quadrature."""
+    solves = [batch.solves for batch in batches if batch.solves is not None]
+    if not solves:
+        return None
+    forms, changes = solves[0]
+    if not changes:
+        return real(forms[0]) * 0 + math.inf
+    found = [_average([x.changes[i] for x in solves]) for i in range(len(changes))]
+    return _carried_on(found, ROUNDING * eps_of(found[0]))
+
+
+def judged(ask: Sampling, batch: Batch, total: int) -> Verdict:
+    """Whether a depth will do for so many probes.
+
+    The error of the probes alone is no measure of that of the rule: a sketch that knows what the
+    rule has not seen makes it large. So the rule may neither add much to f(A) itself.
+    """
+    xp = ask.A.xp
+    count, size = batch.samples.shape[-1], xp.mean(batch.size, axis=-1)
+    rounding = ROUNDING * eps_of(size) * size
+    part = QUADRATURE * (count / total) ** 0.5
+    allowed = xp.minimum(standard_error(batch.samples) * part, SHARE * size)
+    allowed = xp.maximum(allowed, rounding)
+    error = quadrature_error([batch], complete=False)
+    small = error <= SHARE * size
+    if not is_semidefinite(ask.f):  # next to a singularity the edge of a bulk never rests
+        small = small & (xp.mean(batch.ends, axis=-1) <= xp.maximum(SHARE * size, rounding))
+    solved, off = True, solve_error([batch])
+    if batch.solves is not None and off is not None:
+        forms = real(batch.solves.forms)
+        spread = to_number(standard_error(forms) / xp.mean(forms)).real * part
+        solved = bool(off <= max(min(spread, SHARE), SOLVED))
+    return Verdict(bool(xp.all(small & (error <= allowed))), bool(xp.all(small)), solved, allowed)
+
+
+def estimated(
+    ask: Sampling, rest: Deflated, batches: list[Batch], run: Run, spent: int, method: str
+) -> Estimate:
+    """The mean of the samples, with the errors of both kinds."""
+    xp, n = ask.A.xp, ask.A.shape[0]
+    samples = xp.concat([batch.samples for batch in batches], axis=-1)
+    if rest.known is not None:
+        samples = rest.levelled(samples, xp.concat([batch.inside for batch in batches]))
+        samples = samples + rest.known[..., None]
+    found = mean(
+        samples,
+        spent,
+        method,
+        correction=distributions.finite_population(ask.probes, samples.shape[-1], n),
+        independent=not getattr(ask.probes, "joint", False),
+    )
+    quadrature = quadrature_error(batches, complete=run.depth >= -(-n // ask.block))
+    if run.seen is not None:
+        quadrature = xp.maximum(quadrature, run.seen)
+    if not run.settled:
+        size = xp.mean(xp.concat([batch.size for batch in batches], axis=-1), axis=-1)
+        if rest.known is not None and rest.form is None:
+            size = size + xp.abs(rest.known)
+        unknown = xp.where(quadrature > SHARE * size, xp.full_like(size, math.inf), size)
+        quadrature = xp.hypot(quadrature, unknown)
+    both = xp.hypot(found.standard_error, quadrature)
+    return replace(
+        found,
+        standard_error=both,
+        converged=run.settled,
+        kept=ErrorSplit(found.standard_error, quadrature, solve_error(batches)),
+    )
+
+
+def _and_shorter(depth: int) -> list[int]:
+    """A depth, and up to two lesser ones whose rules it is compared with."""
+    step = max(1, depth // 4)
+    return [steps for steps in (depth, depth - step, depth - 2 * step) if steps >= 1]
+
+
+def _carried_on(changes: list[Array], rounding: Array | float) -> Array:
+    """The error that the changes since shorter rules show, if they go on to shrink as they did.
+
+    Infinite where they grow, unless by rounding.
+    """
+    last = changes[0]
+    if len(changes) < 2:
+        return last
+    xp = namespace(last)
+    ratio = last / positive(changes[1])
+    grows = ratio >= 1
+    ratio = xp.where(ratio > 0.9, xp.full_like(ratio, 0.9), ratio)
+    error = SAFETY * last * ratio / (1 - ratio)
+    error = xp.where(grows, xp.full_like(error, math.inf), error)
+    return xp.where(last <= rounding, xp.zeros_like(error), error)
+
+
+def _average(parts: list[Array]) -> Array:
+    """Over all probes."""
+    xp = namespace(parts[0])
+    return xp.mean(xp.concat(parts, axis=-1), axis=-1)
+
+
+def _solves(ask: Sampling, K: Krylov, depths: list[int]) -> Solves:
+    xp = ask.A.xp
+    found = [lanczos.coordinates(ask.A, K, steps, inv) for steps in depths]
+    size = xp.sqrt(colnorm2(found[0]))
+    forms = xp.sum(conj(K.below[0]) * found[0][:, : K.block, :], axis=-2)
+
+    def change(C: Array, shorter: Array) -> Array:
+        same = shorter.shape[1]
+        square = colnorm2(C[:, :same, :] - shorter) + colnorm2(C[:, same:, :])
+        return xp.reshape(xp.sqrt(square) / positive(size), (-1,))
+
+    return Solves(xp.reshape(forms, (-1,)), [change(*pair) for pair in pairwise(found)])
+
+
+def _local_errors(ask: Sampling, K: Krylov, depth: int) -> tuple[Array, Array]:
+    """For each probe: what clusters leave open, and what the outermost Ritz values do.
+
+    Read from the rule of a step less, whose residuals are known. A Ritz value that stands apart
+    from its neighbours by more than its residual allows is all that the rule knows of a cluster:
+    the residual is the spread of that, and the Gauss rule of two points with that spread says
+    what it is worth. An outermost Ritz value moves by its residual at most; by the square of that
+    over its distance from the next one, if this is larger.
+    """
+    xp, depth = ask.A.xp, max(depth - 1, 1)
+    if K.depth <= depth:
+        zero = xp.zeros_like(real(K.rest[:, 0, :]))
+        zero = xp.reshape(zero, (-1,))
+        return zero + math.inf, zero + math.inf
+    nodes, M, rho = lanczos.residuals(ask.A, K, depth)
+    f, bounded = ask.f, is_semidefinite(ask.f)
+    nodes = xp.where(nodes < 0, xp.zeros_like(nodes), nodes) if bounded else nodes
+    steps = xp.abs(nodes[:, 1:] - nodes[:, :-1])
+    far = xp.full_like(nodes[:, :1], math.inf)
+    gap = xp.minimum(xp.concat([far, steps], axis=-1), xp.concat([steps, far], axis=-1))
+    move = rho * xp.minimum(xp.ones_like(rho), rho / positive(gap - rho))
+    move = xp.where(gap > rho, move, rho)
+    least = nodes == xp.min(nodes, axis=-1, keepdims=True)
+    most = nodes == xp.max(nodes, axis=-1, keepdims=True)
+    # two points with the mean and the spread of the cluster, the lower one in the domain of f
+    narrow = xp.ones_like(rho)
+    if bounded:
+        room = xp.maximum(nodes / (2 * positive(rho)), eps_of(rho) * narrow)
+        narrow = xp.minimum(narrow, room)
+    share = narrow * narrow / (1 + narrow * narrow)
+    with np.errstate(all="ignore"):
+        at = f(nodes)
+        pair = (1 - share) * f(nodes - rho * narrow) + share * f(nodes + rho / narrow)
+        down, up = f(nodes - move), f(nodes + move)
+
+    def change(moved: Array, where: Array) -> Array:
+        size = xp.abs(moved - at)
+        size = xp.where(xp.isfinite(size), size, xp.abs(at))
+        return lanczos.forms(nodes, M, xp.where(where, size, xp.zeros_like(size)))
+
+    apart = (gap > APART * rho) & (rho > 0)
+    return change(pair, apart), change(down, least) + change(up, most)
+
+
+def _each_probe(x: Array, block: int) -> Array:
+    """A number of each group as one of each of its probes."""
+    xp = namespace(x)
+    return xp.reshape(xp.stack([x] * block, axis=-1), (-1,))

@@ -1,0 +1,266 @@
+"""Traces of functions of Hermitian operators, and the functions themselves as operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._arrays import Array, Probes, Rng, adjoint, conj, device_of, is_complex
+from .._estimates import Estimate, checked_budget, exact, require_finite
+from .._operators import LinearOperator, columns_cost, dense, square
+from .._sketches import Krylov, lanczos
+from ..functions import Function, values
+from ..probes import distributions
+from .deflation import cost as sketch_cost
+from .deflation import dimension
+from .quadrature import Sampling
+from .slq import sampled
+
+GIGABYTE = 2**30
+
+
+def trace_function(
+    A: Any,
+    f: Function,
+    num_matvecs: int,
+    *,
+    rng: Rng = None,
+    probes: Probes = distributions.rademacher,
+    depth: int | None = None,
+    block: int = 1,
+    deflate: int | None = None,
+) -> Estimate:
+    r"""The trace of f(A), A Hermitian, by stochastic Lanczos quadrature with deflation.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Hermitian, of dimension n. For the singular values of any matrix pass ``gram(A)``, with
+        f of their squares.
+    f : callable
+        A function of a real array of A's library, which returns one of the same shape: its values
+        at eigenvalues. `tracekit.functions` has some, and says how to declare where yours is
+        defined.
+    num_matvecs : int
+        Products m to spend at most: `depth` for each probe (``2 depth - 1`` if A was made by
+        `gram`), and those of the sketch. What does not fill a probe is left unspent. From n
+        products on (the lesser dimension of L, if A is ``L L^H``), where n^2 numbers fit in a
+        gigabyte, all eigenvalues are computed and the trace is exact.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    probes : callable, optional
+        A law of `tracekit.probes`.
+    depth : int, optional
+        Lanczos steps. Chosen if not given: until the quadrature of f(A) itself, sketch or not, has
+        settled (Notes), 6 at least; where values are not known (under `jax.jit`), so that there are
+        about eight probes, and 30 at most.
+    block : int, optional
+        Probes that share a Krylov space: where a few eigenvalues far from the others matter, the
+        quadrature converges in fewer steps.
+    deflate : int, optional
+        Columns of a sketch whose part of the trace is computed, so that only the rest is left to
+        the probes; 0 for none. One product each (two if A was made by `gram`) for a function that
+        is declared for positive semidefinite operators, otherwise three (five). Chosen, by the
+        spectrum that the first probes see, if not given; 0 under `jax.jit` or with less than 100
+        products.
+
+    Returns
+    -------
+    Estimate
+        In A's library and device, in f's dtype. The standard error holds both the spread of
+        the probes and the error of the quadrature, whose parts are ``kept.monte_carlo`` and
+        ``kept.quadrature``; infinite for one probe, and for ``depth=1``. ``reason`` tells how the
+        products were spent. Where the budget ends before the quadrature has settled, ``converged``
+        is False, the reason says so, and the standard error is infinite or as large as the whole
+        value.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `hutchinson`; if the products show that A is not Hermitian, or has eigenvalues
+        where f is not defined; if `depth` does not fit in the budget.
+
+    Notes
+    -----
+    Each probe costs a Krylov basis of `depth` columns, fully orthogonalised twice: 4 n depth^2
+    operations; as many probes at a time as fit in 128 MB. The quadrature is exact for polynomials
+    of degree below 2 depth. Its error is estimated by the change over the last steps, carried on
+    geometrically, and infinite while changes grow. A depth is chosen where that error is at most
+    half of what the probes leave and a tenth of :math:`\mathrm{tr}\, |f|(A)`, two depths in a row,
+    where the sketch knows of no eigenvalue beyond those that the probes have seen, and no Ritz
+    value stands apart for a cluster that f would tell apart; then, if half of what is left pays for
+    it, two probes go on to twice the depth and have to change little. An eigenvalue that no probe
+    has seen at that depth is not known: f that is not smooth, such as a step, may hide all of its
+    trace in one, and the logarithm part of it in some that are many orders below the others.
+
+    With deflation the sketch serves as a control variate, so that its quality matters for the
+    spread only, and derivatives take it as constant; `log` and `inv` are taken of
+    ``P^-1/2 A P^-1/2``, P made of the sketch, which needs fewer steps too.
+
+    References
+    ----------
+    Ubaru, Chen, Saad (2017), SIMAX 38, doi:10.1137/16M1104974; Chen, Hallman (2023),
+    arXiv:2205.01736; Persson, Kressner (2023), arXiv:2209.11023; Wenger, Pleiss, Hennig,
+    Cunningham, Gardner (2022), arXiv:2107.00243.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = tk.testing.known_spectrum(np.linspace(1.0, 3.0, 400))
+    >>> estimate = tk.trace_function(A, tk.functions.sqrt, 100, rng=0)
+    >>> low, high = estimate.confidence_interval(0.999)
+    >>> bool(low < np.sum(np.sqrt(np.linspace(1.0, 3.0, 400))) < high)
+    True
+    """
+    return estimated(
+        A, f, num_matvecs, "trace_function", rng=rng, probes=probes, depth=depth, block=block,
+        deflate=deflate,
+    )  # fmt: skip
+
+
+def function_operator(A: Any, f: Function, depth: int) -> LinearOperator:
+    """The operator f(A), by Lanczos: for every estimator, for diagonals and partial traces.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Hermitian, of dimension n.
+    f : callable
+        As for `trace_function`.
+    depth : int
+        Lanczos steps for each column.
+
+    Returns
+    -------
+    LinearOperator
+        Of A's shape, library, dtype and device. A product with a column costs `depth` products of A
+        (``2 depth - 1`` columns through its factor), and so does a quadratic form, which is
+        as exact as a product of twice the depth. Estimators count columns of f(A), not of A.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If A is not square or `depth` no positive int; at the products, as for `trace_function`.
+
+    Notes
+    -----
+    Exact where f is a polynomial of degree below `depth`, or A has no more than `depth` different
+    eigenvalues. Memory for `depth` + 2 blocks of the size of the block that is multiplied.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = np.diag([1.0, 4.0, 9.0])
+    >>> root = tk.function_operator(A, tk.functions.sqrt, 3)
+    >>> (root @ np.ones(3)).round(6).tolist()
+    [1.0, 2.0, 3.0]
+    """
+    A, depth = square(A, "function"), checked_budget(depth, "depth")
+    depth = min(depth, A.shape[0])
+
+    def krylov(X: Array) -> Krylov:
+        K = lanczos.begin(A.xp.astype(X, A.xp.result_type(A.dtype, X.dtype), copy=False))
+        for _ in range(depth):
+            K = lanczos.advance(A, K)
+        return K
+
+    def at(x: Array) -> Array:
+        return values(f, x, squared=A.factor is not None)
+
+    def matmat(X: Array) -> Array:
+        return lanczos.applied(A, krylov(X), at)
+
+    def rmatmat(X: Array) -> Array:
+        return lanczos.applied(A, krylov(X), lambda x: conj(at(x)))
+
+    def quad(X: Array) -> Array:
+        K = krylov(X)
+        nodes, M = lanczos.rule(A, K)
+        return A.xp.astype(lanczos.forms(nodes, M, at(nodes)), A.dtype, copy=False)
+
+    made: LinearOperator = A._like(A.shape, matmat, rmatmat, quad, dims=A.dims)
+    return made
+
+
+def estimated(
+    A: Any,
+    f: Function,
+    num_matvecs: int,
+    method: str,
+    *,
+    rng: Rng,
+    probes: Probes = distributions.rademacher,
+    depth: int | None = None,
+    block: int = 1,
+    deflate: int | None = None,
+) -> Estimate:
+    """The trace of f(A), or of several functions that f stacks along a first axis."""
+    A = square(A, "function")
+    ask = asked(A, f, num_matvecs, probes, depth, block, deflate)
+    if is_affordable(ask):
+        return done(exactly(A, f, method))
+    return done(sampled(ask, rng, method)[0])
+
+
+def asked(
+    A: LinearOperator,
+    f: Function,
+    num_matvecs: Any,
+    probes: Probes,
+    depth: Any,
+    block: Any,
+    deflate: Any,
+) -> Sampling:
+    """What is asked for, if it can be done."""
+    if not callable(f):
+        raise TypeError(
+            f"f is {f!r}, not a function; pass one of an array of eigenvalues, such as "
+            "tracekit.functions.log"
+        )
+    m, n, b = checked_budget(num_matvecs), A.shape[0], checked_budget(block, "block")
+    depth = None if depth is None else min(checked_budget(depth, "depth"), -(-n // b))
+    columns = 0 if deflate in (None, 0) else checked_budget(deflate, "deflate")
+    ask = Sampling(A, f, m, probes, b, depth, deflate if deflate is None else columns)
+    rank = n if A.factor is None else A.factor.shape[1]
+    if rank < n and getattr(f, "positive", False):
+        raise ValueError(
+            f"a matrix of dimension {n} made of a factor with {rank} columns is singular, and this "
+            "function is not defined at 0; add a multiple of the identity, A + c I"
+        )
+    least = b * lanczos.cost(A, depth or 1) + columns * sketch_cost(A, f)
+    if dimension(f, columns) > n or (m < least and not is_affordable(ask)):
+        raise ValueError(
+            f"depth={depth}, block={block} and deflate={deflate} take {least} products at least, "
+            f"and num_matvecs={m} with dimension {n} do not allow that; pass smaller ones"
+        )
+    return ask
+
+
+def is_affordable(ask: Sampling) -> bool:
+    """Whether all eigenvalues can be had."""
+    cost = columns_cost(ask.A)
+    bits = int(ask.A.xp.finfo(ask.A.dtype).bits) * (2 if is_complex(ask.A) else 1)
+    return ask.budget >= cost and cost * ask.A.shape[0] * bits // 8 <= GIGABYTE
+
+
+def exactly(A: LinearOperator, f: Function, method: str) -> Estimate:
+    """By all eigenvalues: of A, or of the smaller Gram matrix of its factor."""
+    xp, n, L, cost = A.xp, A.shape[0], A.factor, columns_cost(A)
+    if L is None:
+        D = dense(A)
+        require_finite(D)
+        lanczos.require_hermitian(D, D, xp.max(xp.abs(D)))
+        x = xp.linalg.eigvalsh((D + adjoint(D)) / 2)
+    else:
+        D = dense(L if L.shape[1] <= n else L.H)
+        require_finite(D)
+        s = xp.linalg.svdvals(D)
+        gone = xp.zeros((n - cost,), dtype=s.dtype, device=device_of(s))
+        x = xp.concat([s * s, gone])
+    y = values(f, x, squared=L is not None)
+    return exact(xp.sum(y, axis=-1), cost, method)
+
+
+def done(estimate: Estimate) -> Estimate:
+    """The estimate, if it is finite."""
+    require_finite(estimate.value)
+    return estimate

@@ -1,0 +1,228 @@
+"""Norm, effective rank and alignment of L L^H from products with L^H alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .._arrays import (
+    Array,
+    Rng,
+    abs2,
+    coldot,
+    conj,
+    inner,
+    is_complex,
+    is_traced,
+    magnitude,
+    matrix_diagonal,
+    matrix_trace,
+    namespace,
+    real_dtype,
+    to_number,
+)
+from .._arrays import real as real_part
+from .._estimates import Estimate, checked_budget, few, require_finite, skewness_of
+from .._operators import LinearOperator, as_operator, blocked, columns_at_once, common_dtype
+from .._sketches import zonal
+from ..probes import Source, distributions
+from .summary import SpectralSummary
+
+
+def one_sided_summary(L: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSummary:
+    r"""Trace, Frobenius norm and effective rank of :math:`L L^H` from products with ``L^H`` alone.
+
+    Parameters
+    ----------
+    L : LinearOperator or anything that `as_operator` reads
+        Of shape (n, P); pass ``L.H`` to use products with L alone.
+    num_matvecs : int
+        Columns m through ``L^H``, at least 2; exact from n on.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+
+    Returns
+    -------
+    SpectralSummary
+        The trace and the squared norm are unbiased; norm and rank have the jackknife's bias
+        correction. Standard errors are the jackknife's, times ``sqrt(1 - m / n)`` and, for the few
+        columns that one direction may dominate, ``1 + 8 / m^2``; infinite for two columns.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `one_sided`, and if L is zero.
+
+    Notes
+    -----
+    Orthogonal probes V and the Gram matrix :math:`K = V^H L L^H V`: the quadratic estimators of
+    `tr(A^2)` and `tr(A)^2` are the only unbiased ones that depend on K alone and not on the basis.
+    Memory for m columns of length n and of length P.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> L = np.random.default_rng(0).standard_normal((60, 200))
+    >>> summary = tk.one_sided_summary(L, 40, rng=0)
+    >>> bool(abs(summary.frobenius_norm.value / np.linalg.norm(L @ L.T) - 1) < 0.05)
+    True
+    """
+    L = as_operator(L)
+    read, K = _reader(L, _at_least_two(num_matvecs), rng)
+    if not is_traced(K) and to_number(matrix_trace(K)) == 0:
+        raise ValueError(
+            "L is zero, so the effective rank of L L^H is 0 / 0; pass another operator"
+        )
+    return SpectralSummary(read(0), read(1), read(2))
+
+
+def one_sided_norm(L: LinearOperator, m: int, rng: Rng) -> Estimate:
+    """The norm of `one_sided_summary` alone, which a zero operator has too."""
+    return _reader(L, _at_least_two(m), rng)[0](1)
+
+
+def _reader(L: LinearOperator, m: int, rng: Rng) -> tuple[Callable[[int], Estimate], Array]:
+    """A function that reads trace, norm or effective rank from one Gram matrix, and the matrix."""
+    (K,), (scale,), m, spent = _probe_grams((L,), m, rng)
+    n, complex_, real = L.shape[0], is_complex(K), real_dtype(L.dtype, L.xp)
+    units = (scale * scale, scale * scale, 1.0)
+
+    def value(which: int, t: Array, k: Array, count: int) -> Array:
+        if which == 0:
+            return t * (n / count)
+        square, cross = zonal(t * t, k, count, n, complex_=complex_)
+        return cross / square if which == 2 else namespace(t).sqrt(square)
+
+    def read(which: int) -> Estimate:
+        left_out = [_without_each(K, K, first=True), _without_each(K, K)]
+        whole = _total(K), _dot(K, K)
+        got, error, skewness = _jackknife(partial(value, which), whole, left_out, m, n, few(m))
+        skewness = None if which == 2 else skewness  # a ratio is not as skewed as its parts
+        got = L.xp.astype(got * units[which], L.dtype if which == 0 else real, copy=False)
+        return Estimate(
+            got, error * units[which], spent, "one_sided_summary", dof=m - 1, skewness=skewness
+        )
+
+    return read, K
+
+
+def one_sided_alignment(L1: Any, L2: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
+    r"""Cosine of :math:`L_1 L_1^H` and :math:`L_2 L_2^H` from products with the adjoints alone.
+
+    Parameters
+    ----------
+    L1, L2 : LinearOperator or anything that `as_operator` reads
+        With the same number n of rows.
+    num_matvecs : int
+        Columns through both adjoints together, at least 4: half of them through each, with the
+        same probes. Exact from 2 n on.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+
+    Returns
+    -------
+    Estimate
+        Real, between 0 and 1 up to its error; with the jackknife's bias correction and error.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `one_sided`, and if an operator is zero.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> L = np.random.default_rng(0).standard_normal((60, 200))
+    >>> round(float(tk.one_sided_alignment(L, 2 * L, 40, rng=0)), 6)
+    1.0
+    """
+    first, second = as_operator(L1), as_operator(L2)
+    common_dtype(first, second)
+    n = first.shape[0]
+    if second.shape[0] != n:
+        raise ValueError(f"operators of {n} and {second.shape[0]} rows cannot be compared")
+    m = _at_least_two(num_matvecs, sides=2) // 2
+    (K1, K2), _, m, spent = _probe_grams((first, second), m, rng)
+    for K in (K1, K2):
+        if not is_traced(K) and to_number(matrix_trace(K)) == 0:
+            raise ValueError("an operator is zero, so the alignment is 0 / 0; pass another one")
+    complex_ = is_complex(K1)
+
+    def cosine(t1: Array, t2: Array, k12: Array, k11: Array, k22: Array, count: int) -> Array:
+        dot = zonal(t1 * t2, k12, count, n, complex_=complex_)[0]
+        square1 = zonal(t1 * t1, k11, count, n, complex_=complex_)[0]
+        square2 = zonal(t2 * t2, k22, count, n, complex_=complex_)[0]
+        return dot / namespace(t1).sqrt(square1 * square2)
+
+    pairs = ((K1, K2), (K1, K1), (K2, K2))
+    whole = (_total(K1), _total(K2), *(_dot(*pair) for pair in pairs))
+    left_out = [_without_each(K, K, first=True) for K in (K1, K2)]
+    left_out += [_without_each(*pair) for pair in pairs]
+    value, error, _ = _jackknife(cosine, whole, left_out, m, n, few(m) + 0.25)
+    return Estimate(value, error, spent, "one_sided_alignment", dof=m - 1)
+
+
+def _at_least_two(num_matvecs: Any, sides: int = 1) -> int:
+    m = checked_budget(num_matvecs)
+    if m < 2 * sides:
+        raise ValueError(
+            f"num_matvecs={m} gives no estimate of a squared norm; pass at least {2 * sides}"
+        )
+    return m
+
+
+def _probe_grams(
+    operators: tuple[LinearOperator, ...], m: int, rng: Rng
+) -> tuple[list[Array], list[Array], int, int]:
+    """``V^H L L^H V`` in units of a scale squared, for orthonormal V that all operators share."""
+    first = operators[0]
+    n, m = first.shape[0], min(m, first.shape[0])
+    V = distributions.orthogonal(Source(rng, first), n, m) * n**-0.5
+    sketches = [blocked(L.H.matmat, columns_at_once(L, None))(V) for L in operators]
+    for G in sketches:
+        require_finite(G)
+    scales = [magnitude(G) for G in sketches]
+    sketches = [G / scale for G, scale in zip(sketches, scales, strict=True)]
+    return [inner(G, G) for G in sketches], scales, m, m * len(operators)
+
+
+def _total(K: Array) -> Array:
+    return real_part(matrix_trace(K))
+
+
+def _dot(K1: Array, K2: Array) -> Array:
+    return real_part(namespace(K1).sum(conj(K1) * K2))
+
+
+def _without_each(K1: Array, K2: Array, *, first: bool = False) -> Array:
+    """The total of K1, or the inner product of both, without row and column i, for each i."""
+    d1, d2 = real_part(matrix_diagonal(K1)), real_part(matrix_diagonal(K2))
+    if first:
+        return _total(K1) - d1
+    return _dot(K1, K2) - 2 * real_part(coldot(K1, K2)) + d1 * d2
+
+
+def _jackknife(
+    value: Callable[..., Array],
+    whole: tuple[Array, ...],
+    left_out: list[Array],
+    m: int,
+    n: int,
+    factor: float,
+) -> tuple[Array, Array, Array | None]:
+    """A function of means, corrected for its bias, its standard error and skewness; m of n probes.
+
+    The error is multiplied by a factor; the skewness is that of the jackknife's pseudo-values.
+    """
+    got = value(*whole, m)
+    if m < 3:
+        return got, real_part(got) * 0.0 + (0.0 if m == n else math.inf), None
+    xp = namespace(got)
+    replicates = value(*left_out, m - 1)
+    rest = 1 - m / n
+    deviation = replicates - xp.mean(replicates)
+    error = xp.sqrt(xp.sum(abs2(deviation)) * ((m - 1) / m * rest)) * factor
+    pseudo = got * m - replicates * (m - 1)
+    return got - (xp.mean(replicates) - got) * ((m - 1) * rest), error, skewness_of(pseudo)

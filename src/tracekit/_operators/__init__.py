@@ -1,0 +1,59 @@
+"""Linear operators as values: the record, conversion, combination, blocks, costs, tensor axes."""
+
+from .blocks import (
+    _itemsize,
+    block_size,
+    blocked,
+    blocks,
+    columns_at_once,
+    coordinates,
+    dense,
+    each_column,
+    forms_of,
+    has_plain_form,
+    in_blocks,
+    quadratic_forms,
+    split,
+    total,
+    width,
+)
+from .combine import block_diagonal, centered, counted, gram, vstack
+from .convert import as_operator, square
+from .costs import columns_cost, diagonal_cost, exact_cost, maker_price, price
+from .linear_operator import LinearOperator, common_dtype
+from .tensor_axes import Axes, read_axes, with_dims
+
+__all__ = [
+    "Axes",
+    "LinearOperator",
+    "_itemsize",
+    "as_operator",
+    "block_diagonal",
+    "block_size",
+    "blocked",
+    "blocks",
+    "centered",
+    "columns_at_once",
+    "columns_cost",
+    "common_dtype",
+    "coordinates",
+    "counted",
+    "dense",
+    "diagonal_cost",
+    "each_column",
+    "exact_cost",
+    "forms_of",
+    "gram",
+    "has_plain_form",
+    "in_blocks",
+    "maker_price",
+    "price",
+    "quadratic_forms",
+    "read_axes",
+    "split",
+    "square",
+    "total",
+    "vstack",
+    "width",
+    "with_dims",
+]

@@ -1,0 +1,163 @@
+"""Tensor axes of an operator's domain: which are kept, which are traced, and how to go between."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from operator import index
+from typing import Any
+
+from .._arrays import Array, adjoint, colsum, conj, contract, namespace
+from .convert import as_operator
+from .linear_operator import LinearOperator
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A domain of tensors of shape `dims`, in C order; `over` are the axes that are traced."""
+
+    dims: tuple[int, ...]
+    over: tuple[int, ...]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The axes, those that are kept first."""
+        return (*(a for a in range(len(self.dims)) if a not in self.over), *self.over)
+
+    @property
+    def kept_dims(self) -> tuple[int, ...]:
+        """Sizes of the kept axes."""
+        return tuple(size for a, size in enumerate(self.dims) if a not in self.over)
+
+    @property
+    def kept(self) -> int:
+        """Entries of the kept axes."""
+        return math.prod(self.kept_dims)
+
+    @property
+    def traced(self) -> int:
+        """Entries of the traced axes."""
+        return math.prod(self.dims[a] for a in self.over)
+
+    def apart(self, X: Array) -> Array:
+        """Columns (n, k) as (kept, traced, k)."""
+        xp, k = namespace(X), X.shape[1]
+        X = xp.permute_dims(xp.reshape(X, (*self.dims, k)), (*self.order, len(self.dims)))
+        return xp.reshape(X, (self.kept, self.traced, k))
+
+    def together(self, X: Array) -> Array:
+        """The inverse of `apart`."""
+        xp, k, order = namespace(X), X.shape[2], self.order
+        X = xp.reshape(X, (*(self.dims[a] for a in order), k))
+        back = tuple(order.index(a) for a in range(len(order)))
+        return xp.reshape(xp.permute_dims(X, (*back, len(order))), (math.prod(self.dims), k))
+
+    def lift(self, E: Array, Z: Array) -> Array:
+        """Kronecker products of the columns of E (kept, c) and Z (traced, m): (n, c * m)."""
+        both = E[:, None, :, None] * Z[None, :, None, :]
+        return self.together(
+            namespace(E).reshape(both, (self.kept, self.traced, E.shape[1] * Z.shape[1]))
+        )
+
+    def drop(self, Y: Array, Z: Array) -> Array:
+        """``(I x z_j)^H`` on columns (n, c * m), z_j that of their own: (kept, c, m)."""
+        xp, m = namespace(Y), Z.shape[1]
+        Y = xp.reshape(self.apart(Y), (self.kept, self.traced, -1, m))
+        Y = xp.reshape(conj(Z)[None, :, None, :] * Y, (self.kept, self.traced, -1))
+        return xp.reshape(colsum(Y), (self.kept, -1, m))
+
+    def summed(self, X: Array) -> Array:
+        """Columns (n, k) summed over the traced axes: (kept, k)."""
+        return colsum(self.apart(X))
+
+    def outer(self, X: Array) -> Array:
+        """The partial trace of ``x_j x_j^H`` for every column: (kept, kept, k)."""
+        xp = namespace(X)
+        X = xp.permute_dims(self.apart(X), (2, 0, 1))
+        return xp.permute_dims(X @ adjoint(X), (1, 2, 0))
+
+    def cross(self, X: Array, Y: Array) -> Array:
+        """The partial trace of ``X Y^H``: (kept, kept)."""
+        xp = namespace(X)
+        X, Y = (xp.reshape(self.apart(columns), (self.kept, -1)) for columns in (X, Y))
+        return contract(X, adjoint(Y))
+
+
+def read_axes(A: LinearOperator, dims: Any, axis: Any) -> Axes:
+    """The axes of an operator's domain, if they make sense."""
+    if dims is None and A.dims is None:
+        raise ValueError(
+            f"this operator of dimension {A.shape[1]} does not carry the shape of its tensors; "
+            "pass dims, a tuple of sizes"
+        )
+    dims = checked_dims(A, A.dims if dims is None else dims)
+    given = axis if isinstance(axis, tuple | list) else (axis,)
+    try:
+        numbers = [_index(a) for a in given]
+    except TypeError:
+        raise TypeError(
+            f"axis={axis!r} is no axis; pass an int or a tuple of ints, the positions to trace over"
+        ) from None
+    if any(not -len(dims) <= a < len(dims) for a in numbers):
+        raise ValueError(
+            f"axis={axis!r} is out of range for dims={dims}; pass positions from {-len(dims)} to "
+            f"{len(dims) - 1}"
+        )
+    over = tuple(sorted({a % len(dims) for a in numbers}))
+    if len(over) < len(numbers):
+        raise ValueError(f"axis={axis!r} names an axis of dims={dims} twice; pass each once")
+    return Axes(dims, over)
+
+
+def checked_dims(A: LinearOperator, dims: Any) -> tuple[int, ...]:
+    """Sizes that multiply to the dimension of the domain."""
+    try:
+        sizes = tuple(_index(size) for size in dims)
+    except TypeError:
+        raise TypeError(
+            f"dims={dims!r} is no shape; pass a tuple of ints, the sizes of the tensor's axes"
+        ) from None
+    if not sizes or any(size < 1 for size in sizes) or math.prod(sizes) != A.shape[1]:
+        raise ValueError(
+            f"dims={sizes} do not make the dimension {A.shape[1]} of the operator; pass positive "
+            "sizes that multiply to it"
+        )
+    return sizes
+
+
+def with_dims(A: Any, dims: tuple[int, ...]) -> LinearOperator:
+    """The same operator, which now carries the tensor shape of its domain.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Of shape (m, n).
+    dims : tuple of int
+        Sizes that multiply to n, in C order: entry (i, j, ...) of the tensor is entry
+        ``numpy.ravel_multi_index((i, j, ...), dims)`` of the vector.
+
+    Returns
+    -------
+    LinearOperator
+        With ``A.dims`` set, so that `partial_trace` and `block_traces` take None for dims.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `dims` is no tuple of positive ints that multiply to n.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> K = tk.with_dims(tk.gram(np.ones((6, 2))), (2, 3))
+    >>> tk.partial_trace(K, None, 1).value.tolist()
+    [[6.0, 6.0], [6.0, 6.0]]
+    """
+    operator: LinearOperator = as_operator(A)
+    return replace(operator, dims=checked_dims(operator, dims))
+
+
+def _index(number: Any) -> int:
+    if isinstance(number, bool):
+        raise TypeError("a truth value")
+    return index(number)

@@ -1,0 +1,30 @@
+"""Estimators of the trace."""
+
+from . import checkpoint
+from .auto import resume, trace
+from .comparison import BUDGETS, Comparison, applicable_methods, checked_budgets, compare
+from .exact import exact_trace
+from .hutchinson import hutchinson
+from .hutchpp import hutchpp, nahutchpp
+from .one_sided import difference_basis, one_sided, range_basis
+from .xtrace import xnystrace, xtrace
+
+__all__ = [
+    "BUDGETS",
+    "Comparison",
+    "applicable_methods",
+    "checked_budgets",
+    "checkpoint",
+    "compare",
+    "difference_basis",
+    "exact_trace",
+    "hutchinson",
+    "hutchpp",
+    "nahutchpp",
+    "one_sided",
+    "range_basis",
+    "resume",
+    "trace",
+    "xnystrace",
+    "xtrace",
+]

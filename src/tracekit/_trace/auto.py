@@ -1,0 +1,306 @@
+"""The trace to a tolerance: picks the method, spends until the interval is within, says why."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .._arrays import Rng, namespace
+from .._estimates import Estimate, NotFiniteError, checked_budget, checked_tolerance, done, exact
+from .._operators import exact_cost, square
+from ..probes import Source
+from .adaptive import (
+    Ask,
+    Callback,
+    Look,
+    ProductError,
+    State,
+    Step,
+    attempted,
+    next_step,
+    read,
+    saved,
+    sum_on,
+    widen,
+    write,
+)
+from .exact import exactly
+from .hutchinson import hutchinson
+from .spending import FIRST, within
+
+SMALL = 64  # up to this dimension the exact trace costs no more than a few looks
+
+
+def trace(
+    A: Any,
+    *,
+    rtol: float = 1e-2,
+    atol: float = 0.0,
+    max_matvecs: int | None = None,
+    rng: Rng = None,
+    psd: bool | None = None,
+    hermitian: bool | None = None,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> Estimate:
+    """The trace of an operator, to a tolerance, by the method that suits it.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        Square, of dimension n; real or complex, symmetric or not. A matrix whose entries are at
+        hand, dense or sparse, is not estimated: its diagonal is summed, at no product.
+    rtol, atol : float, optional
+        Products are spent until the 95 % interval is within ``atol + rtol |value|``; if both are 0,
+        until `max_matvecs` are spent.
+    max_matvecs : int, optional
+        Products to spend at the most. Without it the exact trace, for n products more, is the end
+        of a run that the tolerance does not end.
+    rng : None, int, or generator, optional
+        As for `hutchinson`.
+    psd : bool, optional
+        True if A is Hermitian positive semidefinite: then one product a probe does. Known without
+        it of operators made by `gram`.
+    hermitian : bool, optional
+        True to have that checked.
+    callback : callable, optional
+        Called with the `Estimate` after each step; the run ends if it returns True.
+    checkpoint : path, optional
+        An .npz file, replaced after each step; the same call goes on from it and ends with the
+        same result, bit for bit, as if it had not been interrupted. The file does not know the
+        operator: pass the same one. It knows the kind of `rng`, and the seed or key if that is an
+        int or a JAX key, and is refused by another.
+
+    Returns
+    -------
+    Estimate
+        ``converged`` tells whether the tolerance is met, ``method`` and ``reason`` what was chosen
+        and why. `resume` spends more products on it, after it was pickled or copied too (unless a
+        CuPy generator drew for it: that cannot be pickled). Ctrl-C ends the run with what was paid
+        for, if that is enough for an estimate; so do memory that runs out and products that raise,
+        with a RuntimeWarning that names the error.
+
+    Raises
+    ------
+    NotFiniteError
+        If A returns NaN or infinity; it carries the estimate before that.
+    ValueError, TypeError
+        If A is not square, an argument is unusable, or the products show that a hint is wrong.
+
+    Notes
+    -----
+    The exact sum if n is at most 64. Otherwise the first look is at 8 sign vectors, the best plain
+    probes: they do where the diagonal dominates, or the tolerance is rough. Where more would need
+    40 products or more, these 8 are sketched, and the estimates of smaller variance are kept from
+    then on: of plain sign vectors, or of XTrace, or of XNysTrace if A is positive semidefinite,
+    whose further probes are uniform on the sphere. Of these, fewer are sketched (about a third in
+    the long run) where that does not lower the variance much. The choice is made once, by the first
+    8 probes; nothing is chosen between estimates that are both reported. Each further step spends
+    half of what was spent, or as much again where plain vectors are far from the tolerance. The
+    levels of all looks together allow for 5 % of misses, half of them at the first.
+
+    Memory: probes, their products and the sketch, four numbers for each entry of a probe (two of n
+    and two of P numbers for ``A = L L^H``, L with P columns), take at most 512 MB, or what 8
+    probes take if that is more; working on them takes as much again. Further probes only test the
+    sketch, in blocks, and are let go, as all plain ones are: the estimate stays right, and gains
+    less by each product.
+
+    The interval is calibrated by experiment: it is no guarantee.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> M = tk.testing.known_spectrum(np.arange(1.0, 1001.0) ** -2)
+    >>> A = tk.LinearOperator(M.shape, lambda X: M @ X)  # known by its products
+    >>> estimate = tk.trace(A, rtol=1e-2, rng=0)
+    >>> bool(abs(float(estimate) - np.trace(M)) < 1e-2 * np.trace(M)), estimate.method
+    (True, 'xtrace')
+    >>> tk.trace(np.diag([1.0, 2.0, 3.0])).num_matvecs  # a matrix is read instead
+    0
+    """
+    ask = _asked(A, rtol, atol, max_matvecs, psd, hermitian, callback, checkpoint)
+    A = ask.A
+    if A.exact is not None and "entries" in A.exact:
+        found = exact(A.exact["entries"](), 0, "sum_of_diagonal")
+        return done(replace(found, reason="the matrix is given: its diagonal is summed"), A)
+    if ask.limit >= ask.cost and (ask.cost <= SMALL or rtol == atol == 0):
+        known = A.exact is not None and "trace" in A.exact
+        found = exactly(A)
+        free = known and not found.num_matvecs
+        reason = "its maker knows it" if free else f"exact for {found.num_matvecs} products"
+        return replace(found, reason=reason)
+    if ask.limit < FIRST * ask.price:
+        estimate = hutchinson(A, int(ask.limit), rng=rng)
+        reason = f"{ask.limit} products are too few to sketch"
+        converged = rtol == atol == 0 or within(estimate, rtol, atol, 1)
+        return replace(estimate, reason=reason, converged=converged)
+    source = Source(rng, A)
+    if checkpoint is not None and not source.state():
+        raise TypeError("the state of this generator cannot be saved; pass an int to rng")
+    return _run(ask, source, saved(ask, source))
+
+
+def resume(
+    A: Any,
+    estimate: Estimate,
+    *,
+    rtol: float = 1e-2,
+    atol: float = 0.0,
+    max_matvecs: int | None = None,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> Estimate:
+    """Spend more products on an estimate of `trace`, repeating none.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything that `as_operator` reads
+        The operator of the estimate.
+    estimate : Estimate
+        What `trace` or `resume` returned, converged or not.
+    rtol, atol : float, optional
+        As for `trace`.
+    max_matvecs : int, optional
+        Products to spend at the most, those of `estimate` included.
+    callback : callable, optional
+        As for `trace`.
+    checkpoint : path, optional
+        As for `trace`.
+
+    Returns
+    -------
+    Estimate
+        To the new tolerance. A run that began with plain probes, for a rough tolerance, may end
+        elsewhere, and after more products, than one that had the fine tolerance from the start.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `trace`, and if `estimate` cannot be continued.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> M = tk.testing.known_spectrum(np.arange(1.0, 1001.0) ** -2)
+    >>> A = tk.LinearOperator(M.shape, lambda X: M @ X)
+    >>> rough = tk.trace(A, rtol=0.1, rng=0)
+    >>> fine = tk.resume(A, rough, rtol=1e-3)
+    >>> rough.num_matvecs < fine.num_matvecs
+    True
+    """
+    kept = getattr(estimate, "kept", None)
+    if kept is None and getattr(estimate, "standard_error", None) == 0:
+        return estimate  # exact
+    if not (isinstance(kept, tuple) and len(kept) == 3 and isinstance(kept[0], State)):
+        raise ValueError(
+            f"{estimate!r} keeps no products to go on from; pass an estimate that trace or resume "
+            "returned"
+        )
+    state, source, mode = kept
+    psd = True if mode == "nystrom" else None
+    ask = _asked(A, rtol, atol, max_matvecs, psd, None, callback, checkpoint)
+    Omega, op = state.Omega, ask.A
+    here = (op.shape[0], op.xp, op.dtype, ask.mode)
+    if (Omega.shape[0], namespace(Omega), Omega.dtype, mode) != here:
+        made = "made by gram" if mode == "factor" else "not made by gram"
+        raise ValueError(
+            f"the estimate is of an operator of dimension {Omega.shape[0]} and dtype {Omega.dtype} "
+            f"of {namespace(Omega).__name__}, {made}, and this one is {op!r}; pass the "
+            "operator it came from"
+        )
+    source.restore(state.draws)
+    return _run(ask, source, state)
+
+
+def _asked(
+    A: Any,
+    rtol: float,
+    atol: float,
+    max_matvecs: int | None,
+    psd: bool | None,
+    hermitian: bool | None,
+    callback: Callback | None,
+    checkpoint: str | Path | None,
+) -> Ask:
+    checked_tolerance(rtol, atol)
+    operator = square(A)
+    if (psd is False or hermitian is False) and operator.factor is not None:
+        raise ValueError(
+            "A = L L^H is Hermitian positive semidefinite; leave out psd and hermitian"
+        )
+    if psd and hermitian is False:
+        raise ValueError("psd=True with hermitian=False is a contradiction; leave out one of them")
+    limit = math.inf if max_matvecs is None else checked_budget(max_matvecs, "max_matvecs")
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(
+            f"checkpoint {str(path)!r} is in a folder that does not exist; make it first"
+        )
+    mode = "factor" if operator.factor is not None else "nystrom" if psd else "range"
+    return Ask(
+        operator, rtol, atol, limit, exact_cost(operator), mode, bool(hermitian), callback, path
+    )
+
+
+def _run(ask: Ask, source: Source, state: State) -> Estimate:
+    """Spend, read and look, until one of them ends it; the loop knows only what `state` holds."""
+    look: Look | None = None
+    try:
+        while True:
+            if state.columns == ask.cost:
+                reason = "estimating would have cost more"
+                return done(exact(state.total, state.spent, reason=reason), ask.A)
+            if state.Omega is not None:
+                if look is None or state.columns == 0:
+                    look = attempted(read, ask, state)
+                kept = (state, source, ask.mode)
+                estimate = replace(look.estimate, num_matvecs=state.spent, kept=kept)
+                look = look._replace(estimate=estimate)
+                told = ask.callback is not None and ask.callback(estimate)
+                if estimate.converged:
+                    return estimate
+                if told:
+                    return _ended(estimate, "ended by the callback")
+            step = next_step(ask, state, look)
+            if look is not None and step.kind == "end":
+                spent_all = ask.rtol == ask.atol == 0
+                return replace(_ended(look.estimate, "the budget is spent"), converged=spent_all)
+            state = attempted(_stepped, ask, state, source, step, look)
+            if ask.checkpoint is not None:
+                write(ask, state, source)
+    except KeyboardInterrupt:
+        if look is None:
+            raise
+        return _ended(look.estimate, "ended by Ctrl-C")
+    except NotFiniteError as error:
+        raise NotFiniteError(str(error), look and look.estimate) from None
+    except ProductError as failed:
+        cause = failed.__cause__ or failed
+        if look is None:
+            raise cause from cause.__cause__
+        return _failed(look.estimate, cause)
+
+
+def _stepped(ask: Ask, state: State, source: Source, step: Step, look: Look | None) -> State:
+    if step.kind == "sum":
+        return sum_on(ask, state)
+    return widen(ask, state, source, step, math.inf if look is None else look.gain)
+
+
+def _failed(estimate: Estimate, error: BaseException) -> Estimate:
+    """The estimate before an error that ended the run, with a warning."""
+    kind, told = type(error).__name__, str(error).partition("\n")[0]
+    how = f"ended by {kind}" + (f" ({told})" if told else "")
+    warnings.warn(
+        f"trace returns what {estimate.num_matvecs} products gave; it was {how}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return _ended(estimate, how)
+
+
+def _ended(estimate: Estimate, how: str) -> Estimate:
+    return replace(estimate, converged=False, reason=f"{estimate.reason}; {how}")

@@ -1,0 +1,40 @@
+"""Test vectors: every block Omega of shape (n, m) has ``E[Omega @ Omega^H] / m = I``.
+
+A law of probes is a function ``(source, n, m) -> (n, m) array``; estimators take any such function
+as ``probes=``. Two attributes may be set on it: ``spherical = True`` if the law of each column does
+not change under rotation (it lets leave-one-out estimators resphere their residuals), and
+``joint = True`` if the columns of a block are orthogonal to each other by construction (it gives
+the finite-population factor to standard errors). A law of your own draws by
+``source.normal((n, m))`` or ``source.signs((n, m))``; the arrays are of ``source.xp``.
+
+Which one: `rademacher` for plain Girard-Hutchinson, `sphere` for leave-one-out estimators,
+`orthogonal` where n * m numbers fit in memory and n is not huge, `hadamard` where n is huge. For a
+complex operator every law draws complex vectors (phases instead of signs).
+"""
+
+from .distributions import (
+    basis,
+    draw,
+    few_valued,
+    finite_population,
+    hadamard,
+    normal,
+    orthogonal,
+    population,
+    rademacher,
+    sphere,
+    stream,
+    tiled,
+)
+from .source import Source
+
+__all__ = [
+    "Source",
+    "basis",
+    "hadamard",
+    "normal",
+    "orthogonal",
+    "rademacher",
+    "sphere",
+    "tiled",
+]

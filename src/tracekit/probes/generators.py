@@ -1,0 +1,275 @@
+"""The generators of array libraries, and the choice among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from .._arrays import Array, DType, Namespace, Rng, Space, is_traced, real_dtype
+
+
+def generator_of(rng: Rng, space: Space) -> Any:
+    """The generator of the library that `rng` is of, and a NumPy one for a seed."""
+    xp = space.xp
+    if isinstance(rng, bool | float | str):
+        raise TypeError(_unusable(rng, xp))
+    if (rng is None or isinstance(rng, np.random.Generator)) and is_traced(xp.zeros(())):
+        drawn = "rng=None" if rng is None else "a NumPy generator"
+        raise TypeError(
+            f"{drawn} draws once, while jax.jit traces, and every later call would repeat its "
+            "numbers; pass a JAX key, such as jax.random.key(0), to the jitted function"
+        )
+    if rng is None or isinstance(
+        rng, int | np.integer | np.random.SeedSequence | np.random.Generator
+    ):
+        if isinstance(rng, int | np.integer) and rng < 0:
+            raise ValueError(f"rng={rng} is no seed; pass an int of 0 or more, or a generator")
+        return _Host(np.random.default_rng(rng), rng)
+    if array_api_compat.is_jax_array(rng):
+        if array_api_compat.is_jax_namespace(xp):
+            return _Jax(rng)
+    elif array_api_compat.is_torch_namespace(xp) and type(rng).__name__ == "Generator":
+        return _Torch(rng, real_dtype(space.dtype, xp))
+    elif array_api_compat.is_cupy_namespace(xp) and hasattr(rng, "standard_normal"):
+        return _CuPy(rng, real_dtype(space.dtype, xp))
+    raise TypeError(_unusable(rng, xp))
+
+
+def _unusable(rng: Rng, xp: Namespace) -> str:
+    kind, library = type(rng).__name__, xp.__name__.removeprefix("array_api_compat.")
+    return (
+        f"no random arrays of {library} can be drawn from rng={kind}; pass an int, a NumPy "
+        "generator, or a generator of the operator's own library (torch.Generator, JAX key, CuPy)"
+    )
+
+
+class _Host:
+    """NumPy's generators: rows of a C-ordered draw are the columns, so splits do not matter."""
+
+    def __init__(self, rng: np.random.Generator, given: Rng) -> None:
+        self.rng, self.seed, self.kind = rng, None, type(given).__name__
+        if given is None:
+            self.kind = "None"
+        elif isinstance(given, int | np.integer):
+            self.seed, self.kind = int(given), "int"
+        elif given is rng:
+            self.kind = f"numpy Generator ({type(rng.bit_generator).__name__})"
+
+    def normal(self, n: int, m: int) -> Array:
+        return self.rng.standard_normal((m, n)).T
+
+    def uniform(self, n: int, m: int) -> Array:
+        return self.rng.random((m, n)).T
+
+    def signs(self, n: int, m: int) -> Array:
+        """One random bit an entry; whole 64-bit words a column."""
+        words = self.rng.integers(0, 2**64, size=(m, -(-n // 64)), dtype=np.uint64)
+        bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), axis=1, count=n)
+        return np.subtract(1, np.left_shift(bits, 1), dtype=np.int8, casting="unsafe").T
+
+    def distinct(self, n: int, m: int) -> Array:
+        return self.rng.choice(n, m, replace=False)
+
+    def identity(self) -> dict[str, Any]:
+        return {"rng": self.kind} | ({} if self.seed is None else {"seed": self.seed})
+
+    def state(self) -> dict[str, Any]:
+        return {"host": self.rng.bit_generator.state}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state["host"]
+
+
+class _Jax:
+    """A JAX key, old or new: column j is drawn from the key folded with j."""
+
+    def __init__(self, key: Array) -> None:
+        self.key, self.drawn = key, 0
+
+    def normal(self, n: int, m: int) -> Array:
+        import jax
+
+        return self._columns(jax.random.normal, n, m)
+
+    def uniform(self, n: int, m: int) -> Array:
+        import jax
+
+        return self._columns(jax.random.uniform, n, m)
+
+    def signs(self, n: int, m: int) -> Array:
+        import jax
+
+        bits = self._columns(
+            lambda key, shape: jax.random.bits(key, shape, "uint32"), -(-n // 32), m
+        )
+        bit = self._unpack(bits)[:n, :]
+        return 1 - 2 * bit.astype("int8")
+
+    def distinct(self, n: int, m: int) -> Array:
+        import jax
+
+        self.drawn += 1
+        key = jax.random.fold_in(self.key, self.drawn - 1)
+        return jax.random.choice(key, n, (m,), replace=False)
+
+    def identity(self) -> dict[str, Any]:
+        import jax
+
+        return {"rng": "JAX key", "key": jax.random.key_data(self.key).tolist()}
+
+    def state(self) -> dict[str, Any]:
+        return {"jax": self.drawn}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.drawn = state["jax"]
+
+    def _columns(self, draw: Callable[..., Array], n: int, m: int) -> Array:
+        import jax
+
+        numbers = jax.numpy.arange(self.drawn, self.drawn + m, dtype="uint32")
+        self.drawn += m
+        return jax.vmap(lambda j: draw(jax.random.fold_in(self.key, j), (n,)), out_axes=1)(numbers)
+
+    def _unpack(self, words: Array) -> Array:
+        shifts = np.arange(32, dtype=np.uint32)[None, :, None]
+        return ((words[:, None, :] >> shifts) & 1).reshape(-1, words.shape[1])
+
+
+class _Granular:
+    """A generator whose stream depends on the size of a draw: draws granules of columns."""
+
+    def __init__(self, rng: Any, dtype: DType) -> None:
+        self.rng, self.dtype = rng, dtype
+        self.left: dict[tuple[str, int], Array] = {}
+
+    def _columns(
+        self, kind: str, draw: Callable[[int], Array], concat: Any, n: int, m: int
+    ) -> Array:
+        granule = max(1, min(32, 2**22 // n))
+        parts = [self.left.pop((kind, n))] if (kind, n) in self.left else []
+        while sum(p.shape[0] for p in parts) < m:
+            parts.append(draw(granule))
+        drawn = parts[0] if len(parts) == 1 else concat(parts)
+        if drawn.shape[0] > m:
+            self.left[kind, n] = drawn[m:]
+        return drawn[:m].T
+
+
+class _Torch(_Granular):
+    """A torch.Generator, on its own device."""
+
+    def normal(self, n: int, m: int) -> Array:
+        return self._draw("randn", n, m)
+
+    def uniform(self, n: int, m: int) -> Array:
+        return self._draw("rand", n, m)
+
+    def signs(self, n: int, m: int) -> Array:
+        import torch
+
+        def draw(k: int) -> Array:
+            bits = torch.randint(
+                0, 2, (k, n), generator=self.rng, dtype=torch.int8, device=self.rng.device
+            )
+            return 1 - 2 * bits
+
+        return self._columns("signs", draw, torch.cat, n, m)
+
+    def distinct(self, n: int, m: int) -> Array:
+        import torch
+
+        return torch.randperm(n, generator=self.rng, device=self.rng.device)[:m]
+
+    def identity(self) -> dict[str, Any]:
+        return {"rng": f"torch.Generator on {self.rng.device}"}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"state": self.state(), "device": self.rng.device, "dtype": self.dtype}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        import torch
+
+        self.rng, self.dtype = torch.Generator(state["device"]), state["dtype"]
+        self.restore(state["state"])
+
+    def state(self) -> dict[str, Any]:
+        left = [[kind, n, x.tolist()] for (kind, n), x in self.left.items()]
+        return {"torch": self.rng.get_state().tolist(), "left": left}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        import torch
+
+        self.rng.set_state(torch.tensor(state["torch"], dtype=torch.uint8))
+        dtypes = {"signs": torch.int8}
+        self.left = {
+            (kind, n): torch.tensor(x, dtype=dtypes.get(kind, self.dtype), device=self.rng.device)
+            for kind, n, x in state["left"]
+        }
+
+    def _draw(self, kind: str, n: int, m: int) -> Array:
+        import torch
+
+        def draw(k: int) -> Array:
+            return getattr(torch, kind)(
+                (k, n), generator=self.rng, dtype=self.dtype, device=self.rng.device
+            )
+
+        return self._columns(kind, draw, torch.cat, n, m)
+
+
+class _CuPy(_Granular):
+    """A CuPy Generator, on its own device."""
+
+    def normal(self, n: int, m: int) -> Array:
+        return self._draw("standard_normal", n, m)
+
+    def uniform(self, n: int, m: int) -> Array:
+        return self._draw("random", n, m)
+
+    def signs(self, n: int, m: int) -> Array:
+        import cupy
+
+        def draw(k: int) -> Array:
+            return 1 - 2 * self.rng.integers(0, 2, size=(k, n)).astype("int8")
+
+        return self._columns("signs", draw, cupy.concatenate, n, m)
+
+    def distinct(self, n: int, m: int) -> Array:
+        import cupy
+
+        return cupy.argsort(self.rng.random(n))[:m]
+
+    def identity(self) -> dict[str, Any]:
+        return {"rng": "CuPy Generator"}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Lost, ()
+
+    def state(self) -> dict[str, Any]:
+        return {}  # has none that can be read; the generator itself goes on
+
+    def restore(self, state: dict[str, Any]) -> None:
+        pass
+
+    def _draw(self, kind: str, n: int, m: int) -> Array:
+        import cupy
+
+        def draw(k: int) -> Array:
+            return getattr(self.rng, kind)((k, n), dtype=self.dtype)
+
+        return self._columns(kind, draw, cupy.concatenate, n, m)
+
+
+class Lost:
+    """What is left of a generator that cannot be pickled."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise TypeError(
+            "the state of a CuPy generator cannot be pickled, so that nothing more can be drawn "
+            "for what was copied or sent to another process; pass an int to rng"
+        )

@@ -1,0 +1,146 @@
+"""Random arrays for probes, from whichever generator the caller holds."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from .._arrays import Array, Rng, Space, is_complex, real_dtype, wrapped
+from .generators import generator_of
+
+
+class Source:
+    """Random columns: a generator, and the space that they land in.
+
+    Parameters
+    ----------
+    rng : None, int, SeedSequence, numpy Generator, torch.Generator, JAX key or CuPy Generator
+        None, an int and NumPy's generators draw on the host, and the draw is moved to the device:
+        one seed gives the same numbers in every library. Any other generator draws in its own
+        library, on its own device; a JAX key does so under `jax.jit` too.
+    like : Space
+        An operator, or any record of `dtype`, `xp` and `device`.
+
+    Notes
+    -----
+    Column j of the stream does not depend on how many columns are asked for at a time.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = tk.as_operator(np.eye(3))
+    >>> source = tk.probes.Source(0, A)
+    >>> tk.probes.rademacher(source, 3, 2).shape
+    (3, 2)
+    """
+
+    def __init__(self, rng: Rng, like: Space) -> None:
+        self.xp, self.dtype, self.device = like.xp, like.dtype, like.device
+        self._engine = generator_of(rng, self)
+
+    def normal(self, shape: tuple[int, int]) -> Array:
+        """Standard normal entries; circularly symmetric with ``E|x|^2 = 1`` if complex.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (n, m), of one column for each test vector.
+
+        Returns
+        -------
+        (n, m) array
+            In the operator's library and dtype, on its device.
+        """
+        n, m = shape
+        if not is_complex(self):
+            return self._place(self._engine.normal(n, m))
+        both = self._engine.normal(2 * n, m)
+        return self._complex(both[:n, :], both[n:, :], math.sqrt(0.5))
+
+    def signs(self, shape: tuple[int, int]) -> Array:
+        """Entries of modulus one: signs, or phases uniform on the unit circle if complex.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (n, m), of one column for each test vector.
+
+        Returns
+        -------
+        (n, m) array
+            In the operator's library and dtype, on its device.
+        """
+        n, m = shape
+        if not is_complex(self):
+            return self._place(self._engine.signs(n, m))
+        angle = self._place(self._engine.uniform(n, m), real=True) * (2 * math.pi)
+        return self._complex(self.xp.cos(angle), self.xp.sin(angle), 1.0)
+
+    def distinct(self, n: int, m: int) -> Array:
+        """`m` distinct integers below `n`, uniform, in random order.
+
+        Parameters
+        ----------
+        n, m : int
+            How many there are, and how many are drawn.
+
+        Returns
+        -------
+        (m,) array of int
+            In the operator's library, on its device.
+        """
+        return self.xp.asarray(self._engine.distinct(n, m), device=self.device)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The kind of generator, and the seed or key where it is known: values for JSON."""
+        identity: dict[str, Any] = self._engine.identity()
+        return identity
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on drawing later.
+
+        Returns
+        -------
+        dict
+            Of values that JSON can hold.
+        """
+        state: dict[str, Any] = self._engine.state()
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on drawing where a state was taken.
+
+        Parameters
+        ----------
+        state : dict
+            What `state` gave, of a generator of the same kind.
+        """
+        self._engine.restore(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Namespaces cannot be pickled, and are found again by name."""
+        return self.__dict__ | {"xp": self.xp.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, xp=wrapped(importlib.import_module(state["xp"])))
+
+    def _place(self, draw: Array, *, real: bool = False) -> Array:
+        dtype = real_dtype(self.dtype, self.xp) if real else self.dtype
+        if isinstance(draw, np.ndarray):
+            return self.xp.asarray(draw, dtype=dtype, device=self.device)
+        draw = self.xp.astype(draw, dtype, copy=False)
+        return draw if self.device is None else array_api_compat.to_device(draw, self.device)
+
+    def _complex(self, re: Array, im: Array, scale: float) -> Array:
+        re, im = self._place(re, real=True), self._place(im, real=True)
+        if scale != 1.0:
+            re, im = re * scale, im * scale
+        return self.xp.astype(re, self.dtype) + self.xp.astype(im, self.dtype) * 1j
+
+
+Source.__module__ = "tracekit.probes"

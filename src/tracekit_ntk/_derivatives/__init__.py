@@ -1,0 +1,34 @@
+"""What an engine must offer, and what its derivatives share."""
+
+from . import checks
+from .chunks import chunk, cut, in_chunks, itemsize
+from .linearised import (
+    Linearised,
+    PerSample,
+    Transforms,
+    both_parts,
+    generic,
+    is_complex_linear,
+    is_traced,
+    of_samples,
+)
+from .patterns import check_name, dotted, matching
+
+__all__ = [
+    "Linearised",
+    "PerSample",
+    "Transforms",
+    "both_parts",
+    "check_name",
+    "checks",
+    "chunk",
+    "cut",
+    "dotted",
+    "generic",
+    "in_chunks",
+    "is_complex_linear",
+    "is_traced",
+    "itemsize",
+    "matching",
+    "of_samples",
+]

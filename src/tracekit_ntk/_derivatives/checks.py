@@ -1,0 +1,245 @@
+"""What functions and parameters must be like to have a Jacobian, said in one sentence each."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+
+def parameters(named: Sequence[tuple[str, Any]], is_array: Any, is_inexact: Any) -> None:
+    """Refuse parameter trees that nothing can be differentiated by."""
+    if not named:
+        raise ValueError("the parameter tree is empty; pass at least one array")
+    for name, leaf in named:
+        if not is_array(leaf):
+            raise TypeError(
+                f"parameter {name} is a {type(leaf).__name__}, not an array of the same library as "
+                "the others; convert it, or keep it out of the tree (close over it)"
+            )
+        if not is_inexact(leaf):
+            raise TypeError(
+                f"parameter {name} has dtype {leaf.dtype}, which nothing can be differentiated by; "
+                "keep it out of the tree (close over it)"
+            )
+
+
+def no_library(params: Any) -> str:
+    """What to pass where no library known here differentiates by the parameters."""
+    return (
+        f"params, a {type(params).__name__}, holds no PyTorch or JAX array, and no other library "
+        "differentiates; pass a tree of such arrays (a dict, list, ...; for a torch.nn.Module see "
+        "functional(module)), or both products to jacobian_from_pair"
+    )
+
+
+def output(y: Any, is_array: Any, is_inexact: Any) -> None:
+    """Refuse outputs that are not one array of real or complex numbers."""
+    if not is_array(y):
+        made = f"{type(y).__name__} of {len(y)}" if isinstance(y, tuple | list | dict) else type(y)
+        raise TypeError(
+            f"f returned a {made}, not one array; return one, such as the logits, or several "
+            "flattened and concatenated"
+        )
+    if not is_inexact(y):
+        raise TypeError(
+            f"f returned dtype {y.dtype}, which has no derivative; return the scores before any "
+            "argmax or rounding"
+        )
+    if 0 in y.shape:
+        raise ValueError(f"f returned an empty array of shape {tuple(y.shape)}")
+
+
+def depends(does: bool) -> None:
+    """Say that a kernel is zero."""
+    if not does:
+        warnings.warn(
+            "the output of f does not depend on the parameters: its Jacobian, the kernel and the "
+            "trace are 0",
+            stacklevel=5,
+        )
+
+
+def finite(all_finite: bool) -> None:
+    """Refuse a forward pass that has already failed."""
+    if not all_finite:
+        raise ValueError(
+            "f returned NaN or infinity at these parameters, where it has no Jacobian; look at its "
+            "inputs and parameters first"
+        )
+
+
+def finite_gradient(all_finite: bool, name: str) -> None:
+    """Refuse a point where a derivative does not exist."""
+    if not all_finite:
+        raise ValueError(
+            f"the gradient by {name or 'params'} is NaN or infinite at this point, where f has no "
+            "Jacobian, as a square root or a norm at zero; add a small number inside it"
+        )
+
+
+def reentrant(names: set[str]) -> None:
+    """Refuse graphs that hide what they read."""
+    if "CheckpointFunctionBackward" in names:
+        raise NotImplementedError(
+            "f runs torch.utils.checkpoint with use_reentrant=True, which hides the parameters "
+            "that it reads from torch.autograd.grad; pass use_reentrant=False"
+        )
+
+
+def slow(reasons: dict[str, str], unbatched: bool = False) -> None:
+    """Warn of parameters whose Jacobians are formed, and of reverse passes one by one."""
+    told = []
+    if reasons:
+        few = [f"{name or 'params'} ({why})" for name, why in list(reasons.items())[:5]]
+        more = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        told.append(
+            f"{', '.join(few)}{more}: differentiated apart from the rest, by a reverse pass for "
+            "each output of each sample, which is right, but slower; explain(...) lists all"
+        )
+    if unbatched:
+        told.append(
+            "PyTorch's batched reverse passes through f are wrong, so that all go one by one"
+        )
+    if told:
+        warnings.warn("; ".join(told), stacklevel=_outside())
+
+
+def one_field(complex_parameters: Sequence[bool]) -> None:
+    """Refuse trees of real and complex parameters."""
+    if any(complex_parameters) and not all(complex_parameters):
+        raise TypeError(
+            "the tree mixes real and complex parameters, between which no linear map over one "
+            "field exists; pass complex ones as their real and imaginary parts"
+        )
+
+
+def holomorphic(holds: bool) -> None:
+    """Refuse functions of complex parameters without a complex derivative."""
+    if not holds:
+        raise ValueError(
+            "f is not holomorphic in its complex parameters, so that no complex Jacobian exists; "
+            "pass their real and imaginary parts as real parameters"
+        )
+
+
+def samples(shapes: Sequence[tuple[int, ...]], output_shape: tuple[int, ...]) -> None:
+    """Refuse inputs whose sample axis is not that of the output."""
+    if len({shape[:1] for shape in (*shapes, output_shape)}) != 1 or not shapes or not output_shape:
+        given = " and ".join(map(str, dict.fromkeys(shapes))) or "none"
+        raise ValueError(
+            f"x of shape {given} and an output of shape {output_shape} do not go together; axis 0 "
+            "of both must run over the same samples"
+        )
+
+
+def independent(deviation: float, allowed: float) -> None:
+    """Refuse functions that mix samples."""
+    if not deviation <= allowed:
+        raise ValueError(
+            f"f treats samples differently in a batch than one by one (outputs differ by "
+            f"{deviation:.1e} of the largest), so that samples have no kernels of their own, "
+            "as with BatchNorm or dropout in training mode; put the module in eval mode, or use "
+            "ntk(...) on the whole batch"
+        )
+
+
+def coupled() -> str:
+    """Why samples that mix in derivatives alone are refused."""
+    return (
+        "samples are coupled: gradients of a sample's outputs depend on what the other samples "
+        "are, though its outputs do not (a gate of zeros, or what is detached), so that samples "
+        "have no kernels of their own; use ntk(...) on the whole batch"
+    )
+
+
+DISAGREES = "its factors do not sum up to its gradient"
+MIXED_GRADIENTS = (
+    "gradients of f by a batch are not the sum of those by its samples, so that samples have no "
+    "kernels of their own, as with BatchNorm in training mode; put the module in eval mode, or "
+    "use ntk(...) on the whole batch"
+)
+
+
+def alone(error: Exception) -> ValueError:
+    """The error of a function that does not run on single samples."""
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return ValueError(
+        f"f could not be run sample by sample ({type(error).__name__}: {reason}), so that samples "
+        "have no kernels of their own, as with BatchNorm or dropout in training mode; put the "
+        "module in eval mode, or use ntk(...) on the whole batch"
+    )
+
+
+def modes_differ() -> str:
+    """What makes forward and reverse mode disagree."""
+    return (
+        "forward and reverse mode disagree about the derivative of f: a part of it runs under "
+        "torch.no_grad, which forward mode sees through, or is random, or a rule of its own is "
+        "wrong; use .detach() there, keep the parameters that it reads out of the tree, or use "
+        "what needs reverse mode alone, such as hutchinson(ntk(...))"
+    )
+
+
+def repeatable(deviation: float, allowed: float) -> None:
+    """Refuse functions that give something else each time."""
+    if not deviation <= allowed:
+        raise ValueError(
+            f"two runs of f at the same parameters differ (by {deviation:.1e} of the largest "
+            "output), so that it has no one Jacobian, as with dropout in training mode or noise; "
+            "put the module in eval mode, or draw the noise once and close over it"
+        )
+
+
+def inputs(x: Any, found: bool) -> None:
+    """Refuse samples that are no arrays."""
+    if not found:
+        raise no_arrays(x)
+
+
+def no_arrays(x: Any) -> Exception:
+    """The error of samples that are no arrays."""
+    nothing = x is None or (isinstance(x, list | tuple | dict) and not x)
+    return (ValueError if nothing else TypeError)(
+        f"x is {'empty' if nothing else f'a {type(x).__name__}'}, not an array or a tree of "
+        "arrays; pass inputs with the samples on axis 0, of a DataLoader one batch"
+    )
+
+
+def no_forward_mode(error: Exception) -> str:
+    """What to do where no product with J can be had."""
+    reason = (str(error).strip() or "no message").splitlines()[0][:120]
+    return (
+        f"forward mode is missing for an operation of f ({reason}); use what needs the pullback "
+        "alone: hutchinson(ntk(...)), one_sided_summary(jacobian(...)), one_sided(jacobian(...)) "
+        "with a basis from difference_basis; or what needs no product: factored_ntk, ntk_trace, "
+        "ntk_norm, kernel"
+    )
+
+
+def no_reverse_mode() -> str:
+    """What to do where no pullback can be had."""
+    return (
+        "f runs a while loop, through which JAX has no reverse mode; use lax.scan, or "
+        "lax.fori_loop with static bounds, or what takes forward mode here: ntk_trace, "
+        "ntk_diagonal, ntk_norm, kernel, factored_ntk"
+    )
+
+
+def has_entries(sizes: Sequence[tuple[str, int]]) -> None:
+    """Refuse parameters of which there is no operator."""
+    for name, size in sizes:
+        if size == 0:
+            raise ValueError(
+                f"parameter {name} has no entries, and so no Jacobian of its own; leave it out of "
+                "the tree (close over it)"
+            )
+
+
+def _outside() -> int:
+    """How many frames up the caller of this package is, for warnings."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        level, frame = level + 1, frame.f_back
+    return level

@@ -1,0 +1,145 @@
+"""Jacobians as operators: in chunks of columns, over batches of data, with products remembered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import Any
+
+from array_api_compat import array_namespace, device
+
+import tracekit as tk
+from tracekit._arrays import Array, Product
+
+from .._derivatives import Linearised, chunk, generic, in_chunks, is_traced, itemsize
+
+
+def operator(lin: Linearised, chunk_size: int | None) -> tk.LinearOperator:
+    """The derivative as an operator, whose products run in chunks of columns."""
+    xp = array_namespace(lin.output)
+    size = chunk(chunk_size, sum(lin.shape), itemsize(lin.dtype, xp))
+    return tk.LinearOperator(
+        lin.shape,
+        in_chunks(lin.pushforward, size, xp),
+        in_chunks(lin.pullback, size, xp),
+        dtype=lin.dtype,
+        xp=xp,
+        device=lin.device,
+    )
+
+
+def kernel(L: tk.LinearOperator, chunk_size: int | None) -> tk.LinearOperator:
+    """``L @ L.H`` in chunks, of whose columns between the two factors no more are held at once."""
+    K, size = tk.gram(L), chunk(chunk_size, sum(L.shape), itemsize(L.dtype, L.xp))
+    product, quad = (in_chunks(each, size, L.xp) for each in (K.matmat, K.quad))  # type: ignore[arg-type]
+    return replace(K, matmat=product, rmatmat=product, quad=quad)
+
+
+def over_batches(
+    linearise: Callable[..., Linearised], batches: Iterable[Any], chunk_size: int | None
+) -> tk.LinearOperator:
+    """The Jacobians of all batches, one above the other, made anew for every block product.
+
+    Only one batch is linearised at a time. That the batches come again as they were is seen from a
+    weighted sum of their outputs.
+    """
+    if iter(batches) is batches:
+        raise ValueError(
+            f"batches, a {type(batches).__name__}, can be gone through only once, but every "
+            "product does; pass a list, a DataLoader, or an object whose __iter__ starts anew"
+        )
+    chunk(chunk_size, 1, 1)  # refused now, not at the first product
+    first, rows, marks = None, [], []
+    for batch in batches:
+        lin = linearise(batch) if first is None else linearise(batch, first.known)
+        if first is None:
+            first = lin
+            lin.check()
+        rows.append(lin.shape[0])
+        marks.append(_mark(lin.output))
+    if first is None:
+        raise ValueError("batches is empty; pass at least one batch")
+    xp, columns = array_namespace(first.output), first.shape[1]
+    edges = [slice(*edge) for edge in pairwise(accumulate(rows, initial=0))]
+    dtype, place, known = first.dtype, first.device, first.known
+    del first, lin
+
+    def again() -> Iterator[tuple[slice, tk.LinearOperator]]:
+        came = 0
+        for came, batch in enumerate(batches, 1):
+            lin = linearise(batch, known)
+            fits = came <= len(rows) and lin.shape[0] == rows[came - 1]
+            if not fits or abs(_mark(lin.output) - marks[came - 1]) > 1e-3 * abs(marks[came - 1]):
+                break
+            yield edges[came - 1], operator(lin, chunk_size)
+        else:
+            if came == len(rows):
+                return
+        raise ValueError(
+            f"batch {came} gave other outputs than when the Jacobian was made, so that its rows "
+            "have changed; pass batches in a fixed order (shuffle=False), without random "
+            "augmentation or dropout"
+        )
+
+    def pushforward(X: Array) -> Array:
+        return xp.concat([J.matmat(X) for _, J in again()], axis=0)
+
+    def pullback(U: Array) -> Array:
+        total = None
+        for edge, J in again():
+            part = J.H.matmat(U[edge, :])
+            total = part if total is None else total + part
+        return total
+
+    shape = sum(rows), columns
+    return tk.LinearOperator(shape, pushforward, pullback, dtype=dtype, xp=xp, device=place)
+
+
+def remembering(product: Product, xp: Any) -> Product:
+    """The same product, which keeps the blocks it has been asked for, and what it gave.
+
+    Once kept blocks have been asked for again, an unknown one starts anew: it is of another run.
+    """
+    kept: list[tuple[Array, Array]] = []
+    again = False
+
+    def run(X: Array) -> Array:
+        nonlocal again
+        if is_traced(X):
+            return product(X)
+        for asked, given in kept:
+            if asked.shape == X.shape and bool(xp.all(asked == X)):
+                again = True
+                return given
+        if again:
+            kept.clear()
+            again = False
+        given = product(X)
+        kept.append((X, given))
+        return given
+
+    return run
+
+
+class Priced:
+    """What an operator's maker knows, the products it costs, and how it is found."""
+
+    def __init__(
+        self, known: Callable[[], Array], num_matvecs: int, method: str = "exact_trace"
+    ) -> None:
+        self.known, self.num_matvecs, self.method = known, num_matvecs, method
+
+    def __call__(self) -> Array:
+        return self.known()
+
+
+def _mark(y: Array) -> complex:
+    """A number that changes with the order of the outputs; none that is known under jax.jit."""
+    if is_traced(y):
+        return math.nan
+    xp = array_namespace(y)
+    flat = xp.reshape(y, (-1,))
+    size = flat.shape[0]
+    return complex(xp.sum(flat * generic(size, xp, device(y))))

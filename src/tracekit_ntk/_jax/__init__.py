@@ -1,0 +1,18 @@
+"""The engine of JAX."""
+
+from jax.tree_util import tree_flatten, tree_flatten_with_path
+
+from .capture import capture
+from .derivatives import detached, leaves, linearise, on_copies, per_sample, unflatten
+
+__all__ = [
+    "capture",
+    "detached",
+    "leaves",
+    "linearise",
+    "on_copies",
+    "per_sample",
+    "tree_flatten",
+    "tree_flatten_with_path",
+    "unflatten",
+]

@@ -1,0 +1,33 @@
+"""Kernels, and exact numbers and operators made of factors."""
+
+from .exact import captured, diagonal_of, from_factors, ntk_diagonal, ntk_norm, ntk_trace, trace_of
+from .explain import explain
+from .factored_ntk import factored_ntk
+from .implementations import (
+    in_chunks,
+    jacobian_contraction,
+    ntk_vector_products,
+    structured_derivatives,
+)
+from .output_axes import BYTES_KEPT, Wanted, chunk_of, reduced, zeros
+
+__all__ = [
+    "BYTES_KEPT",
+    "Wanted",
+    "captured",
+    "chunk_of",
+    "diagonal_of",
+    "explain",
+    "factored_ntk",
+    "from_factors",
+    "in_chunks",
+    "jacobian_contraction",
+    "ntk_diagonal",
+    "ntk_norm",
+    "ntk_trace",
+    "ntk_vector_products",
+    "reduced",
+    "structured_derivatives",
+    "trace_of",
+    "zeros",
+]

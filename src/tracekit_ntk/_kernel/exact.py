@@ -1,0 +1,323 @@
+"""Traces, diagonals and norms of neural tangent kernels, exact, without the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from tracekit._arrays import Array
+
+from .._backend import adapter, capture
+from .._factors import Form, Uses, gram, tiles
+from ..factors import Capture
+from .output_axes import BYTES_KEPT, chunk_of, zeros
+
+
+def ntk_trace(
+    f: Callable[[Any, Any], Any],
+    params: Any,
+    x: Any,
+    *,
+    per_parameter: bool = False,
+    whole: bool = False,
+    chunk_size: int | None = None,
+) -> Array:
+    """The trace of the empirical neural tangent kernel, exact.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(params, x) -> array`` with samples on axis 0 of x and of the output.
+    params : tree of arrays
+        PyTorch or JAX arrays. What is not in the tree is held fixed.
+    x : array or tree of arrays
+        The samples.
+    per_parameter : bool
+        Whether to give the part of every parameter, as a tree like `params`.
+    whole : bool
+        Whether f couples samples, as BatchNorm does in training mode: the batch is treated as one
+        sample. Without it such f are refused.
+    chunk_size : int, optional
+        Outputs of each sample that are pulled back at once; as many as 128 MB of cotangents allow
+        if not given.
+
+    Returns
+    -------
+    0-d array, or a tree of them
+        In the dtype of the parameters, summed in float64 where the library has it.
+
+    Raises
+    ------
+    ValueError
+        If samples are coupled and not `whole`, or a gradient is NaN or infinite (not looked at
+        under a transformation of JAX); in PyTorch if two runs of f differ (Dropout in training
+        mode, noise).
+
+    Warns
+    -----
+    UserWarning
+        In PyTorch, of parameters that are differentiated on their own, and why.
+
+    See Also
+    --------
+    kernel : The kernel itself.
+    explain : What is computed, and what it costs.
+
+    Notes
+    -----
+    Only the kernels of samples with themselves are met, of which only the diagonals: an operation
+    with S positions, d inputs and w outputs costs ``N O w`` for S = 1 and otherwise the least of
+    ``N S^2 (d + O w)`` and ``N O S d w``, after one batched reverse pass over the O outputs.
+    Outputs that cannot see some of the positions, as in recurrent networks, are not charged for
+    them. In PyTorch f runs twice, and two plain reverse passes check what was recorded. The trace
+    can be differentiated where a parameter or an input requires a gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tracekit_ntk.kernel import ntk_trace
+    >>> x, w = torch.ones(5, 3), torch.ones(3, 2)
+    >>> float(ntk_trace(lambda w, x: x @ w, w, x))
+    30.0
+    """
+    return trace_of(capture(f, params, x, whole=whole), params, chunk_size, per_parameter)
+
+
+def ntk_diagonal(
+    f: Callable[[Any, Any], Any],
+    params: Any,
+    x: Any,
+    *,
+    per_parameter: bool = False,
+    whole: bool = False,
+    chunk_size: int | None = None,
+) -> Array:
+    """The diagonal of the empirical neural tangent kernel, exact.
+
+    Parameters
+    ----------
+    f : callable
+        As for `ntk_trace`.
+    params : tree of arrays
+        As for `ntk_trace`.
+    x : array or tree of arrays
+        The samples.
+    per_parameter : bool
+        Whether to give the part of every parameter, as a tree like `params`.
+    whole : bool
+        As for `ntk_trace`.
+    chunk_size : int, optional
+        As for `ntk_trace`.
+
+    Returns
+    -------
+    array, or a tree of them
+        Real, in the shape of f's output: squared lengths of each output's gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tracekit_ntk.kernel import ntk_diagonal
+    >>> x, w = torch.eye(3), torch.ones(3, 2)
+    >>> ntk_diagonal(lambda w, x: (x @ w) ** 2, w, x)[0]
+    tensor([4., 4.])
+    """
+    found = capture(f, params, x, whole=whole)
+    shape = found.output_shape if whole else (found.samples, *found.output_shape)
+    return diagonal_of(found, params, chunk_size, per_parameter, shape)
+
+
+def ntk_norm(
+    f: Callable[[Any, Any], Any],
+    params: Any,
+    x: Any,
+    *,
+    per_parameter: bool = False,
+    whole: bool = False,
+    chunk_size: int | None = None,
+) -> Array:
+    """The Frobenius norm of the empirical neural tangent kernel, exact.
+
+    Parameters
+    ----------
+    f : callable
+        As for `ntk_trace`.
+    params : tree of arrays
+        As for `ntk_trace`.
+    x : array or tree of arrays
+        The samples.
+    per_parameter : bool
+        Whether to give the part of every parameter, as a tree like `params`.
+    whole : bool
+        As for `ntk_trace`.
+    chunk_size : int, optional
+        As for `kernel`.
+
+    Returns
+    -------
+    0-d array, or a tree of them
+        In the dtype of the parameters, summed in float64 where the library has it. The norms of
+        the parts do not add up to that of the kernel.
+
+    Notes
+    -----
+    Costs what the kernel costs, of which only the upper triangle is computed, tile by tile: the
+    kernel is never there as a whole.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tracekit_ntk.kernel import ntk_norm
+    >>> x, w = torch.eye(3), torch.ones(3, 3)
+    >>> float(ntk_norm(lambda w, x: x @ w, w, x))
+    3.0
+    """
+    found = capture(f, params, x, whole=whole)
+    M, step, names = found.outputs, chunk_of(found, chunk_size, BYTES_KEPT), list(found.sizes)
+    spans = [(o, min(o + step, M)) for o in range(0, M, step)]
+    squares: dict[str, list[tuple[float, Array, Array]]] = {}
+    for k, span in enumerate(spans):
+        left = found.uses(*span)
+        for other in spans[k:]:
+            right = left if other is span else found.uses(*other)
+            for key, u, v in _parts(left, right, names, per_parameter):
+                for i, j, K in tiles(u, v, Form()):
+                    twice = 2 if u is not v or i != j else 1
+                    squares.setdefault(key, []).append((twice, *_scaled_squares(K)))
+    roots = {key: _root(parts) for key, parts in squares.items()}
+    return _tree(params, roots, names, per_parameter)
+
+
+def captured(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Capture | None:
+    """The network in factored form, if rules are known for all that reads its parameters."""
+    try:
+        found = capture(f, params, x)
+    except TypeError:  # complex outputs of real parameters, in PyTorch
+        return None
+    return None if any(reason for _, op, _, reason in found.report if op != "none") else found
+
+
+def trace_of(
+    found: Capture, params: Any, chunk_size: int | None, per_parameter: bool = False
+) -> Array:
+    """The trace, or that of each parameter's part."""
+
+    def of(uses: Uses, count: int) -> Array:
+        K = gram(uses, uses, Form(1, count, paired=True))
+        return None if K is None else _sum(K)
+
+    return _by_chunks(found, params, chunk_size, of, per_parameter, _total)
+
+
+def diagonal_of(
+    found: Capture, params: Any, chunk_size: int | None, per_parameter: bool = False,
+    shape: tuple[int, ...] = (-1,),
+) -> Array:  # fmt: skip
+    """The diagonal, or that of each parameter's part."""
+
+    def of(uses: Uses, count: int) -> Array:
+        K = gram(uses, uses, Form(count, 1, paired=True))
+        return zeros(params, (found.samples, count)) if K is None else _real(K[:, 0, :, 0, 0])
+
+    def joined(parts: list[Array]) -> Array:
+        xp = array_namespace(parts[0])
+        return xp.reshape(xp.concat(parts, axis=1), shape)
+
+    return _by_chunks(found, params, chunk_size, of, per_parameter, joined)
+
+
+def from_factors(found: Capture, V: Array, chunk_size: int | None) -> Array:
+    """Squared lengths ``|J_s^H v|^2`` of cotangents V (N, O, k): (N, k), of no gradient."""
+    xp, step = array_namespace(V), chunk_of(found, chunk_size)
+    parts = []
+    for c in range(0, V.shape[2], step):
+        block = V[:, :, c : min(c + step, V.shape[2])]
+        uses = found.combined(block)
+        K = gram(uses, uses, Form(block.shape[2], 1, paired=True))
+        real = _real(block)
+        parts.append(xp.zeros_like(real[:, 0, :]) if K is None else _real(K[:, 0, :, 0, 0]))
+    return xp.concat(parts, axis=1)
+
+
+def _by_chunks(
+    found: Capture,
+    params: Any,
+    chunk_size: int | None,
+    of: Callable[[Uses, int], Array],
+    per_parameter: bool,
+    join: Callable[[list[Array]], Array],
+) -> Array:
+    M, step, names = found.outputs, chunk_of(found, chunk_size), list(found.sizes)
+    parts: dict[str, list[Array]] = {}
+    for o in range(0, M, step):
+        uses = found.uses(o, min(o + step, M))
+        for key, u, _ in _parts(uses, uses, names, per_parameter):
+            part = of(u, min(step, M - o))
+            if part is not None:
+                parts.setdefault(key, []).append(part)
+    return _tree(params, {key: join(p) for key, p in parts.items()}, names, per_parameter)
+
+
+def _parts(
+    left: Uses, right: Uses, names: list[str], apart: bool
+) -> Iterator[tuple[str, Uses, Uses]]:
+    if not apart:
+        yield "", left, right
+        return
+    for name in names:
+        one = {name: left[name]}
+        yield name, one, one if left is right else {name: right[name]}
+
+
+def _tree(params: Any, values: dict[str, Array], names: list[str], apart: bool) -> Any:
+    """One value, or one for each parameter, in the parameters' real dtype."""
+    zero = _real(zeros(params, ()))
+    xp = array_namespace(zero)
+    given = [xp.astype(values.get(name, zero), zero.dtype) for name in (names if apart else [""])]
+    return adapter(params).unflatten(params, given) if apart else given[0]
+
+
+def _sum(K: Array) -> Array:
+    """The sum of the real part, in the widest precision there is."""
+    xp = array_namespace(K)
+    kinds = xp.__array_namespace_info__().dtypes(kind="real floating")
+    K = _real(K)
+    return xp.sum(K, dtype=kinds.get("float64", K.dtype))
+
+
+def _scaled_squares(K: Array) -> tuple[Array, Array]:
+    """The largest absolute value, and the sum of squares over its square."""
+    xp = array_namespace(K)
+    size = xp.max(xp.abs(K))
+    return size, _sum(_abs2(K / _divisor(size)))
+
+
+def _root(parts: list[tuple[float, Array, Array]]) -> Array:
+    """The root of sums of squares, which are weighted and scaled: no square is too small."""
+    xp = array_namespace(parts[0][1])
+    most = xp.max(xp.stack([size for _, size, _ in parts]))
+    total = _total([weight * s * (size / _divisor(most)) ** 2 for weight, size, s in parts])
+    return xp.sqrt(total) * most
+
+
+def _divisor(size: Array) -> Array:
+    xp = array_namespace(size)
+    return xp.where(size > 0, size, xp.ones_like(size))
+
+
+def _total(parts: list[Array]) -> Array:
+    return sum(parts[1:], start=parts[0])
+
+
+def _real(K: Array) -> Array:
+    xp = array_namespace(K)
+    return xp.real(K) if xp.isdtype(K.dtype, "complex floating") else K
+
+
+def _abs2(K: Array) -> Array:
+    xp = array_namespace(K)
+    if xp.isdtype(K.dtype, "complex floating"):
+        return xp.real(K) ** 2 + xp.imag(K) ** 2
+    return K * K

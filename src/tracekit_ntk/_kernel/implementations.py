@@ -1,0 +1,230 @@
+"""Three ways to compute a kernel, to choose from as `implementation` of `kernel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from math import prod
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from tracekit._arrays import Array
+
+from .._backend import adapter, capture, inputs
+from .._derivatives import chunk, itemsize
+from .._factors import Form, conjugate, gram, permuted
+from ..factors import Capture
+from .output_axes import BYTES_KEPT, Wanted, chunk_of, reduced, zeros
+
+
+def structured_derivatives(
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
+) -> Array:
+    """A kernel from factors, for each parameter in the order of contraction of least work.
+
+    Parameters
+    ----------
+    f : callable
+        As `kernel` got it; it calls this function.
+    params : tree of arrays
+        As `kernel` got it.
+    x1, x2 : array or tree of arrays
+        Samples; `x2` is None for those of x1.
+    wanted : callable
+        From the shape of a sample's output to the axes that are wanted.
+    chunk_size : int or None
+        As `kernel` got it.
+
+    Returns
+    -------
+    (N1, N2, D, R, R) array
+        D outputs of which only equal ones meet, R that are crossed; others are summed over.
+
+    References
+    ----------
+    Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.4; here Jacobian
+    contraction and NTK-vector products are two of the orders.
+    """
+    first = capture(f, params, x1)
+    second = first if x2 is None else capture(f, params, x2)
+    wanted = wanted(first.output_shape)
+    D, T, R = wanted.sizes
+    chunk = chunk_of(first, chunk_size, BYTES_KEPT)
+    if chunk >= first.outputs:
+        a = permuted(first.uses(0, first.outputs), wanted.shape, wanted.axes)
+        b = a if second is first else permuted(
+            second.uses(0, second.outputs), wanted.shape, wanted.axes)  # fmt: skip
+        K = gram(a, b, Form(D, T, wanted.paired))
+        shape = (first.samples, 1 if wanted.paired else second.samples, D, R, R)
+        return zeros(params, shape) if K is None else K
+    if list(wanted.axes) != sorted(wanted.axes):
+        f = _reordered(f, wanted)
+        first = capture(f, params, x1)
+        second = first if x2 is None else capture(f, params, x2)
+    return in_chunks(first, second, wanted, chunk, params)
+
+
+def in_chunks(first: Capture, second: Capture, wanted: Wanted, chunk: int, params: Any) -> Array:
+    """The kernel from chunks of outputs, which lie in the order (diagonal, traced, crossed)."""
+    D, T, R = wanted.sizes
+    crossed = [(r, min(r + chunk, R)) for r in range(0, R, chunk)]
+    d_step, t_step = max(1, chunk // (T * R)), min(T, max(1, chunk // R))
+    diagonal = []
+    for d in range(0, D, d_step):
+        count, total = min(d_step, D - d), None
+        for t in range(0, T, t_step):
+            low, kept = d * T * R + t * R, min(t_step, T - t)
+            form = Form(count, kept, wanted.paired)
+            K = _crossed(first, second, form, low, count * kept * R, crossed, params)
+            total = K if total is None else total + K
+        diagonal.append(total)
+    return array_namespace(diagonal[0]).concat(diagonal, axis=2)
+
+
+def _crossed(first: Capture, second: Capture, form: Form, low: int, size: int,
+             spans: list[tuple[int, int]], params: Any) -> Array:  # fmt: skip
+    """Blocks of crossed outputs; those below the diagonal are mirrored where both sides are one."""
+    N1, N2 = first.samples, 1 if form.paired else second.samples
+    if len(spans) == 1:
+        a = first.uses(low, low + size)
+        K = gram(a, a if second is first else second.uses(low, low + size), form)
+        R = size // (form.diagonal * form.traced)
+        return zeros(params, (N1, N2, form.diagonal, R, R)) if K is None else K
+    blocks: dict[tuple[int, int], Array] = {}
+    for i, (i1, i2) in enumerate(spans):
+        a = first.uses(low + i1, low + i2)
+        for j, (j1, j2) in enumerate(spans):
+            if second is first and j < i:
+                K = blocks[j, i]
+                xp = array_namespace(K)
+                axes = (0, 1, 2, 4, 3) if form.paired else (1, 0, 2, 4, 3)
+                K = conjugate(xp.permute_dims(K, axes))
+            else:
+                b = a if second is first and i == j else second.uses(low + j1, low + j2)
+                K = gram(a, b, form)
+                K = zeros(params, (N1, N2, 1, i2 - i1, j2 - j1)) if K is None else K
+            blocks[i, j] = K
+    xp = array_namespace(blocks[0, 0])
+    count = range(len(spans))
+    return xp.concat([xp.concat([blocks[i, j] for j in count], axis=4) for i in count], axis=3)
+
+
+def jacobian_contraction(
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
+) -> Array:
+    """A kernel as the product of two explicit Jacobians, parameter by parameter.
+
+    Parameters
+    ----------
+    f : callable
+        As `kernel` got it; it calls this function.
+    params : tree of arrays
+        As `kernel` got it.
+    x1, x2 : array or tree of arrays
+        Samples; `x2` is None for those of x1.
+    wanted : callable
+        From the shape of a sample's output to the axes that are wanted.
+    chunk_size : int or None
+        As `kernel` got it.
+
+    Returns
+    -------
+    (N1, N2, D, R, R) array
+        D outputs of which only equal ones meet, R that are crossed; others are summed over.
+
+    Notes
+    -----
+    Gradients are N C P numbers for a chunk of C outputs, on each side of a block; C is all outputs
+    up to 4 GB. In JAX XLA holds those by one parameter at a time.
+
+    References
+    ----------
+    Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.2.
+    """
+    own1, own2, eye = _both(f, params, x1, x2)
+    xp, shape = array_namespace(own1.output), tuple(own1.output.shape[1:])
+    N1, N2 = own1.output.shape[0], own2.output.shape[0]
+    a, b = own1.part(slice(0, N1)), own2.part(slice(0, N2))
+    numbers = max(N1, N2) * own1.parameters
+    spans = _spans(prod(shape), chunk(chunk_size, numbers, itemsize(own1.dtype, xp), BYTES_KEPT))
+    blocks: dict[tuple[int, int], Array] = {}
+    for (i, s), (j, t) in product(enumerate(spans), repeat=2):
+        if own2 is own1 and j < i:
+            blocks[i, j] = conjugate(xp.permute_dims(blocks[j, i], (2, 3, 0, 1)))
+        else:
+            other = None if own2 is own1 and i == j else b
+            blocks[i, j] = own1.contraction(a, other, eye[:, s], eye[:, t])
+    count = range(len(spans))
+    K = xp.concat([xp.concat([blocks[i, j] for j in count], axis=3) for i in count], axis=1)
+    return reduced(xp.permute_dims(K, (0, 2, 1, 3)), wanted(shape))
+
+
+def ntk_vector_products(
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
+) -> Array:
+    """A kernel column by column: one reverse and one forward pass for each.
+
+    Parameters
+    ----------
+    f : callable
+        As `kernel` got it; it calls this function.
+    params : tree of arrays
+        As `kernel` got it.
+    x1, x2 : array or tree of arrays
+        Samples; `x2` is None for those of x1.
+    wanted : callable
+        From the shape of a sample's output to the axes that are wanted.
+    chunk_size : int or None
+        As `kernel` got it.
+
+    Returns
+    -------
+    (N1, N2, D, R, R) array
+        D outputs of which only equal ones meet, R that are crossed; others are summed over.
+
+    Notes
+    -----
+    Gradients are P numbers for each of C outputs of a sample of `x2`, of as many at once as fit in
+    256 MB if C is not given. In JAX XLA holds those by one parameter at a time.
+
+    References
+    ----------
+    Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.3.
+    """
+    own1, own2, eye = _both(f, params, x1, x2)
+    xp, shape = array_namespace(own1.output), tuple(own1.output.shape[1:])
+    N1, N2 = own1.output.shape[0], own2.output.shape[0]
+    numbers, size = own1.parameters, itemsize(own1.dtype, xp)
+    step = min(prod(shape), chunk(chunk_size, numbers, size))
+    outputs, samples = _spans(prod(shape), step), _spans(N2, chunk(None, step * numbers, size))
+    a = own1.part(slice(0, N1))
+    columns = [
+        xp.concat([own1.kernel_columns(a, own2.part(s), eye[:, o]) for o in outputs], axis=3)
+        for s in samples
+    ]
+    return reduced(xp.permute_dims(xp.concat(columns, axis=2), (0, 2, 1, 3)), wanted(shape))
+
+
+def _both(f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any) -> tuple[Any, Any, Array]:
+    """Per-sample products of both batches, and a column for each output of a sample."""
+    inputs(params, x1)
+    per_sample = adapter(params).per_sample
+    own = per_sample(f, params, x1)
+    xp = array_namespace(own.output)
+    if x2 is not None:
+        inputs(params, x2)
+    eye = xp.eye(prod(own.output.shape[1:]), dtype=own.dtype, device=own.device)
+    return own, own if x2 is None else per_sample(f, params, x2), eye
+
+
+def _spans(count: int, step: int) -> list[slice]:
+    return [slice(low, min(low + step, count)) for low in range(0, count, step)]
+
+
+def _reordered(f: Callable[[Any, Any], Any], wanted: Wanted) -> Callable[[Any, Any], Any]:
+    def turned(params: Any, x: Any) -> Any:
+        y = f(params, x)
+        return array_namespace(y).permute_dims(y, (0, *(1 + a for a in wanted.axes)))
+
+    return turned

@@ -1,0 +1,74 @@
+"""Axes of a sample's outputs that a kernel crosses, sums over or pairs, and how many go at once."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace, device, is_jax_array
+
+from tracekit._arrays import Array
+
+from .._backend import adapter
+from ..factors import Capture
+
+BYTES_KEPT = 2**32  # of cotangents where chunks have to meet each other
+
+
+class Wanted(NamedTuple):
+    """Axes of the output of one sample: only equal ones meet, summed over, and crossed.
+
+    `paired`: every sample meets itself alone. `whole`: the batch is one sample.
+    """
+
+    shape: tuple[int, ...]
+    diagonal: tuple[int, ...]
+    traced: tuple[int, ...]
+    crossed: tuple[int, ...]
+    paired: bool = False
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """All of them, in the order of `Form`."""
+        return self.diagonal + self.traced + self.crossed
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Outputs along each kind of axes."""
+        kinds = (self.diagonal, self.traced, self.crossed)
+        D, T, R = (prod(self.shape[a] for a in kind) for kind in kinds)
+        return D, T, R
+
+
+def reduced(K: Array, wanted: Wanted) -> Array:
+    """A whole kernel (N1, N2, O, O), summed over some axes, of others the diagonal alone."""
+    xp = array_namespace(K)
+    N1, N2, shape, k = K.shape[0], K.shape[1], wanted.shape, len(wanted.shape)
+    D, T, R = wanted.sizes
+    if wanted.paired:
+        K, N2 = xp.stack([K[n, n, ...] for n in range(N1)])[:, None, ...], 1
+    K = xp.reshape(K, (N1, N2, *shape, *shape))
+    axes = (0, 1, *(2 + a for a in wanted.axes), *(2 + k + a for a in wanted.axes))
+    K = xp.reshape(xp.permute_dims(K, axes), (N1, N2, D * T, R, D * T, R))
+    K = xp.stack([K[:, :, i, :, i, :] for i in range(D * T)], axis=2)
+    return xp.sum(xp.reshape(K, (N1, N2, D, T, R, R)), axis=3)
+
+
+def chunk_of(found: Capture, chunk_size: int | None, most: int | None = None) -> int:
+    """How many outputs of each sample go through one reverse pass, a whole number of rows."""
+    if chunk_size is not None:
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size} is no number of outputs; pass at least 1")
+        return min(chunk_size, found.outputs)
+    each = 8 * found.samples * max(1, found.numbers)
+    fits = max(1, (most or found.bytes_at_once) // each)
+    last = found.output_shape[-1] if found.output_shape else 1
+    return min(found.outputs, fits if fits < last else fits // last * last)
+
+
+def zeros(params: Any, shape: tuple[int, ...]) -> Array:
+    """Zeros of the parameters' dtype, of single precision at least, where they are."""
+    leaf = adapter(params).leaves(params)[0][1]
+    xp = array_namespace(leaf)
+    dtype = leaf.dtype if xp.finfo(leaf.dtype).bits >= 32 else xp.float32
+    return xp.zeros(shape, dtype=dtype, device=None if is_jax_array(leaf) else device(leaf))

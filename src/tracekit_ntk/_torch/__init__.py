@@ -1,0 +1,19 @@
+"""The engine of PyTorch."""
+
+from torch.utils._pytree import tree_flatten, tree_flatten_with_path
+
+from .capture import capture
+from .derivatives import detached, leaves, linearise, per_sample, unflatten
+from .passes import on_copies
+
+__all__ = [
+    "capture",
+    "detached",
+    "leaves",
+    "linearise",
+    "on_copies",
+    "per_sample",
+    "tree_flatten",
+    "tree_flatten_with_path",
+    "unflatten",
+]
