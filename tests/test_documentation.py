@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 import tracekit as tk
+import tracekit_ntk
 from tracekit import cli
 
 ROOT = Path(__file__).parents[1]
@@ -264,3 +268,17 @@ def test_every_page_is_in_a_table_of_contents() -> None:
     assert len(listed) == len(set(listed))
     written = {name for name in listed if not name.startswith(BUILT)}
     assert written == {page.stem for page in DOCS.glob("*.md")} - {"index"}
+
+
+@pytest.mark.parametrize("package", [tk, tracekit_ntk], ids=lambda package: package.__name__)
+def test_the_page_of_the_api_lists_every_public_name(package: ModuleType) -> None:
+    sys.path.insert(0, str(DOCS))
+    from _draw import api
+
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    included = [title for title in api.LISTS if f"generated/api/{title}.txt" in page]
+    assert included == list(dict.fromkeys(included)) and set(included) == set(api.LISTS)
+    lists = [api.names(title) for title in included if api.LISTS[title][0] is package]
+    listed = [name for names in lists for name in names]
+    modules = {name for name in package.__all__ if inspect.ismodule(getattr(package, name))}
+    assert sorted(listed) == sorted(set(package.__all__) - modules)
