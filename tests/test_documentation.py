@@ -277,7 +277,7 @@ def test_the_page_of_the_api_lists_every_public_name(package: ModuleType) -> Non
 
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     included = [title for title in api.LISTS if f"generated/api/{title}.txt" in page]
-    assert included == list(dict.fromkeys(included)) and set(included) == set(api.LISTS)
+    assert len(included) == len(api.LISTS)
     lists = [api.names(title) for title in included if api.LISTS[title][0] is package]
     listed = [name for names in lists for name in names]
     modules = {name for name in package.__all__ if inspect.ismodule(getattr(package, name))}

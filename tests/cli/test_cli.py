@@ -598,7 +598,7 @@ def test_products_that_fail_end_the_run_with_what_was_paid_for(run, ending):
 
 def test_compare_prints_the_table_of_the_library(run, folder, tmp_path):
     arguments = ("compare", "psd.npy", "--num-matvecs", "24,12", "--num-seeds", 3, "--psd")
-    table = tk.comparison.compare(np.load(folder / "psd.npy"), (12, 24), num_seeds=3, psd=True)
+    table = tk.compare(np.load(folder / "psd.npy"), (12, 24), num_seeds=3, psd=True)
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
     names = [line.split("  ")[0] for line in str(table).splitlines()]

@@ -2,7 +2,7 @@
 
 from . import checkpoint
 from .auto import resume, trace
-from .comparison import BUDGETS, Comparison, applicable_methods, checked_budgets, compare
+from .comparison import BUDGETS, METHODS, Comparison, applicable_methods, checked_budgets, compare
 from .exact import exact_trace
 from .hutchinson import hutchinson
 from .hutchpp import hutchpp, nahutchpp
@@ -11,6 +11,7 @@ from .xtrace import xnystrace, xtrace
 
 __all__ = [
     "BUDGETS",
+    "METHODS",
     "Comparison",
     "applicable_methods",
     "checked_budgets",

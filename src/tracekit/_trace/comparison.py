@@ -27,6 +27,33 @@ BUDGETS = 10, 20, 40, 80, 160
 Method = Callable[..., Estimate]
 
 
+def _one_sided(A: LinearOperator, num_matvecs: int, *, rng: Any) -> Estimate:
+    return one_sided(A.factor, num_matvecs, rng=rng)
+
+
+# What a comparison and the command line offer; what a method needs of an operator, which may be
+# known to be semidefinite; and what it is compared as, where that is several.
+METHODS: dict[str, Method] = {
+    "hutchinson": hutchinson,
+    "hutchpp": hutchpp,
+    "nahutchpp": nahutchpp,
+    "xtrace": xtrace,
+    "xnystrace": xnystrace,
+    "one_sided": _one_sided,
+}
+NEEDS: dict[str, Callable[[LinearOperator, bool], bool]] = {
+    "nahutchpp": lambda A, known: known or A.rmatmat is not None,
+    "xnystrace": lambda A, known: known,
+    "one_sided": lambda A, known: A.factor is not None and A.factor.rmatmat is not None,
+}
+VARIANTS: dict[str, dict[str, Method]] = {
+    "hutchinson": {
+        "hutchinson (signs)": hutchinson,
+        "hutchinson (orthogonal)": partial(hutchinson, probes=distributions.orthogonal),
+    },
+}
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Errors of several methods at several budgets, over seeds; its text is a table.
@@ -262,18 +289,10 @@ def compare(
 def applicable_methods(A: LinearOperator, psd: bool | None = None) -> dict[str, Method]:
     """The methods that apply to an operator, by name."""
     known = bool(psd) or A.factor is not None
-    methods: dict[str, Method] = {
-        "hutchinson (signs)": hutchinson,
-        "hutchinson (orthogonal)": partial(hutchinson, probes=distributions.orthogonal),
-        "hutchpp": hutchpp,
-    }
-    if known or A.rmatmat is not None:
-        methods["nahutchpp"] = nahutchpp
-    methods["xtrace"] = xtrace
-    if known:
-        methods["xnystrace"] = xnystrace
-    if A.factor is not None and A.factor.rmatmat is not None:
-        methods["one_sided"] = _one_sided
+    methods: dict[str, Method] = {}
+    for name, method in METHODS.items():
+        if name not in NEEDS or NEEDS[name](A, known):
+            methods |= VARIANTS.get(name, {name: method})
     return methods
 
 
@@ -291,10 +310,6 @@ def checked_budgets(num_matvecs: Any, cost: int) -> tuple[int, ...]:
             "and leaves no errors to compare; pass less"
         )
     return budgets
-
-
-def _one_sided(A: LinearOperator, num_matvecs: int, *, rng: Any) -> Estimate:
-    return one_sided(A.factor, num_matvecs, rng=rng)
 
 
 def _checked_exact(A: LinearOperator, exact: Any) -> float | complex:

@@ -17,16 +17,8 @@ from .. import functions
 from .._estimates import Estimate, NotFiniteError
 from .._matrix_functions import trace_function
 from .._operators import LinearOperator
-from .._trace import (
-    checkpoint,
-    exact_trace,
-    hutchinson,
-    hutchpp,
-    nahutchpp,
-    trace,
-    xnystrace,
-    xtrace,
-)
+from .._trace import METHODS as ALL_METHODS
+from .._trace import checkpoint, exact_trace, trace
 from .arguments import (
     NOT_CONVERGED,
     OK,
@@ -43,8 +35,8 @@ from .arguments import (
 )
 from .console import Progress, as_text, plot
 
-METHODS: dict[str, Callable[..., Estimate]] = {
-    method.__name__: method for method in (hutchinson, hutchpp, xtrace, xnystrace, nahutchpp)
+METHODS: dict[str, Callable[..., Estimate]] = {  # a matrix from a file has no factor
+    name: method for name, method in ALL_METHODS.items() if name != "one_sided"
 }
 FUNCTIONS: dict[str, functions.Function] = {
     f.__name__: f
@@ -132,8 +124,7 @@ def add(commands: Any) -> None:
         "--plot",
         type=Path,
         metavar="OUT.png",
-        help="plot estimate and interval against the number of products (.png, .pdf or .svg); a "
-        "method other than auto is repeated at N/2, N/4, ... products for it",
+        help="plot estimate and interval against the number of products (.png, .pdf or .svg)",
     )
 
 
@@ -156,8 +147,6 @@ def _run(arguments: argparse.Namespace) -> int:
     drawn = arguments.seed is None and not (drawn_nothing or resumed)
     try:
         if arguments.plot:
-            if not _is_automatic(arguments) and failure is None:
-                seen = _repeated(A, arguments, seed, min(result.num_matvecs, A.shape[0]))
             earlier = [point for point in seen if point.num_matvecs < result.num_matvecs]
             plot([*earlier, result], report, arguments.plot)
             report["plot"] = str(arguments.plot)
@@ -288,19 +277,6 @@ def _estimate(
 def _ended(estimate: Estimate, how: str) -> Estimate:
     reason = "; ".join(filter(None, (estimate.reason, f"ended {how}")))
     return replace(estimate, converged=False, reason=reason)
-
-
-def _repeated(
-    A: LinearOperator, arguments: argparse.Namespace, seed: int | None, num_matvecs: int
-) -> list[Estimate]:
-    """Return estimates by smaller budgets: halved until little is left, ascending."""
-    halved = [num_matvecs // 2**k for k in range(5, 0, -1)]
-    options = vars(arguments) | {"rtol": None, "atol": None}
-    return [
-        _paid_for(A, argparse.Namespace(**options | {"num_matvecs": m}), seed)[0]
-        for m in halved
-        if m >= 6
-    ]
 
 
 def _report(result: Estimate, arguments: argparse.Namespace, n: int) -> dict[str, Any]:
