@@ -1,15 +1,15 @@
 """Test vectors: every block Omega of shape (n, m) has ``E[Omega @ Omega^H] / m = I``.
 
-A law of probes is a function ``(source, n, m) -> (n, m) array``; estimators take any such function
-as ``probes=``. Two attributes may be set on it: ``spherical = True`` if the law of each column does
-not change under rotation (it lets leave-one-out estimators resphere their residuals), and
-``joint = True`` if the columns of a block are orthogonal to each other by construction (it gives
-the finite-population factor to standard errors). A law of your own draws by
+A distribution of probes is a function ``(source, n, m) -> (n, m) array``; estimators take any such
+function as ``probes=``. Two attributes may be set on it: ``spherical = True`` if the distribution
+of each column does not change under rotation (it lets leave-one-out estimators resphere their
+residuals), and ``joint = True`` if the columns of a block are orthogonal to each other by
+construction (it gives the finite-population factor to standard errors). One of your own draws by
 ``source.normal((n, m))`` or ``source.signs((n, m))``; the arrays are of ``source.xp``.
 
 Which one: `rademacher` for plain Girard-Hutchinson, `sphere` for leave-one-out estimators,
 `orthogonal` where n * m numbers fit in memory and n is not huge, `hadamard` where n is huge. For a
-complex operator every law draws complex vectors (phases instead of signs).
+complex operator each of them draws complex vectors (phases instead of signs).
 """
 
 from .distributions import (

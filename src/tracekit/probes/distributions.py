@@ -18,7 +18,7 @@ from .._arrays import (
 from .source import Source
 
 
-def _law(*, spherical: bool = False, joint: bool = False) -> Callable[[Probes], Probes]:
+def _marked(*, spherical: bool = False, joint: bool = False) -> Callable[[Probes], Probes]:
     def mark(probes: Probes) -> Probes:
         probes.spherical, probes.joint = spherical, joint  # type: ignore[attr-defined]
         return probes
@@ -26,7 +26,7 @@ def _law(*, spherical: bool = False, joint: bool = False) -> Callable[[Probes], 
     return mark
 
 
-@_law()
+@_marked()
 def rademacher(source: Source, n: int, m: int) -> Array:
     """Random signs; uniform phases (Steinhaus) if the operator is complex.
 
@@ -59,7 +59,7 @@ def rademacher(source: Source, n: int, m: int) -> Array:
     return source.signs((n, m))
 
 
-@_law(spherical=True)
+@_marked(spherical=True)
 def normal(source: Source, n: int, m: int) -> Array:
     """Standard normal entries; circularly symmetric if the operator is complex.
 
@@ -91,7 +91,7 @@ def normal(source: Source, n: int, m: int) -> Array:
     return source.normal((n, m))
 
 
-@_law(spherical=True)
+@_marked(spherical=True)
 def sphere(source: Source, n: int, m: int) -> Array:
     """Columns uniform on the sphere of radius sqrt(n).
 
@@ -124,7 +124,7 @@ def sphere(source: Source, n: int, m: int) -> Array:
     return X * (math.sqrt(n) / source.xp.sqrt(colnorm2(X))[None, :])
 
 
-@_law(spherical=True, joint=True)
+@_marked(spherical=True, joint=True)
 def orthogonal(source: Source, n: int, m: int) -> Array:
     """Haar-distributed orthogonal columns of norm sqrt(n), at most n of them.
 
@@ -165,13 +165,13 @@ def orthogonal(source: Source, n: int, m: int) -> Array:
     return _orthogonal_stream(source, n, m)(m)
 
 
-@_law(joint=True)
+@_marked(joint=True)
 def hadamard(source: Source, n: int, m: int) -> Array:
     """Distinct random columns of a Hadamard matrix, rows given random signs (phases if complex).
 
     Variance of the trace of a symmetric A, with N the least power of two >= n:
     ``2 (N - m) / (m (N - 1)) (|A|_F^2 - sum a_ii^2)``. Entries are generated from n signs and m
-    column numbers, without a factorisation: the law for huge n.
+    column numbers, without a factorisation: the one to take for huge n.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def hadamard(source: Source, n: int, m: int) -> Array:
     return _hadamard_stream(source, n, m)(m)
 
 
-@_law(joint=True)
+@_marked(joint=True)
 def basis(source: Source, n: int, m: int) -> Array:
     """All n coordinate vectors times sqrt(n): the trace becomes exact.
 
@@ -238,23 +238,24 @@ def basis(source: Source, n: int, m: int) -> Array:
 
 
 def tiled(probes: Probes, tiles: Any) -> Probes:
-    """Vectors in equal tiles, each tile of rows drawn by a law of its own dimension.
+    """Vectors in equal tiles, each tile of rows drawn from a distribution of its own dimension.
 
     For operators that are block-diagonal, or nearly so, with blocks of the tiles' size n / tiles,
-    such as the samples' own kernels of a network: joint laws are then exact at m = n / tiles.
+    such as the samples' own kernels of a network: orthogonal columns are then exact at
+    m = n / tiles.
 
     Parameters
     ----------
     probes : callable
-        The law of a tile; tiles are independent of one another.
+        The distribution of a tile; tiles are independent of one another.
     tiles : int
         Their number; it has to divide the dimension.
 
     Returns
     -------
     callable
-        A law ``(source, n, m) -> (n, m) array``; of `orthogonal` and `basis` at most n / tiles
-        columns can be drawn.
+        A distribution ``(source, n, m) -> (n, m) array``; of `orthogonal` and `basis` at most
+        n / tiles columns can be drawn.
 
     Raises
     ------
@@ -270,8 +271,8 @@ def tiled(probes: Probes, tiles: Any) -> Probes:
     --------
     >>> import numpy as np, tracekit as tk
     >>> A = np.kron(np.eye(10), np.ones((3, 3)))
-    >>> law = tk.probes.tiled(tk.probes.orthogonal, 10)
-    >>> round(float(tk.hutchinson(A, 3, rng=0, probes=law)), 9)
+    >>> tiles = tk.probes.tiled(tk.probes.orthogonal, 10)
+    >>> round(float(tk.hutchinson(A, 3, rng=0, probes=tiles)), 9)
     30.0
     """
     if not isinstance(tiles, int) or tiles < 1:
@@ -282,7 +283,7 @@ def tiled(probes: Probes, tiles: Any) -> Probes:
             raise ValueError(f"{tiles} tiles do not divide dimension {n}; pass a divisor of it")
         return n // tiles
 
-    def law(source: Source, n: int, m: int) -> Array:
+    def tiled_probes(source: Source, n: int, m: int) -> Array:
         return start(source, n, m)(m)
 
     def start(source: Source, n: int, m: int) -> Callable[[int], Array]:
@@ -296,12 +297,12 @@ def tiled(probes: Probes, tiles: Any) -> Probes:
         takes = [stream(probes, source, rows, m) for _ in range(tiles)]
         return lambda k: source.xp.concat([take(k) for take in takes], axis=0)
 
-    law.__name__ = f"tiled_{getattr(probes, '__name__', 'law')}"
-    law.joint = getattr(probes, "joint", False)  # type: ignore[attr-defined]
-    law.population = lambda n: population(probes, size(n))  # type: ignore[attr-defined]
-    law.tiles = probes  # type: ignore[attr-defined]
-    law.stream = start  # type: ignore[attr-defined]
-    return law
+    tiled_probes.__name__ = f"tiled_{getattr(probes, '__name__', 'probes')}"
+    tiled_probes.joint = getattr(probes, "joint", False)  # type: ignore[attr-defined]
+    tiled_probes.population = lambda n: population(probes, size(n))  # type: ignore[attr-defined]
+    tiled_probes.tiles = probes  # type: ignore[attr-defined]
+    tiled_probes.stream = start  # type: ignore[attr-defined]
+    return tiled_probes
 
 
 def stream(probes: Any, source: Source, n: int, m: int) -> Callable[[int], Array]:
@@ -333,7 +334,7 @@ def few_valued(probes: Probes, *, complex_: bool) -> bool:
 
 
 def draw(probes: Any, source: Source, n: int, m: int) -> Array:
-    """A block of the law that the caller chose, if that is one and the shape is right."""
+    """A block of the distribution that the caller chose, if that is one and the shape is right."""
     if not callable(probes):
         raise TypeError(
             f"probes= got a {type(probes).__name__}; pass a function (source, n, m) -> (n, m) "
