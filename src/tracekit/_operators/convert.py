@@ -219,11 +219,8 @@ def _diagonal_entries(A: Any, xp: Namespace) -> Any:
 
 
 def _is_jax_sparse(A: Any) -> bool:
-    kind = type(A)
-    return kind.__module__.startswith("jax.experimental.sparse") and kind.__name__ in (
-        "BCOO",
-        "BCSR",
-    )
+    name = type(A).__name__
+    return type(A).__module__.startswith("jax.experimental.sparse") and name in ("BCOO", "BCSR")
 
 
 def _from_products(A: Any, xp: Namespace, device: Device) -> LinearOperator:
@@ -412,12 +409,9 @@ def square(A: Any, what: str = "trace") -> LinearOperator:
     """Read an operator that has to be square."""
     operator: LinearOperator = as_operator(A)
     if operator.shape[0] != operator.shape[1]:
-        hint = (
-            "; pass gram(A) for the trace of A A^H, which is the squared norm of A"
-            if what == "trace"
-            else ""
-        )
+        hint = "; pass gram(A) for the trace of A A^H, which is the squared norm of A"
         raise ValueError(
-            f"the {what} needs a square operator, not one of shape {operator.shape}{hint}"
+            f"the {what} needs a square operator, not one of shape {operator.shape}"
+            + hint * (what == "trace")
         )
     return operator

@@ -317,7 +317,7 @@ def population(probes: Probes, n: int) -> float:
         return math.inf
     if own := getattr(probes, "population", None):  # of tiles
         return float(own(n))
-    return 2 ** _bits(n) if probes is hadamard else n
+    return 2 ** (n - 1).bit_length() if probes is hadamard else n
 
 
 def finite_population(probes: Probes, m: int, n: int) -> float:
@@ -380,7 +380,7 @@ def _orthogonal_stream(source: Source, n: int, m: int, tiles: int = 1) -> Callab
 
 
 def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
-    bits = _bits(n)
+    bits = (n - 1).bit_length()
     if m > 2**bits:
         raise ValueError(
             f"a Hadamard matrix of order {2**bits} has no {m} columns; pass at most {n}"
@@ -411,10 +411,6 @@ def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
         return xp.matrix_transpose(xp.reshape(both, (k, -1))[:, :n] * phases)
 
     return take
-
-
-def _bits(n: int) -> int:
-    return (n - 1).bit_length()
 
 
 _STREAMS: dict[Probes, Callable[[Source, int, int], Callable[[int], Array]]] = {
