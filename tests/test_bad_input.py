@@ -420,19 +420,19 @@ def test_arguments_of_another_library() -> None:
 
 
 @pytest.mark.parametrize("kind", ["psd", "complex psd"])
-def test_xnystrace_on_the_wrong_operator(eager: Library, kind: str) -> None:
+def test_xnystrace_on_the_wrong_operator(but_jax: Library, kind: str) -> None:
     A, B = matrix(kind, 30), matrix("complex" if kind == "complex psd" else "real", 30)
     for budget in (5, 20):
         for seed in range(2):
             run = partial(tk.xnystrace, num_matvecs=budget, rng=seed)
-            refused("semidefinite", run, eager.array(-A))
-            refused("semidefinite", run, eager.array(A - np.eye(30)))
-            refused("Hermitian", run, eager.array(B @ B))
-            refused("Hermitian", run, eager.array(np.triu(np.ones((30, 30)))))
+            refused("semidefinite", run, but_jax.array(-A))
+            refused("semidefinite", run, but_jax.array(A - np.eye(30)))
+            refused("Hermitian", run, but_jax.array(B @ B))
+            refused("Hermitian", run, but_jax.array(np.triu(np.ones((30, 30)))))
             refused(
                 "Hermitian|semidefinite",
                 run,
-                eager.array(np.tril(np.ones((30, 30)), -1) - np.triu(np.ones((30, 30)), 1)),
+                but_jax.array(np.tril(np.ones((30, 30)), -1) - np.triu(np.ones((30, 30)), 1)),
             )
 
 
@@ -445,7 +445,7 @@ def test_xnystrace_sees_indefiniteness_at_every_scale(scale: float) -> None:
 @pytest.mark.parametrize(
     "law", [probes.rademacher, probes.sphere, probes.orthogonal], ids=lambda f: f.__name__
 )
-def test_xnystrace_takes_every_semidefinite_operator(eager: Library, law: Any) -> None:
+def test_xnystrace_takes_every_semidefinite_operator(but_jax: Library, law: Any) -> None:
     """Rank-deficient, tiny, integer, singular to the last bit: never refused."""
     v = np.arange(30.0)
     graph = sp.diags_array(
@@ -463,8 +463,8 @@ def test_xnystrace_takes_every_semidefinite_operator(eager: Library, law: Any) -
         matrix("psd", 30),
     ):
         for budget in (4, 25):
-            for seed in range(8 if eager.name == "numpy" else 2):
-                estimate = tk.xnystrace(eager.array(A), budget, rng=seed, probes=law)
+            for seed in range(8 if but_jax.name == "numpy" else 2):
+                estimate = tk.xnystrace(but_jax.array(A), budget, rng=seed, probes=law)
                 assert np.isfinite(float(estimate.value))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import KINDS, NAMES, PSD, Library, installed, library, matrix
+from conftest import KINDS, PSD, Library, installed, matrix
 from twins import combined_errors, range_basis, standard_error
 
 import tracekit as tk
@@ -27,12 +27,6 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 estimators = pytest.mark.parametrize(
     "estimator", [diagonal, xdiag, xnysdiag], ids=lambda f: f.__name__
 )
-
-
-@pytest.fixture(params=[name for name in NAMES if name != "jax:1"])
-def quick(request: pytest.FixtureRequest) -> Library:
-    """Every library; JAX compiled alone, which is faster than one operation at a time."""
-    return library(request.param)
 
 
 def factor(kind: str, n: int, P: int, *, seed: int = 0) -> np.ndarray:
@@ -141,25 +135,25 @@ def test_random_probes_are_exact_where_only_the_diagonal_is_not_zero(law: Any) -
 
 
 @pytest.mark.parametrize("kind", ["real", "complex"])
-def test_exact_where_the_rank_fits(quick: Library, kind: str) -> None:
+def test_exact_where_the_rank_fits(lib: Library, kind: str) -> None:
     left, right = factor(kind, N, 3), factor(kind, N, 3, seed=4)
     A = left @ right.conj().T
-    estimate = quick.estimate(xdiag, quick.array(A), 10)
+    estimate = lib.estimate(xdiag, lib.array(A), 10)
     size = np.abs(A).max()
     np.testing.assert_allclose(
-        quick.numpy(estimate.value), np.diagonal(A), atol=1e4 * quick.eps * size, rtol=0
+        lib.numpy(estimate.value), np.diagonal(A), atol=1e4 * lib.eps * size, rtol=0
     )
-    assert (quick.numpy(estimate.standard_error) < 1e4 * quick.eps * size).all()
+    assert (lib.numpy(estimate.standard_error) < 1e4 * lib.eps * size).all()
     L = left @ factor(kind, 40, 3).conj().T
     exact, size = np.diagonal(matrix_of(L)), np.abs(matrix_of(L)).max()
     # the leading part is exact, and the rest nothing
-    wide, m = quick.array(np.concatenate([L] * 2)), DEFLATE_FROM
+    wide, m = lib.array(np.concatenate([L] * 2)), DEFLATE_FROM
     for estimator, budget in ((xdiag, 10), (diagonal, m)):
-        estimate = quick.estimate(lambda L, m, rng: estimator(tk.gram(L), m, rng=rng), wide, budget)  # noqa: B023
+        estimate = lib.estimate(lambda L, m, rng: estimator(tk.gram(L), m, rng=rng), wide, budget)  # noqa: B023
         np.testing.assert_allclose(
-            quick.numpy(estimate.value), np.tile(exact, 2), atol=1e4 * quick.eps * size, rtol=0
+            lib.numpy(estimate.value), np.tile(exact, 2), atol=1e4 * lib.eps * size, rtol=0
         )
-        assert (quick.numpy(estimate.standard_error) < 1e4 * quick.eps * size).all()
+        assert (lib.numpy(estimate.standard_error) < 1e4 * lib.eps * size).all()
 
 
 # Equal to the naive versions ------------------------------------------------------------------
@@ -420,12 +414,12 @@ def test_blocks_are_no_wider_than_asked(estimator: Any) -> None:
 
 
 @estimators
-def test_zero_operator(quick: Library, estimator: Any) -> None:
-    zero = quick.array(np.zeros((N, N)))
+def test_zero_operator(lib: Library, estimator: Any) -> None:
+    zero = lib.array(np.zeros((N, N)))
     for make in (lambda A: A, tk.gram):
-        estimate = quick.estimate(lambda A, m, rng: estimator(make(A), m, rng=rng), zero, 10)  # noqa: B023
-        assert not quick.numpy(estimate.value).any()
-        assert not quick.numpy(estimate.standard_error).any()
+        estimate = lib.estimate(lambda A, m, rng: estimator(make(A), m, rng=rng), zero, 10)  # noqa: B023
+        assert not lib.numpy(estimate.value).any()
+        assert not lib.numpy(estimate.standard_error).any()
 
 
 @pytest.mark.parametrize("estimator", [diagonal, xdiag], ids=lambda f: f.__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import KINDS, NAMES, PSD, Library, installed, library, matrix
+from conftest import KINDS, PSD, Library, installed, matrix
 from twins import range_basis
 
 import tracekit as tk
@@ -23,12 +23,6 @@ LAWS = (probes.rademacher, probes.sphere, probes.normal, probes.orthogonal, prob
 every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 subsets = pytest.mark.parametrize("axis", SUBSETS, ids=str)
 kinds = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(params=[name for name in NAMES if name != "jax:1"])
-def quick(request: pytest.FixtureRequest) -> Library:
-    """Every library; JAX compiled alone, which is faster than one operation at a time."""
-    return library(request.param)
 
 
 def twin(A: np.ndarray, dims: tuple[int, ...], axis: tuple[int, ...]) -> np.ndarray:
@@ -168,22 +162,22 @@ def test_as_many_orthogonal_probes_as_entries_are_exact(kind: str, law: Any) -> 
 
 
 @pytest.mark.parametrize("kind", ["real", "complex", "symmetric", "hermitian"])
-def test_exact_where_the_rank_fits(quick: Library, kind: str) -> None:
+def test_exact_where_the_rank_fits(lib: Library, kind: str) -> None:
     left = factor(kind, 40, 3)
     hermitian = kind in ("symmetric", "hermitian")
     A = left @ (left * [1, -1, 1] if hermitian else factor(kind, 40, 3, seed=4)).conj().T
-    atol = 1e4 * quick.eps * np.abs(A).max()
+    atol = 1e4 * lib.eps * np.abs(A).max()
     f = lambda A, m, rng: partial_trace(A, (4, 10), 1, m, rng=rng, rank=4)  # noqa: E731
-    estimate = quick.estimate(f, quick.array(A), 1)
-    np.testing.assert_allclose(quick.numpy(estimate.value), twin(A, (4, 10), (1,)), atol=atol)
+    estimate = lib.estimate(f, lib.array(A), 1)
+    np.testing.assert_allclose(lib.numpy(estimate.value), twin(A, (4, 10), (1,)), atol=atol)
     assert estimate.num_matvecs == 12
     L = left @ factor(kind, 50, 3).conj().T
-    atol = 1e4 * quick.eps * np.abs(matrix_of(L)).max()
+    atol = 1e4 * lib.eps * np.abs(matrix_of(L)).max()
     f = lambda A, m, rng: partial_trace(tk.gram(A), (4, 10), 1, m, rng=rng)  # noqa: E731
-    estimate = quick.estimate(f, quick.array(L), DEFLATE_FROM)
+    estimate = lib.estimate(f, lib.array(L), DEFLATE_FROM)
     expected = twin(matrix_of(L), (4, 10), (1,))
-    np.testing.assert_allclose(quick.numpy(estimate.value), expected, atol=atol)
-    assert (quick.numpy(estimate.standard_error) < atol).all()
+    np.testing.assert_allclose(lib.numpy(estimate.value), expected, atol=atol)
+    assert (lib.numpy(estimate.standard_error) < atol).all()
 
 
 # Equal to the naive versions ------------------------------------------------------------------
@@ -268,7 +262,7 @@ def test_deflated_partial_traces_are_their_twin(kind: str, adjoint: bool) -> Non
 
 @pytest.mark.parametrize("kind", ["real", "complex"])
 @pytest.mark.parametrize("m", [None, 3])
-def test_the_operator_form_is_the_matrix(quick: Library, kind: str, m: int | None) -> None:
+def test_the_operator_form_is_the_matrix(lib: Library, kind: str, m: int | None) -> None:
     A, axes = matrix(kind, 24), ((2, 3, 4), (0, 2))
     X = matrix(kind, 3, seed=1)[:, :2]
     dense = partial_trace(A, *axes, m, rng=1).value
@@ -279,10 +273,10 @@ def test_the_operator_form_is_the_matrix(quick: Library, kind: str, m: int | Non
             assert (M.shape, M.dims) == ((3, 3), (3,))
             return M @ X, M.H @ X, M.quad(X)
 
-        got = [quick.numpy(Y) for Y in quick.call(products, quick.array(A), quick.array(X))]
+        got = [lib.numpy(Y) for Y in lib.call(products, lib.array(A), lib.array(X))]
         quad = np.sum(X.conj() * (dense @ X), axis=0)
         for Y, expected in zip(got, (dense @ X, dense.conj().T @ X, quad), strict=True):
-            np.testing.assert_allclose(Y, expected, atol=1e3 * quick.eps)
+            np.testing.assert_allclose(Y, expected, atol=1e3 * lib.eps)
 
 
 def test_the_operator_form_of_a_factor_has_one_sided_quadratic_forms() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import twins
-from conftest import NAMES, PSD, Library, installed, library, matrix
+from conftest import PSD, Library, installed, matrix
 
 import tracekit as tk
 from tracekit import probes
@@ -19,12 +19,6 @@ from tracekit.probes.source import Source
 
 N = 20
 kinds = pytest.mark.parametrize("kind", PSD)
-
-
-@pytest.fixture(params=[name for name in NAMES if name != "jax:1"])
-def quick(request: pytest.FixtureRequest) -> Library:
-    """Every library; JAX compiled alone, which is faster than one operation at a time."""
-    return library(request.param)
 
 
 def signs(A: np.ndarray, m: int, seed: int = 1) -> np.ndarray:
@@ -88,16 +82,14 @@ def test_mean_over_all_sign_vectors_is_the_diagonal(n: int, k: int) -> None:
 
 
 @kinds
-def test_exact_where_the_rank_fits(quick: Library, kind: str) -> None:
+def test_exact_where_the_rank_fits(lib: Library, kind: str) -> None:
     A = of_rank(kind, 3)
     # compiled code, which cannot see how small a shift will do, takes a hundred times the least
-    rounding = (1e5 if quick.jit else 1e4) * quick.eps * np.abs(A).max()
+    rounding = (1e5 if lib.jit else 1e4) * lib.eps * np.abs(A).max()
     for m in (6, 15):  # the jackknife leaves out two probes
-        estimate = quick.estimate(xnysdiag, quick.array(A), m)
-        np.testing.assert_allclose(
-            quick.numpy(estimate.value), np.diagonal(A), rtol=0, atol=rounding
-        )
-        assert (quick.numpy(estimate.standard_error) < rounding).all()
+        estimate = lib.estimate(xnysdiag, lib.array(A), m)
+        np.testing.assert_allclose(lib.numpy(estimate.value), np.diagonal(A), rtol=0, atol=rounding)
+        assert (lib.numpy(estimate.standard_error) < rounding).all()
 
 
 def test_rank_deficient_sketches_are_exact_to_the_last_bits() -> None:
@@ -234,10 +226,10 @@ def test_twice_the_probes_of_xdiag_pay(power: float, gain: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["real", "complex", "symmetric", "hermitian"])
-def test_what_is_not_positive_semidefinite_is_refused(eager: Library, kind: str) -> None:
+def test_what_is_not_positive_semidefinite_is_refused(but_jax: Library, kind: str) -> None:
     word = "positive semidefinite" if kind in ("symmetric", "hermitian") else "Hermitian"
     with pytest.raises(ValueError, match=rf"not {word}; call xdiag$"):
-        xnysdiag(eager.array(matrix(kind, N)), 9, rng=0)
+        xnysdiag(but_jax.array(matrix(kind, N)), 9, rng=0)
 
 
 def test_indefinite_operators_are_not_a_number_in_compiled_code() -> None:

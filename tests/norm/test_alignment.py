@@ -510,26 +510,26 @@ def of_kernels(A: Any, B: Any, rng: Any) -> tuple[Any, Any]:
 
 @fields
 @pytest.mark.parametrize("reading", [of_factors, of_kernels], ids=lambda f: f.__name__)
-def test_libraries_agree(eager: Library, field: str, reading: Any) -> None:
-    if eager.family == "jax" and field == "real":
+def test_libraries_agree(but_jax: Library, field: str, reading: Any) -> None:
+    if but_jax.family == "jax" and field == "real":
         pytest.skip("compiles every operation: complex stands for both")
     X, Y = psd_pair(field) if reading is of_factors else pair(field)
-    tol = 1e-7 if eager.eps < 1e-10 else 5e-3
+    tol = 1e-7 if but_jax.eps < 1e-10 else 5e-3
     for one, other in zip(
-        reading(eager.array(X), eager.array(Y), 1), reading(X, Y, 1), strict=True
+        reading(but_jax.array(X), but_jax.array(Y), 1), reading(X, Y, 1), strict=True
     ):
-        assert eager.at_home(one.value)
-        assert eager.at_home(one.standard_error)
-        assert complex(eager.numpy(one.value)) == pytest.approx(complex(other.value), rel=tol)
-        error = float(eager.numpy(one.standard_error))
+        assert but_jax.at_home(one.value)
+        assert but_jax.at_home(one.standard_error)
+        assert complex(but_jax.numpy(one.value)) == pytest.approx(complex(other.value), rel=tol)
+        error = float(but_jax.numpy(one.standard_error))
         assert error == pytest.approx(float(other.standard_error), rel=10 * tol)
 
 
-def test_targets_of_every_library(eager: Library) -> None:
+def test_targets_of_every_library(but_jax: Library) -> None:
     K, y = matrix("psd", N), np.ones((N, 2)) + np.eye(N, 2)
-    estimate = tk.target_alignment(eager.array(K), eager.array(y), 8, rng=0)
-    assert eager.at_home(estimate.value)
-    tol = 1e-9 if eager.eps < 1e-10 else 2e-3
+    estimate = tk.target_alignment(but_jax.array(K), but_jax.array(y), 8, rng=0)
+    assert but_jax.at_home(estimate.value)
+    tol = 1e-9 if but_jax.eps < 1e-10 else 2e-3
     assert float(estimate) == pytest.approx(float(tk.target_alignment(K, y, 8, rng=0)), rel=tol)
 
 

@@ -301,18 +301,18 @@ def test_operators_of_two_libraries() -> None:
 
 
 @fields
-def test_libraries_agree(eager: Library, field: str) -> None:
+def test_libraries_agree(but_jax: Library, field: str) -> None:
     L, M = factor(field, 9, 12), factor(field, 9, 5, seed=1)
-    tol = 1e-9 if eager.eps < 1e-10 else 2e-3
+    tol = 1e-9 if but_jax.eps < 1e-10 else 2e-3
     here = (
-        *tk.one_sided_summary(eager.array(L), 5, rng=1),
-        tk.one_sided_alignment(eager.array(L), eager.array(M), 10, rng=1),
+        *tk.one_sided_summary(but_jax.array(L), 5, rng=1),
+        tk.one_sided_alignment(but_jax.array(L), but_jax.array(M), 10, rng=1),
     )
     there = *tk.one_sided_summary(L, 5, rng=1), tk.one_sided_alignment(L, M, 10, rng=1)
     for one, other in zip(here, there, strict=True):
-        assert eager.at_home(one.value)
-        got, error = eager.numpy(one.value), eager.numpy(one.standard_error)
-        assert got.dtype in (eager.numpy(eager.array(L)).dtype, error.dtype)
+        assert but_jax.at_home(one.value)
+        got, error = but_jax.numpy(one.value), but_jax.numpy(one.standard_error)
+        assert got.dtype in (but_jax.numpy(but_jax.array(L)).dtype, error.dtype)
         assert complex(got) == pytest.approx(complex(other.value), rel=tol)
         assert float(error) == pytest.approx(float(other.standard_error), rel=10 * tol)
 

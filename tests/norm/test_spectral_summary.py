@@ -413,22 +413,22 @@ def gram_of(estimator: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["psd", "complex"])
-def test_libraries_agree(eager: Library, kind: str) -> None:
-    if eager.family == "jax" and kind != "psd":
+def test_libraries_agree(but_jax: Library, kind: str) -> None:
+    if but_jax.family == "jax" and kind != "psd":
         pytest.skip("compiles every operation: one kind stands for all")
-    A, tol = matrix(kind, N), 1e-6 if eager.eps < 1e-10 else 5e-3
+    A, tol = matrix(kind, N), 1e-6 if but_jax.eps < 1e-10 else 5e-3
     factored = gram_of(tk.spectral_summary)
     cases = (tk.spectral_summary, 10), (factored, 12), (tk.spectral_summary, 4)
-    for estimator, m in cases[: 1 if eager.family == "jax" else 3]:
-        here, there = estimator(eager.array(A), m, rng=2), estimator(A, m, rng=2)
+    for estimator, m in cases[: 1 if but_jax.family == "jax" else 3]:
+        here, there = estimator(but_jax.array(A), m, rng=2), estimator(A, m, rng=2)
         for one, other in zip(here, there, strict=True):
-            assert eager.at_home(one.value)
-            assert eager.at_home(one.standard_error)
+            assert but_jax.at_home(one.value)
+            assert but_jax.at_home(one.standard_error)
             assert one.value.shape == ()
             assert one.num_matvecs == other.num_matvecs
-            got = complex(eager.numpy(one.value))
+            got = complex(but_jax.numpy(one.value))
             assert got == pytest.approx(complex(other.value), rel=tol, abs=tol)
-    here = tk.frobenius_norm(eager.array(A[:, :9]), 6, rng=2)
+    here = tk.frobenius_norm(but_jax.array(A[:, :9]), 6, rng=2)
     assert float(here) == pytest.approx(float(tk.frobenius_norm(A[:, :9], 6, rng=2)), rel=tol)
 
 

@@ -14,7 +14,8 @@ from conftest import KINDS, PSD, Library, installed, matrix
 
 import tracekit as tk
 from tracekit import probes
-from tracekit._sketches import leave_one_out, range_sketch
+from tracekit._sketches import leave_one_out
+from tracekit._sketches.range_sketch import nystrom_sketch, range_sketch
 from tracekit.testing import benchmark_spectra, known_spectrum, unbiasedness_test
 
 STOCHASTIC = (tk.hutchinson, tk.hutchpp, tk.xtrace, tk.xnystrace)
@@ -77,10 +78,10 @@ def samples_of(A: np.ndarray, Omega: np.ndarray, reading: str, *, resphere: bool
     """Spend, then read: leave-one-out samples and the jackknife's replicates."""
     op = tk.as_operator(A)
     if reading == "xtrace":
-        sketch = range_sketch.range_sketch(op, Omega)
+        sketch = range_sketch(op, Omega)
         got = leave_one_out.xtrace(Omega, sketch.Q, sketch.R, sketch.Z, resphere=resphere)
         return tuple(None if x is None else x * sketch.scale for x in got)
-    sketch = range_sketch.nystrom_sketch(op, Omega)
+    sketch = nystrom_sketch(op, Omega)
     got = leave_one_out.xnystrace(Omega, sketch.Y, resphere=resphere)
     return tuple(None if x is None else x * sketch.scale for x in got)
 
