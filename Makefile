@@ -11,7 +11,7 @@ PIP  := $(BIN)/python -m pip install --quiet --disable-pip-version-check --const
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint docs bench dashboard bench-check gpu accuracy peers dist-check paper clean
+.PHONY: help demo test lint docs bench dashboard bench-check gpu targets peers dist-check paper clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,8 +51,8 @@ bench-check: $(DONE)/bench ## the gate on regressions: errors, coverage and prod
 gpu: ## tests and times on this machine's GPU, by the python3 that is there (or PYTHON), in 8 minutes
 	@$(or $(PYTHON),python3) -m benchmarks.gpu $(if $(COMPAT),--compat '$(COMPAT)')
 
-accuracy: $(DONE)/bench ## median errors and overheads beside their reference figures
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py
+targets: $(DONE)/bench ## errors, intervals, times and memory beside what they have to reach; ONLY=accuracy for one subject
+	@$(BIN)/python -m benchmarks.targets $(ONLY)
 
 peers: $(DONE)/bench ## accuracy, times and faults beside those of other libraries, each in an environment of its own
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers

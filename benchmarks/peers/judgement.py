@@ -22,11 +22,11 @@ class Cell(NamedTuple):
     products: int
 
 
-def cell(errors: Sequence[float], products: int) -> Cell:
+def cell(errors: Sequence[float], products: int, draws: int = 1000) -> Cell:
     """Take the median of the errors, and the bootstrap noise of its logarithm."""
     found = np.nan_to_num(np.asarray(errors, float), nan=np.inf)
-    draws = np.random.default_rng(0).integers(found.size, size=(1000, found.size))
-    medians = np.median(np.clip(found, 1e-18, 1e18)[draws], axis=1)
+    drawn = np.random.default_rng(0).integers(found.size, size=(draws, found.size))
+    medians = np.median(np.clip(found, 1e-18, 1e18)[drawn], axis=1)
     noise = float(np.std(np.log(medians)))
     return Cell(float(np.median(found)), noise, found.size, products)
 

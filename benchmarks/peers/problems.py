@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._problems import SPECTRA, dense, spectrum, triangles
+from ..problems import SPECTRA, dense, digits, gaussian_kernel, spectrum, symmetric, triangles
 
 N, SMALL = 1000, 200
 HERMITIAN = "i^-2, complex"
@@ -65,10 +65,9 @@ def large(name: str) -> tuple[np.ndarray, bool]:
     if name == HERMITIAN:
         rng, n = np.random.default_rng(3), N // 2
         Q, _ = np.linalg.qr(rng.standard_normal((n, n)) + 1j * rng.standard_normal((n, n)))
-        A = (Q * spectrum("i^-2", n)) @ Q.conj().T
-        return (A + A.conj().T) / 2, True
+        return symmetric((Q * spectrum("i^-2", n)) @ Q.conj().T), True
     if name == "kernel":
-        return _kernel(), True
+        return gaussian_kernel(digits()[:N]), True
     return dense(name, N)[0], True
 
 
@@ -82,7 +81,7 @@ def cases() -> list[Case]:
     low = rng.standard_normal((n, 5))
     two = np.array([[2.0, 1.0], [1.0, 3.0]])
     return [
-        Case("complex Hermitian", (complex_psd + complex_psd.conj().T) / 2, psd=True),
+        Case("complex Hermitian", symmetric(complex_psd), psd=True),
         Case("complex, general", (G + 1j * C) / n + (1 + 2j) * np.diag(1 / np.arange(1, n + 1)),
              psd=False),
         Case("real, not symmetric", G / n + np.diag(1 / np.arange(1.0, n + 1)), psd=False),
@@ -103,17 +102,6 @@ def network(width: int, outputs: int, samples: int) -> tuple[list[np.ndarray], n
     shapes = pairwise([3, *[width] * 10, outputs])
     weights = [(rng.standard_normal(s) * (2 / s[0]) ** 0.5).astype(np.float32) for s in shapes]
     return weights, rng.standard_normal((samples, 3)).astype(np.float32)
-
-
-def _kernel() -> np.ndarray:
-    """Of digits: a Gaussian kernel as wide as the median distance, plus noise."""
-    from sklearn.datasets import load_digits
-
-    X = load_digits().data[:N]
-    square = np.sum(X * X, axis=1)
-    D2 = np.maximum(square[:, None] + square - 2 * X @ X.T, 0.0)
-    K = np.exp(-D2 / (2 * np.median(D2))) + 1e-2 * np.eye(len(X))
-    return (K + K.T) / 2
 
 
 def _norm(matrix: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..measure import cpu_seconds, in_turn, least
 from .contract import PSD_ONLY, Answer, Counter, Run
 
 ALL, FEW, DEEP = (30, 60, 120, 300), (60, 300), (120, 300)
@@ -103,7 +104,7 @@ def _within(run: Run, seeds: int, allowance: float, seed: int) -> tuple[list[Ans
     answers: list[Answer] = []
     times: list[float] = []
     while len(answers) < seeds and (len(answers) < LEAST or sum(times[1:]) < allowance):
-        times.append(cpu(lambda: answers.append(run(seed + len(answers)))))
+        times.append(cpu_seconds(lambda: answers.append(run(seed + len(answers)))))
     return answers, times
 
 
@@ -195,7 +196,7 @@ def timing(task: Task) -> list[Any]:
                     continue
                 try:
                     run = task.module.make("trace", method, matrix, m, mode, None)
-                    first = cpu(lambda run=run: run(0))
+                    first = cpu_seconds(lambda run=run: run(0))
                     found = _interleaved(run, bare, REPEATS[n, m])
                 except Exception as error:
                     rows.append([n, m, mode, method, said(error)])
@@ -207,16 +208,14 @@ def timing(task: Task) -> list[Any]:
 def _interleaved(run: Run, bare: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
     """Return medians of both times in ms and of their ratio, from turns about."""
     run(1)  # warm, as the first call may have compiled
-    inner = 5 if cpu(lambda: run(2)) < SHORT else 1  # short calls are timed five at a time
-    pairs, start = [], time.process_time()
-    for seed in range(repeats):
-        plain = cpu(lambda: [bare() for _ in range(inner)])
-        ours = cpu(lambda s=seed: [run(s) for _ in range(inner)])
-        pairs.append((1e3 * ours / inner, 1e3 * plain / inner))
-        if seed >= LEAST and time.process_time() - start > ALLOWANCE:
-            break
-    ours, plain = np.array(pairs).T
-    return float(np.median(ours)), float(np.median(plain)), float(np.median(ours / plain))
+    inner = 5 if cpu_seconds(lambda: run(2)) < SHORT else 1  # short calls are timed five at a time
+    ours, plain, ratio = in_turn(
+        lambda seed: [run(seed) for _ in range(inner)],
+        lambda: [bare() for _ in range(inner)],
+        repeats,
+        ALLOWANCE,
+    )
+    return 1e3 * ours / inner, 1e3 * plain / inner, ratio
 
 
 def kernels(task: Task) -> list[Any]:
@@ -225,23 +224,15 @@ def kernels(task: Task) -> list[Any]:
     for name, file in task.told["networks"].items() if _has_kernels(task) else ():
         X, *weights = np.load(task.folder / file).values()
         for method, (run, read) in task.module.kernels(weights, X).items():
-            first = cpu(run)
+            first = cpu_seconds(run)
             K = np.asarray(read(run()), np.float64)
-            times = [cpu(run) for _ in range(9)]
             told = [float(np.trace(K)), float(np.linalg.norm(K))]
-            rows.append([name, method, 1e3 * first, 1e3 * min(times), *told])
+            rows.append([name, method, 1e3 * first, 1e3 * least([run], 9)[0], *told])
     return rows
 
 
 def _has_kernels(task: Task) -> bool:
     return hasattr(task.module, "kernels")
-
-
-def cpu(work: Callable[[], Any]) -> float:
-    """CPU seconds of one call, of this process."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def said(error: Exception) -> str:

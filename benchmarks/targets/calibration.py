@@ -18,28 +18,29 @@ rows whose honest width is no more than that have no width to judge.
 
 from __future__ import annotations
 
-import os
-
-os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-
+import itertools
 import math
-import time
 from collections import Counter
 from functools import cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from _problems import SPECTRA, dense, factor, in_two_processes
 
 import tracekit
 from tracekit import probes
 
+from ..measure import in_two_processes
+from ..problems import SPECTRA, dense, factor
+from .table import Row, Table, seeds
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-N, SEEDS, LEVEL = 1000, 200, 0.95
+    Found = dict[tuple[str, str, int], "Runs"]
+
+N, SEEDS, LEVEL = 1000, seeds(200), 0.95
 BUDGETS, SMALL_TO_LARGE = (30, 90), (12, 30, 90, 270)
 TOLERANCES = (5e-2, 1e-2, 1e-3)
 ROUNDING = N * float(np.finfo(np.float64).eps)
@@ -63,6 +64,7 @@ ESTIMATORS: dict[str, Callable[..., tracekit.Estimate]] = {
     "trace": fixed(),
     "trace psd": fixed(psd=True),
 }
+CASES = tuple(itertools.product(SPECTRA, (True, None)))  # spectrum, psd
 COMPARED = ("hutchinson signs", "trace", "trace psd")
 
 
@@ -92,18 +94,6 @@ class Runs(NamedTuple):
         return float(np.mean(self.highs - self.lows)) / honest if honest > ROUNDING else math.nan
 
 
-class Row(NamedTuple):
-    """One printed line, and whether it holds."""
-
-    text: str
-    holds: bool
-
-    def show(self) -> bool:
-        """Print the line with its verdict, and return the verdict."""
-        print(f"{self.text}  {'ok' if self.holds else 'SHORT'}")
-        return self.holds
-
-
 def runs(name: str, estimate: Callable[..., tracekit.Estimate], of_factor: bool = False) -> Runs:
     """Run one estimate on every seed."""
     M, trace = (factor if of_factor else dense)(name, N)
@@ -120,45 +110,77 @@ def runs(name: str, estimate: Callable[..., tracekit.Estimate], of_factor: bool 
     )
 
 
-def fixed_on(name: str) -> dict[tuple[str, str, int], Runs]:
+def tables() -> Iterator[Table]:
+    """Intervals, tolerances, and the automatic choice beside Hutchinson."""
+    found: Found = {}
+    head = {"spectrum": "<10", "estimator": "<24"}
+    yield Table(
+        f"1. {SEEDS} intervals at {LEVEL:.0%}, n = {N}: coverage >= {LEAST}, on average "
+        f">= {LEAST_ON_AVERAGE}; width <= {WIDEST}",
+        head | {"m": ">4", "rms error": ">11.1e", "coverage": ">10.3f", "width": ">7.2f"},
+        intervals(found),
+    )
+    yield Table(
+        f"2. trace(A, rtol): share >= {LEVEL}, median products <= {DEAREST} x the oracle's",
+        {"spectrum": "<10", "psd": "<6", "rtol": ">7.0e", "share": ">8.3f", "products": ">9.0f",
+         "oracle": ">8", "ratio": ">7.2f", "  methods": "<40"},
+        itertools.chain.from_iterable(in_two_processes(tolerances_on, *zip(*CASES, strict=True))),
+    )  # fmt: skip
+    yield Table(
+        f"3. rms error of trace(A, max_matvecs=m) <= {WORST} x that of hutchinson(A, m)",
+        head | {"m": ">4", "trace": ">11.1e", "hutchinson": ">11.1e", "ratio": ">9.1e",
+         "  chosen": "<14"},
+        comparisons(found),
+    )  # fmt: skip
+
+
+# --- 1. intervals ---------------------------------------------------------------------------------
+
+
+def intervals(found: Found) -> Iterator[Row]:
+    """Judge coverage and width, and the average coverage of each estimator; hand on the runs."""
+    coverages: dict[str, list[float]] = {estimator: [] for estimator in ESTIMATORS}
+    for runs_here in in_two_processes(fixed_on, SPECTRA):
+        found |= runs_here
+        for (name, estimator, m), r in runs_here.items():
+            if m in BUDGETS:
+                holds = {"coverage": r.coverage >= LEAST, "width": not r.width > WIDEST}
+                yield Row((name, estimator, m, r.rms, r.coverage, r.width), holds)
+                coverages[estimator].append(r.coverage)
+    for estimator, all_of_it in coverages.items():
+        mean = float(np.mean(all_of_it))
+        row = ("average", estimator, None, None, mean, None)
+        yield Row(row, {"average": mean >= LEAST_ON_AVERAGE})
+
+
+def fixed_on(name: str) -> Found:
     """Run the estimators at every fixed budget that is asked of them, on one spectrum."""
     found = {}
     for estimator, estimate in ESTIMATORS.items():
         for m in SMALL_TO_LARGE if estimator in COMPARED else BUDGETS:
-            run = partial(fixed_budget, estimate, m)
+
+            def run(A: object, rng: int, estimate: Any = estimate, m: int = m) -> tracekit.Estimate:
+                return estimate(A, m, rng=rng)
+
             found[name, estimator, m] = runs(name, run, estimator == "one_sided")
     return found
 
 
-def fixed_budget(
-    estimate: Callable[..., tracekit.Estimate], m: int, A: object, rng: int
-) -> tracekit.Estimate:
-    """Call an estimator with its budget."""
-    return estimate(A, m, rng=rng)
+# --- 2. tolerances --------------------------------------------------------------------------------
 
 
-def coverage_table() -> tuple[list[bool], dict[tuple[str, str, int], Runs]]:
-    """Print coverage and width, and whether each holds; hand on the runs."""
-    print(f"1. {SEEDS} intervals at {LEVEL:.0%}, n = {N}: coverage >= {LEAST}, width <= {WIDEST}\n")
-    print(f"{'spectrum':10}{'estimator':24}{'m':>3}{'rms error':>11}{'coverage':>10}{'width':>7}")
-    verdicts, coverages = [], []
-    everything: dict[tuple[str, str, int], Runs] = {}
-    for found in in_two_processes(fixed_on, SPECTRA):
-        everything |= found
-        for (name, estimator, m), r in found.items():
-            if m not in BUDGETS:
-                continue
-            width = f"{r.width:7.2f}" if r.width == r.width else "      -"
-            text = f"{name:10}{estimator:24}{m:3}{r.rms:11.1e}{r.coverage:10.3f}{width}"
-            holds = r.coverage >= LEAST and not r.width > WIDEST
-            verdicts.append(Row(text, holds).show())
-            coverages.append((estimator, r.coverage))
-    for estimator in ESTIMATORS:
-        mean = float(np.mean([c for e, c in coverages if e == estimator]))
-        verdicts.append(
-            Row(f"average of {estimator:37}{mean:10.3f}", mean >= LEAST_ON_AVERAGE).show()
-        )
-    return verdicts, everything
+def tolerances_on(name: str, psd: bool | None) -> list[Row]:
+    """Run the automatic choice to each tolerance on one spectrum, beside its oracle."""
+    rows = []
+    for rtol in TOLERANCES:
+        r = runs(name, partial(tracekit.trace, rtol=rtol, psd=psd))
+        best = oracle(name, methods_of(r, psd), rtol)
+        share, spent = float(np.mean(np.abs(r.errors) <= rtol)), float(np.median(r.matvecs))
+        used = ", ".join(f"{k} {v}" for k, v in Counter(r.methods).most_common())
+        holds = {"share": share >= LEVEL, "products": spent <= DEAREST * best}
+        values = (name, str(psd), rtol, share, spent, best, spent / best, f"  {used}")
+        rows.append(Row(values, holds))
+    return rows
 
 
 def methods_of(r: Runs, psd: bool | None) -> tuple[str, ...]:
@@ -167,23 +189,6 @@ def methods_of(r: Runs, psd: bool | None) -> tuple[str, ...]:
     default = "xnystrace" if psd else "xtrace"
     method = chosen.most_common(1)[0][0] if chosen else default
     return ("hutchinson signs" if method == "hutchinson" else method, *(() if psd else ("trace",)))
-
-
-@cache
-def error(name: str, estimator: str, m: int, seed: int) -> float:
-    """Relative error of one run; kept, because every tolerance asks again."""
-    A, trace = (factor if estimator == "one_sided" else dense)(name, N)
-    return abs(float(ESTIMATORS[estimator](A, m, rng=seed)) / trace - 1)
-
-
-def suffices(name: str, estimator: str, m: int, rtol: float) -> bool:
-    """Whether a budget is within rtol in 95 % of half the runs; stops when that is decided."""
-    failures, allowed = 0, SEEDS // 2 - math.ceil(LEVEL * SEEDS / 2)
-    for seed in range(SEEDS // 2):
-        failures += error(name, estimator, m, seed) > rtol
-        if failures > allowed:
-            return False
-    return True
 
 
 def oracle(name: str, estimators: tuple[str, ...], rtol: float) -> int:
@@ -200,58 +205,31 @@ def oracle(name: str, estimators: tuple[str, ...], rtol: float) -> int:
     return GRID[above] if above < len(GRID) else N
 
 
-def tolerance_on(name: str, psd: bool | None) -> list[Row]:
-    """Run the automatic choice to each tolerance on one spectrum, beside its oracle."""
-    rows = []
-    for rtol in TOLERANCES:
-        r = runs(name, lambda A, rng: tracekit.trace(A, rtol=rtol, rng=rng, psd=psd))  # noqa: B023
-        best = oracle(name, methods_of(r, psd), rtol)
-        share, spent = float(np.mean(np.abs(r.errors) <= rtol)), float(np.median(r.matvecs))
-        used = ", ".join(f"{k} {v}" for k, v in Counter(r.methods).most_common())
-        text = f"{name:10}{psd!s:6}{rtol:7.0e}{share:8.3f}{spent:9.0f}{best:8}{spent / best:7.2f}"
-        rows.append(Row(f"{text}  {used:40}", share >= LEVEL and spent <= DEAREST * best))
-    return rows
+def suffices(name: str, estimator: str, m: int, rtol: float) -> bool:
+    """Whether a budget is within rtol in 95 % of half the runs; stops when that is decided."""
+    failures, allowed = 0, SEEDS // 2 - math.ceil(LEVEL * SEEDS / 2)
+    for seed in range(SEEDS // 2):
+        failures += error(name, estimator, m, seed) > rtol
+        if failures > allowed:
+            return False
+    return True
 
 
-def tolerance_table() -> list[bool]:
-    """Print shares within tolerance and products beside the oracle's, and whether each holds."""
-    print(f"\n2. trace(A, rtol): share >= {LEVEL}, median products <= {DEAREST} x the oracle's\n")
-    print(
-        f"{'spectrum':10}{'psd':6}{'rtol':>7}{'share':>8}{'products':>9}{'oracle':>8}{'ratio':>7}"
-    )
-    cases = [(name, psd) for name in SPECTRA for psd in (True, None)]
-    return [
-        row.show()
-        for rows in in_two_processes(tolerance_on, *zip(*cases, strict=True))
-        for row in rows
-    ]
+@cache
+def error(name: str, estimator: str, m: int, seed: int) -> float:
+    """Relative error of one run; kept, because every tolerance asks again."""
+    A, trace = (factor if estimator == "one_sided" else dense)(name, N)
+    return abs(float(ESTIMATORS[estimator](A, m, rng=seed)) / trace - 1)
 
 
-def comparison_table(found: dict[tuple[str, str, int], Runs]) -> list[bool]:
-    """Print the errors of the automatic choice over Hutchinson's, and whether each holds."""
-    print(f"\n3. rms error of trace(A, max_matvecs=m) <= {WORST} x that of hutchinson(A, m)\n")
-    print(f"{'spectrum':10}{'call':12}{'m':>4}{'trace':>11}{'hutchinson':>11}{'ratio':>9}")
-    verdicts = []
+# --- 3. the automatic choice ----------------------------------------------------------------------
+
+
+def comparisons(found: Found) -> Iterator[Row]:
+    """Judge the errors of the automatic choice over Hutchinson's."""
     for (name, estimator, m), r in found.items():
-        if estimator not in ("trace", "trace psd"):
-            continue
-        plain = found[name, "hutchinson signs", m]
-        text = f"{name:10}{estimator:12}{m:4}{r.rms:11.1e}{plain.rms:11.1e}{r.rms / plain.rms:9.1e}"
-        used = Counter(r.methods).most_common(1)[0][0]
-        verdicts.append(Row(f"{text}  {used:12}", r.rms <= WORST * plain.rms).show())
-    return verdicts
-
-
-def main() -> None:
-    """Print the three tables, then how many rows hold."""
-    start = time.perf_counter()
-    verdicts, found = coverage_table()
-    verdicts += tolerance_table()
-    verdicts += comparison_table(found)
-    print(f"\n{time.perf_counter() - start:.0f} s")
-    held = sum(verdicts)
-    print(f"{len(verdicts)} rows: {held} hold, {len(verdicts) - held} fall short")
-
-
-if __name__ == "__main__":
-    main()
+        if estimator in ("trace", "trace psd"):
+            plain = found[name, "hutchinson signs", m].rms
+            used = Counter(r.methods).most_common(1)[0][0]
+            values = (name, estimator, m, r.rms, plain, r.rms / plain, f"  {used}")
+            yield Row(values, {"": r.rms <= WORST * plain})

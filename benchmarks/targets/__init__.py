@@ -1,0 +1,1 @@
+"""Figures that the library has to reach, a module for each subject: ``make targets [ONLY=...]``."""
