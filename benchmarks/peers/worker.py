@@ -235,6 +235,13 @@ def _has_kernels(task: Task) -> bool:
     return hasattr(task.module, "kernels")
 
 
+def logdets(adapter: str, file: str, m: int, depth: int, seeds: int) -> list[float]:
+    """Return estimates of a log-determinant by quadrature of this depth; of another benchmark."""
+    module = importlib.import_module(f".adapters.{adapter}", __package__)
+    made = module.make("logdet", f"SLQ, depth {depth}", np.load(file), m, module.MODES[-1], None)
+    return [float(made(seed).value) for seed in range(1, seeds + 1)]
+
+
 def said(error: Exception) -> str:
     """Return the first words of an error."""
     words = " ".join(str(error).split())
