@@ -51,7 +51,7 @@ bench-check: $(DONE)/bench ## the gate on regressions: errors, coverage and prod
 gpu: ## tests and times on this machine's GPU, by the python3 that is there (or PYTHON), in 8 minutes
 	@$(or $(PYTHON),python3) -m benchmarks.gpu $(if $(COMPAT),--compat '$(COMPAT)')
 
-targets: $(DONE)/bench ## errors, intervals, times and memory beside what they have to reach; ONLY=accuracy for one subject
+targets: $(DONE)/bench ## errors, intervals, times and memory beside what they have to reach; ONLY=norms for one subject
 	@$(BIN)/python -m benchmarks.targets $(ONLY)
 
 peers: $(DONE)/bench ## accuracy, times and faults beside those of other libraries, each in an environment of its own

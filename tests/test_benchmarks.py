@@ -8,13 +8,18 @@ import itertools
 import json
 import math
 import re
+import sys
+import types
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from benchmarks import check
+from benchmarks import check, measure, networks
 from benchmarks.asv import _backends, tracked
+from benchmarks.targets import __main__ as targets
+from benchmarks.targets import norms
+from benchmarks.targets.table import Row, Table, figure, seeds
 
 FOLDER = Path(_backends.__file__).parent
 MODULES = {
@@ -172,6 +177,123 @@ def test_some_expected_figures_are_found_here():
     for cell, found in tracked.tracked([("hutchpp", "i^-2", 24), ("xnystrace", "1+U", 96)]):
         row = f"{cell[0]} {cell[1]} m={cell[2]}"
         assert check.regressions(row, found._asdict(), expected[row]) == []
+
+
+# --- clocks, memory, processes --------------------------------------------------------------------
+
+
+def test_work_in_a_process_of_its_own_returns_what_json_knows():
+    assert measure.apart(math.hypot, 3, 4) == 5.0
+    with pytest.raises(RuntimeError, match="ValueError"):
+        measure.apart(math.sqrt, -1)
+    with pytest.raises(RuntimeError, match=r"no answer in 0\.01 s"):
+        measure.apart(math.hypot, 3, 4, patience=0.01)
+
+
+def test_clocks_tell_the_slower_from_the_faster():
+    fast, slow = measure.least([lambda: sum(range(100)), lambda: sum(range(100_000))], 3)
+    assert 0 <= fast < slow
+    work = lambda turn=0: sum(range(20_000))  # noqa: E731
+    mine, plain, ratio = measure.in_turn(lambda turn: [work() for _ in range(10)], work, 5)
+    assert mine > plain
+    assert ratio > 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone knows it")
+def test_the_peak_of_a_block_is_what_it_holds_at_most():
+    assert 2e7 < measure.peak_above(lambda: bytearray(b"x" * 20_000_000)) < 8e7
+
+
+# --- targets --------------------------------------------------------------------------------------
+
+
+def test_a_table_prints_its_rows_and_what_falls_short(capsys):
+    rows = [
+        Row(("a", 1.234), {"error": True, "count": True}),
+        Row(("b", math.nan), {"error": False, "count": True}),
+        Row(("c", None)),
+    ]
+    assert Table("T", {"name": "<6", "x": ">6.1f"}, rows).show() == [True, True, False, True]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-4:] == [
+        "name       x",
+        "a        1.2  ok",
+        "b          -  SHORT error",
+        "c          -",
+    ]
+
+
+def test_figures_have_bounds():
+    assert figure("f", 1.0, least=1.0).holds == {"": True}
+    assert figure("f", 1.1, most=1.0).holds == {"": False}
+    assert figure("f", math.nan, most=1.0).holds == {"": False}
+    assert figure("f", 1.0).holds == {}
+
+
+def test_fewer_seeds_are_asked_for_by_the_environment(monkeypatch):
+    monkeypatch.delenv("SEEDS", raising=False)
+    assert seeds(30) == 30
+    monkeypatch.setenv("SEEDS", "2")
+    assert (seeds(30), seeds(1)) == (2, 1)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_exit_status_says_whether_all_holds(good, monkeypatch, capsys):
+    for name, value in measure.ONE_THREAD.items():
+        monkeypatch.setenv(name, value)  # and back again
+    subject = types.ModuleType("subject", "What it is.")
+    subject.tables = lambda: [
+        Table("T", {"x": ">3"}, [Row((1,), {"": True}), Row((2,), {"": good})])
+    ]
+    monkeypatch.setitem(sys.modules, "benchmarks.targets.memory", subject)
+    assert targets.main(["memory"]) == int(not good)
+    printed = capsys.readouterr().out
+    assert "memory: What it is." in printed
+    assert f"2 figures, {int(not good):3} fall short" in printed
+
+
+def test_an_unknown_subject_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        targets.main(["speed"])
+    assert "no subject is called speed" in capsys.readouterr().err
+
+
+REDUCED = {  # a subject, and what is made smaller of it
+    "accuracy": {"N": 64, "SEEDS": 2, "REPETITIONS": {60: 1, 300: 1}},
+    "calibration": {"N": 300, "SEEDS": 2, "GRID": [4, 16]},
+    "norms": {"SEEDS": 2, "MANY_SEEDS": 2, "CASES": norms.CASES[:1], "TASKS": norms.TASKS[:1]},
+    "memory": {"N": 1000},
+}
+
+
+@pytest.mark.parametrize("subject", targets.SUBJECTS)
+def test_every_subject_has_tables(subject):
+    module = importlib.import_module(f"benchmarks.targets.{subject}")
+    assert module.__doc__
+    assert inspect.isgeneratorfunction(module.tables)
+
+
+@pytest.mark.parametrize("subject", REDUCED)
+def test_targets_run_when_they_are_made_small(subject, monkeypatch, capsys):
+    module = importlib.import_module(f"benchmarks.targets.{subject}")
+    for name, value in REDUCED[subject].items():
+        monkeypatch.setattr(module, name, value)
+    if hasattr(module, "in_two_processes"):  # which would not know of the smaller numbers
+        monkeypatch.setattr(module, "in_two_processes", map)
+    held = [good for table in module.tables() for good in table.show()]
+    assert len(held) > 5
+    assert any(held)
+    assert capsys.readouterr().out.count("\n") > len(held)
+
+
+@pytest.mark.parametrize("library", networks.LIBRARIES)
+@pytest.mark.parametrize("name", ["mlp", "cnn", "embedding"])
+def test_networks_run_in_both_frameworks(name, library):
+    pytest.importorskip(library)
+    f, params, x = getattr(networks, name)(networks.LIBRARIES[library]())
+    y = f(params, x)
+    assert tuple(y.shape) == {"mlp": (50, 64), "cnn": (4, 10), "embedding": (4, 4)}[name]
+    assert str(y.dtype).endswith("float32")
 
 
 # --- the dashboard --------------------------------------------------------------------------------

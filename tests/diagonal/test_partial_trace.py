@@ -450,7 +450,7 @@ def test_intervals_cover(form: str, m: int, rank: int | None, power: float) -> N
 
 def test_the_low_rank_part_pays_on_a_kernel_of_images() -> None:
     """At 256 columns through J or J.H, samples kept: a tenth with no low-rank part."""
-    from benchmarks._jacobians import DIMS, jacobian
+    from benchmarks.problems import DIMS, jacobian
 
     J, dims = jacobian("mlpimg"), DIMS["mlpimg"]
     exact = twin(J @ J.T, dims, (0,))
