@@ -10,22 +10,18 @@ between, 50 Gaussian inputs of dimension 100, here at He initialisation, in sing
    JAX: ``jit`` of ``vmap`` of what ``jax.vjp`` and ``jax.linearize`` give, so that the forward pass
    is shared there as here, and of ``vmap`` of ``jax.jvp``, whichever is faster.
 2. Peak resident memory of a trace, above that of the process before, in a process of its own.
-3. Where forward mode is missing: a pushforward by reverse mode through reverse mode, and whether
-   Hutch++ with it pays against what needs the pullback alone, at equal time. Only told.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import tracekit
 import tracekit_ntk
 
 from ..measure import apart, least, peak_above
 from ..networks import LIBRARIES, mlp
-from .table import FIGURES, Row, Table, figure, seeds
+from .table import Row, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,12 +32,11 @@ COLUMNS = 8, 32, 128
 REPEATS, TARGET = 9, 1.35
 CHUNKS, BUDGETS, N = (8, 64), (128, 512), 3200
 SLACK = 16e6  # of an allocator, in bytes
-SEEDS, PASSES = seeds(25), 48
 STEADY = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back at once
 
 
 def tables() -> Iterator[Table]:
-    """Times, memory, and two reverse modes."""
+    """Times and memory."""
     yield Table(
         f"CPU time of a product with k columns, over the framework's own: at most {TARGET}",
         {"library": "<10", "product": "<10", "k": ">5", "theirs ms": ">11.1f", "ours ms": ">10.1f",
@@ -56,7 +51,6 @@ def tables() -> Iterator[Table]:
         {"library": "<10", "chunk_size": ">11", few: ">10.0f", many: ">10.0f"},
         memory(),
     )
-    yield Table("Reverse through reverse mode", FIGURES, double_reverse())
 
 
 # --- 1. time --------------------------------------------------------------------------------------
@@ -142,45 +136,3 @@ def peak(library: str, chunk_size: int, budget: int) -> float:
     K = tracekit_ntk.ntk(f, params, chunk_size=chunk_size)
     K.quad(lib.xp.ones((K.shape[0], 1), dtype=lib.xp.float32))  # type: ignore[misc]
     return peak_above(lambda: tracekit.hutchinson(K, budget, rng=0))
-
-
-# --- 3. reverse through reverse -------------------------------------------------------------------
-
-
-def double_reverse() -> Iterator[Row]:
-    """Tell what a pushforward by two reverse modes costs, and what Hutch++ makes of it."""
-    lib, f, params = problem("torch")
-    torch = lib.xp
-    J = tracekit_ntk.jacobian(f, params)
-    active = [tuple(p.clone().requires_grad_() for p in layer) for layer in params]
-    y, leaves = f(active), [p for layer in active for p in layer]
-    u = torch.zeros_like(y, requires_grad=True)
-    pulled = torch.autograd.grad(y, leaves, u, create_graph=True)
-
-    def push(X: Any) -> Any:
-        parts = torch.split(X.T, [p.numel() for p in leaves], dim=1)
-        tangents = [t.reshape(-1, *p.shape) for t, p in zip(parts, leaves, strict=True)]
-        (made,) = torch.autograd.grad(pulled, u, tangents, retain_graph=True, is_grads_batched=True)
-        return made.reshape(X.shape[1], -1).T
-
-    k = 32
-    X, U = lib.normal(J.shape[1], k), lib.normal(J.shape[0], k)
-    works = [lambda: push(X), lambda: J @ X, lambda: J.H @ U]
-    twice, forward, back = least(works, REPEATS)
-    by = float(torch.linalg.norm(push(X) - J @ X) / torch.linalg.norm(J @ X))
-    price = twice / back
-    yield figure(
-        "a pushforward by two reverse modes, pullbacks", price, told=f"differs by {by:.0e}"
-    )
-    yield figure("a pushforward by forward mode, pullbacks", forward / back)
-    exact = float(tracekit.exact_trace(J @ J.H))
-    both = tracekit.gram(J)
-    # of m products Hutch++ spends a third forwards; at equal time these are worth `price` each
-    budget = int(PASSES / (2 / 3 + price / 3))
-    estimates = {
-        "Hutch++ with it": [tracekit.hutchpp(both, budget, rng=s) for s in range(SEEDS)],
-        "one_sided without": [tracekit.one_sided(J, PASSES, rng=s) for s in range(SEEDS)],
-    }
-    for name, found in estimates.items():
-        error = np.median([abs(float(e) / exact - 1) for e in found])
-        yield figure(f"{name}, median error in the time of {PASSES} pullbacks", float(error))
