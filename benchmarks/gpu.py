@@ -252,7 +252,7 @@ def ended(process: subprocess.Popen[bytes], seconds: float, otherwise: int) -> b
 
 def importable() -> list[Path]:
     """The files of tests whose imports are here, those of every public function first."""
-    found = sorted((ROOT / "tests").glob("test_*.py"), key=lambda path: path.name not in FIRST)
+    found = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda path: path.name not in FIRST)
     return [path for path in found if all(map(is_here, imported(path)))]
 
 

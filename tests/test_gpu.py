@@ -34,7 +34,7 @@ def test_times_and_tests_of_the_cpu_are_written(
 ) -> None:
     monkeypatch.setattr(gpu, "ROWS", {"numpy:cpu": "numpy:cpu", "cupy:cuda": "numpy:cpu"})
     monkeypatch.setattr(gpu, "TESTS", {"numpy:cpu": "numpy and not readonly"})
-    monkeypatch.setattr(gpu, "importable", lambda: [gpu.ROOT / "tests" / "test_xp.py"])
+    monkeypatch.setattr(gpu, "importable", lambda: [gpu.ROOT / "tests" / "test_arrays.py"])
     outcome = tmp_path / "gpu.json"
     assert gpu.run(HERE, tmp_path, 1, outcome) == 0
     found = json.loads(outcome.read_text(encoding="utf-8"))
