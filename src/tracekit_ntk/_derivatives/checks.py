@@ -239,7 +239,7 @@ def has_entries(sizes: Sequence[tuple[str, int]]) -> None:
 
 def _outside() -> int:
     """How many frames up the caller of this package is, for warnings."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+    own, level, frame = __name__.partition(".")[0], 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == own:
         level, frame = level + 1, frame.f_back
     return level
