@@ -1,15 +1,14 @@
-"""The adapter of the library that the parameters are of."""
+"""The backend of the library that the parameters are of."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 from numpy import generic, ndarray
 
-from ._derivatives import checks
+from ._derivatives import Backend, checks
 from .factors import Capture
 
 _SHARDED = (
@@ -24,7 +23,7 @@ _SCATTERED = {
 }
 
 
-def adapter(params: Any) -> ModuleType:
+def adapter(params: Any) -> Backend:
     """`_torch` or `_jax`, imported only where such parameters were handed in.
 
     Trees of NumPy arrays are read by JAX where it is loaded: its functions take them.
@@ -49,11 +48,13 @@ def adapter(params: Any) -> ModuleType:
     raise TypeError(checks.no_library(params))
 
 
-def inputs(params: Any, x: Any) -> None:
-    """Refuse samples that f cannot be called with, before it is."""
-    refuse_scattered(params, x)
-    leaves = [] if isinstance(x, Iterator) else adapter(params).tree_flatten(x)[0]
+def with_inputs(params: Any, x: Any) -> Backend:
+    """The backend of the parameters, after a refusal of samples that f cannot be called with."""
+    backend = adapter(params)
+    refuse_scattered(x)
+    leaves = [] if isinstance(x, Iterator) else backend.tree_flatten(x)[0]
     checks.inputs(x, any(hasattr(leaf, "shape") for leaf in leaves))
+    return backend
 
 
 def refuse_scattered(*trees: Any) -> None:
@@ -67,5 +68,4 @@ def refuse_scattered(*trees: Any) -> None:
 
 def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = False) -> Capture:
     """The capture of the library that the parameters are of."""
-    inputs(params, x)
-    return adapter(params).capture(f, params, x, whole=whole)  # type: ignore[no-any-return]
+    return with_inputs(params, x).capture(f, params, x, whole=whole)  # type: ignore[no-any-return]

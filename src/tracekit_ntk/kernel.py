@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-from array_api_compat import array_namespace
-
-from tracekit._arrays import Array
+from tracekit._arrays import Array, namespace
 
 from ._backend import capture
 from ._factors import Form, gram
@@ -164,7 +162,7 @@ def kernel(
         )
     run = _as_one if whole else implementation
     K = run(f, params, x1, x2, wanted, chunk_size)
-    xp = array_namespace(K)
+    xp = namespace(K)
     (shape, diagonal, _, crossed, paired), summed = asked[-1]
     outputs = [shape[a] for a in crossed]
     batch = K.shape[:1] if paired else K.shape[:2]
@@ -199,7 +197,7 @@ def kernel_matrix(K: Array) -> Array:
     >>> kernel_matrix(kernel(lambda w, x: x @ w, w, x)).shape
     torch.Size([10, 10])
     """
-    xp = array_namespace(K)
+    xp = namespace(K)
     N1, N2, *axes = K.shape
     half = len(axes) // 2
     if len(axes) % 2 or axes[:half] != axes[half:]:
@@ -225,7 +223,7 @@ def _as_one(
     else:
         K = gram(first.uses(0, first.outputs), second.uses(0, second.outputs), Form())
         K = zeros(params, (first.outputs, second.outputs)) if K is None else K
-    xp = array_namespace(K)
+    xp = namespace(K)
     M = prod(shape)
     K = xp.permute_dims(xp.reshape(K, (N1, M, N2, M)), (0, 2, 1, 3))
     return reduced(K, wanted(tuple(shape)))

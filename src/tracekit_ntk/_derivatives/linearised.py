@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +62,9 @@ class PerSample:
     kernel_columns: Callable[[Any, Any, Array], Array]
 
 
+PRODUCTS = ("squares", "kernel", "pullback", "pushforward", "contraction", "kernel_columns")
+
+
 @dataclass(frozen=True)
 class Transforms:
     """A library's ``vjp`` (of which the pullback gives ``J^H u``), ``jvp`` and maps."""
@@ -76,8 +78,8 @@ class Transforms:
 
 def of_samples(
     one: Callable[..., Array], primals: Sequence[Array], dtype: Any, t: Transforms
-) -> tuple[Any, ...]:
-    """The products of `PerSample`, in its order, which give `dtype`.
+) -> dict[str, Callable[..., Array]]:
+    """The products of `PerSample` by name, which give `dtype`.
 
     ``one(leaves, sample)`` gives the flat output of one sample.
     """
@@ -151,8 +153,8 @@ def of_samples(
     def to(x: Array, wanted: Any) -> Array:
         return xp.astype(x, wanted, copy=False)
 
-    alone = map(t.over_samples, (squares, kernel, pullback, pushforward))
-    return (*alone, contraction, kernel_columns)
+    alone = {p.__name__: t.over_samples(p) for p in (squares, kernel, pullback, pushforward)}
+    return alone | {"contraction": contraction, "kernel_columns": kernel_columns}
 
 
 def generic(n: int, xp: Any, device: Any) -> Array:
@@ -166,12 +168,6 @@ def is_complex_linear(pullback: Product, n: int, dtype: Any, xp: Any, device: An
     here, there = pullback(1j * U), 1j * pullback(U)
     size = xp.max(xp.abs(there))
     return bool(xp.max(xp.abs(here - there)) <= float(xp.finfo(dtype).eps) ** 0.5 * size)
-
-
-def is_traced(x: Array) -> bool:
-    """Whether `x` has no values yet, as under jax.jit."""
-    jax = sys.modules.get("jax")
-    return jax is not None and isinstance(x, jax.core.Tracer)
 
 
 def both_parts(push: Product, pull: Product, xp: Any) -> tuple[Product, Product]:

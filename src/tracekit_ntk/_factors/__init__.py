@@ -1,7 +1,7 @@
 """Jacobians in factored form, on any array library."""
 
 from .contraction_orders import Order, cheapest, orders
-from .contractions import Form, conjugate
+from .contractions import Form
 from .tiles import Uses, gram, meet, permuted, tiles
 from .uses import Dense, Lookup, Outer, Use, cotangent, dense, stack
 
@@ -14,7 +14,6 @@ __all__ = [
     "Use",
     "Uses",
     "cheapest",
-    "conjugate",
     "cotangent",
     "dense",
     "gram",

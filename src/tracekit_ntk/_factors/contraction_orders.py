@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
 
-import array_api_compat
-
-from tracekit._arrays import Array
+from tracekit._arrays import Array, conj, namespace
 
 from .contractions import (
     Form,
     Side,
     apply,
     canonical,
-    conjugate,
     cotangents,
     dots,
     finish,
@@ -27,61 +25,146 @@ from .contractions import (
 )
 from .uses import Dense, Lookup, Outer, Use, pad
 
-namespace = array_api_compat.array_namespace
+
+class Sizes(NamedTuple):
+    """Of two uses of one layout, in canonical axes."""
+
+    B: int
+    D: int
+    g: int
+    w: int
+    d: int  # 0 for tables: comparing and gathering are free
+    N1: int
+    R1: int
+    S1: int
+    N2: int
+    R2: int
+    S2: int
+    same: bool  # whether both are one use
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of positions."""
+        return self.B * self.g * self.N1 * self.S1 * self.N2 * self.S2
+
+    @property
+    def kernel(self) -> int:
+        """Entries of the kernel."""
+        return self.B * self.D * self.N1 * self.N2 * self.R1 * self.R2
+
+    @property
+    def half(self) -> int:
+        """What is left when the positions of the first use are summed over."""
+        return self.B * self.g * self.N1 * self.N2 * self.S2 * self.columns
+
+    @property
+    def columns(self) -> int:
+        """Cotangents of a sample and position of the first use."""
+        return self.D * self.R1 * self.w
+
+    @property
+    def jacobians(self) -> tuple[int, int]:
+        """Entries of both Jacobians; one that is the other is formed once."""
+        one = self.B * self.N1 * self.g * self.d * self.columns
+        two = self.B * self.N2 * self.g * self.d * self.D * self.R2 * self.w
+        return one, 0 if self.same else two
+
+
+class Cost(NamedTuple):
+    """What a contraction costs."""
+
+    flops: int  # multiply-adds
+    numbers: int  # of all intermediate arrays together
+
+
+class Contraction(NamedTuple):
+    """A way to contract two uses that see the parameter alike."""
+
+    name: str
+    cost: Callable[[Sizes], Cost]
+    run: Callable[[Side, Side], Array]
+    by_inputs: bool = False  # whether it asks for what was read: no table has that
+
+
+def _gram_gram_cost(s: Sizes) -> Cost:
+    met = s.pairs * s.D * s.R1 * s.R2
+    return Cost(s.pairs * s.d + met * (s.w + 1), s.pairs + met)
+
+
+def _gram_then_g_cost(s: Sizes) -> Cost:
+    work = s.pairs * (s.d + s.columns) + s.kernel * s.g * s.S2 * s.w
+    return Cost(work, s.pairs + s.half)
+
+
+def _outside_in_cost(s: Sizes) -> Cost:
+    one, two = s.jacobians
+    return Cost(one * s.S1 + two * s.S2 + s.kernel * s.g * s.d * s.w, one + two)
+
+
+def _left_to_right_cost(s: Sizes) -> Cost:
+    one, _ = s.jacobians
+    return Cost(one * s.S1 + s.half * s.d + s.kernel * s.g * s.S2 * s.w, one + s.half)
+
+
+CONTRACTIONS = (
+    Contraction("gram-gram", _gram_gram_cost, gram_gram),
+    Contraction("gram-then-G", _gram_then_g_cost, partial(finish, apply)),
+    Contraction("outside-in", _outside_in_cost, outside_in, by_inputs=True),
+    Contraction("left-to-right", _left_to_right_cost, partial(finish, left_to_right), True),
+)
 
 
 class Order(NamedTuple):
-    """A way to contract two uses, and what it costs."""
+    """A way to contract two uses of some sizes."""
 
     name: str
-    flops: int  # multiply-adds
-    numbers: int  # of all intermediate arrays together
-    run: Callable[[], Array]
+    flops: int
+    numbers: int
+    run: Callable[[Any, Any, Form], Array]
 
 
-def _sizes(use: Outer | Lookup, form: Form) -> tuple[int, ...]:
-    """B, D, N, R, g, S, w in canonical axes."""
-    N, M, S, w = (int(use.G.shape[k]) for k in (0, 1, -2, -1))
-    D, T, paired = form
-    g = use.G.shape[2] if isinstance(use, Outer) else 1
-    return N if paired else 1, D, 1 if paired else N, M // (D * T), g, S, T * w
-
-
-def contract(a: Use, b: Use, form: Form, order: str | None = None) -> Array:
+def contract(a: Use, b: Use, form: Form) -> Array:
     """The part of the kernel that two uses of one parameter make, by the cheapest order."""
-    found = orders(a, b, form)
-    chosen = cheapest(found) if order is None else next(o for o in found if o.name == order)
-    return chosen.run()
+    return cheapest(orders(a, b, form)).run(a, b, form)
 
 
-def cheapest(found: list[Order]) -> Order:
+def cheapest(found: Sequence[Order]) -> Order:
     """The order of least work, where writing a number counts as eight multiply-adds."""
     return min(found, key=lambda order: order.flops + 8 * order.numbers)
 
 
 def orders(a: Use, b: Use, form: Form) -> list[Order]:
     """All ways to contract two uses, none of them run yet."""
-    if isinstance(a, Dense) or isinstance(b, Dense) or not _meet(a, b):
-        if a is b and isinstance(a, Dense) and form.paired and a.J.shape[1] == form.traced:
-            numbers = math.prod(a.J.shape)
-            return [Order("squares", numbers, numbers, lambda: squares(a))]
-        return [_explicit(a, b, form)]
-    if _alike(a, b):
-        return _like(a, b, form)
-    return [_swapped(a, b, form), _explicit(a, b, form)]
+    if a is b and form.paired and _is_traced_alone(a, form):
+        numbers = sum(prod(part.shape) for part in _parts(a))
+        return [Order("squares", numbers, numbers, _squares)]
+    if isinstance(a, Dense) or isinstance(b, Dense) or not _same_matrix(a, b):
+        return [Order("explicit", *_explicit_cost(a, b, form), _explicit)]
+    if _input_first(a) == _input_first(b):
+        sizes, products = _sizes(a, b, form), isinstance(a, Outer) and isinstance(b, Outer)
+        return [
+            Order(way.name, *way.cost(sizes), partial(_on_sides, way))
+            for way in CONTRACTIONS
+            if products or not way.by_inputs
+        ]
+    return [
+        Order("swapped", *_swapped_cost(a, b, form), _swapped),
+        Order("explicit", *_explicit_cost(a, b, form), _explicit),
+    ]
 
 
-def _meet(a: Outer | Lookup, b: Outer | Lookup) -> bool:
+def _on_sides(way: Contraction, a: Use, b: Use, form: Form) -> Array:
+    p = canonical(a, form)
+    return way.run(p, p if a is b else canonical(b, form))
+
+
+def _same_matrix(a: Outer | Lookup, b: Outer | Lookup) -> bool:
     """Whether both see the parameter as the same matrix, up to a transpose."""
-    if a.start != b.start:
-        return False
-    (g, *first), (h, *second) = _matrix(a), _matrix(b)
-    return g == h and first == second
+    return a.start == b.start and _matrix(a) == _matrix(b)
 
 
-def _alike(a: Outer | Lookup, b: Outer | Lookup) -> bool:
-    first = a.input_first if isinstance(a, Outer) else True
-    return first == (b.input_first if isinstance(b, Outer) else True)
+def _input_first(use: Outer | Lookup) -> bool:
+    return use.input_first if isinstance(use, Outer) else True
 
 
 def _matrix(use: Outer | Lookup) -> tuple[int, int, int]:
@@ -92,113 +175,97 @@ def _matrix(use: Outer | Lookup) -> tuple[int, int, int]:
     return (g, d, w) if use.input_first else (g, w, d)
 
 
-# --- uses that see the parameter alike ----------------------------------------------------------
+def _sizes(a: Outer | Lookup, b: Outer | Lookup, form: Form) -> Sizes:
+    """A table's rows stand for one-hot inputs."""
+    B, D, N1, R1, g, S1, w = _axes(a, form)
+    _, _, N2, R2, _, S2, _ = _axes(b, form)
+    d = int(a.X.shape[3]) if isinstance(a, Outer) and isinstance(b, Outer) else 0
+    return Sizes(B, D, g, w, d, N1, R1, S1, N2, R2, S2, a is b)
 
 
-def _like(a: Outer | Lookup, b: Outer | Lookup, form: Form) -> list[Order]:
-    """Orders for two uses of one layout; a table's rows stand for one-hot inputs."""
-    B, D, N1, R1, g, S1, w = _sizes(a, form)
-    _, _, N2, R2, _, S2, _ = _sizes(b, form)
-    multiplied = isinstance(a, Outer) and isinstance(b, Outer)
-    depth = int(a.X.shape[3]) if isinstance(a, Outer) else a.rows
-    d = depth if multiplied else 0  # comparing and gathering are free
-    if isinstance(a, Outer) and a is b and form.paired and S1 == R1 == D == 1:
-        read, given = B * g * d, B * g * w
-        return [Order("squares", read + given, read + given, lambda: squares(a))]
-    pairs = B * g * N1 * S1 * N2 * S2
-    columns = D * R1 * w
-    kernel = B * D * N1 * N2 * R1 * R2
-    half = B * g * N1 * N2 * S2 * columns
+def _axes(use: Outer | Lookup, form: Form) -> tuple[int, ...]:
+    """B, D, N, R, g, S, w in canonical axes."""
+    N, M, S, w = (int(use.G.shape[k]) for k in (0, 1, -2, -1))
+    D, T, paired = form
+    g = use.G.shape[2] if isinstance(use, Outer) else 1
+    return N if paired else 1, D, 1 if paired else N, M // (D * T), g, S, T * w
 
-    def sides() -> tuple[Side, Side]:
-        p = canonical(a, form)
-        return p, p if a is b else canonical(b, form)
 
-    found = [
-        Order(
-            "gram-gram",
-            pairs * d + pairs * D * R1 * R2 * (w + 1),
-            pairs + pairs * D * R1 * R2,
-            lambda: gram_gram(*sides()),
-        ),
-        Order(
-            "gram-then-G",
-            pairs * d + pairs * columns + kernel * g * S2 * w,
-            pairs + half,
-            lambda: finish(apply, *sides()),
-        ),
-    ]
-    if multiplied:
-        one = B * N1 * g * d * columns
-        two = 0 if a is b else B * N2 * g * d * D * R2 * w
-        found += [
-            Order(
-                "outside-in",
-                one * S1 + two * S2 + kernel * g * d * w,
-                one + two,
-                lambda: outside_in(*sides()),
-            ),
-            Order(
-                "left-to-right",
-                one * S1 + half * d + kernel * g * S2 * w,
-                one + half,
-                lambda: finish(left_to_right, *sides()),
-            ),
-        ]
-    return found
+# --- traces of one use alone --------------------------------------------------------------------
+
+
+def _is_traced_alone(use: Use, form: Form) -> bool:
+    """Whether all outputs are summed over, of an explicit Jacobian or single outer products."""
+    if isinstance(use, Dense):
+        return bool(use.J.shape[1] == form.traced)
+    one = form.diagonal == 1 and use.G.shape[1] == form.traced and use.G.shape[-2] == 1
+    return isinstance(use, Outer) and bool(one)
+
+
+def _parts(use: Any) -> tuple[Array, ...]:
+    return (use.J,) if isinstance(use, Dense) else (use.X, use.G)
+
+
+def _squares(a: Any, _: Use, form: Form) -> Array:
+    return squares(a)
 
 
 # --- uses that see the parameter transposed, or as other matrices -------------------------------
 
 
-def _swapped(a: Outer | Lookup, b: Outer | Lookup, form: Form) -> Order:
-    """One reads the rows of the matrix that the other reads by columns: X meets G."""
+def _swapped_cost(a: Outer | Lookup, b: Outer | Lookup, form: Form) -> Cost:
     apart = Form(form.diagonal * form.traced, 1, form.paired)
-    B, D, N1, R1, g, S1, w1 = _sizes(a, apart)
-    _, _, N2, R2, _, S2, w2 = _sizes(b, apart)
+    B, D, N1, R1, g, S1, w1 = _axes(a, apart)
+    _, _, N2, R2, _, S2, w2 = _axes(b, apart)
     pairs = B * D * g * N1 * S1 * N2 * S2
     first = 0 if isinstance(a, Lookup) else w2
     second = 0 if isinstance(b, Lookup) else w1
-
-    def run() -> Array:
-        p, q = canonical(a, apart), canonical(b, apart)
-        xp = namespace(p.G, q.G)
-        C1 = dots(p, cotangents(conjugate(q.G)))  # B g (N1 S1) (D N2 R2 S2)
-        C1 = xp.reshape(C1, (B, g, N1, S1, D, N2, R2, S2))
-        C1 = xp.permute_dims(C1, (0, 4, 2, 5, 1, 3, 7, 6))
-        C2 = conjugate(dots(q, cotangents(conjugate(p.G))))  # B g (N2 S2) (D N1 R1 S1)
-        C2 = xp.reshape(C2, (B, g, N2, S2, D, N1, R1, S1))
-        C2 = xp.permute_dims(C2, (0, 4, 5, 2, 6, 1, 7, 3))
-        K = xp.matmul(
-            xp.reshape(C2, (B, D, N1, N2, R1, g * S1 * S2)),
-            xp.reshape(C1, (B, D, N1, N2, g * S1 * S2, R2)),
-        )
-        return _sum_traced(K, form)
-
-    flops = pairs * (R2 * first + R1 * second + R1 * R2)
-    return Order("swapped", flops, pairs * (R1 + R2), run)
+    return Cost(pairs * (R2 * first + R1 * second + R1 * R2), pairs * (R1 + R2))
 
 
-def _explicit(a: Use, b: Use, form: Form) -> Order:
-    """Both Jacobians formed, where the uses have nothing in common."""
-    low = min(a.start, b.start)
-    size = max(a.start + a.size, b.start + b.size) - low
-    N1, O1 = _samples_outputs(a)
-    N2, O2 = _samples_outputs(b)
-    met = math.prod(form[:2])
-    kernel = N1 * (1 if form.paired else N2) * O1 * O2 // met
-
-    def run() -> Array:
-        p = canonical(Dense(pad(a.dense(), a.start - low, size)), form)
-        q = p if a is b else canonical(Dense(pad(b.dense(), b.start - low, size)), form)
-        return of_jacobians(p.G[..., 0, 0, :], q.G[..., 0, 0, :])
-
-    formed = sum(N * M * u.size for N, M, u in ((N1, O1, a), (N2, O2, b)) if u.size != size)
-    formed += sum(
-        N * M * size for N, M, u in ((N1, O1, a), (N2, O2, b)) if not isinstance(u, Dense)
+def _swapped(a: Outer | Lookup, b: Outer | Lookup, form: Form) -> Array:
+    """One reads the rows of the matrix that the other reads by columns: X meets G."""
+    apart = Form(form.diagonal * form.traced, 1, form.paired)
+    p, q = canonical(a, apart), canonical(b, apart)
+    xp = namespace(p.G, q.G)
+    B, D, N1, R1, g, S1, _ = p.sizes
+    _, _, N2, R2, _, S2, _ = q.sizes
+    C1 = dots(p, cotangents(conj(q.G)))  # B g (N1 S1) (D N2 R2 S2)
+    C1 = xp.reshape(C1, (B, g, N1, S1, D, N2, R2, S2))
+    C1 = xp.permute_dims(C1, (0, 4, 2, 5, 1, 3, 7, 6))
+    C2 = conj(dots(q, cotangents(conj(p.G))))  # B g (N2 S2) (D N1 R1 S1)
+    C2 = xp.reshape(C2, (B, g, N2, S2, D, N1, R1, S1))
+    C2 = xp.permute_dims(C2, (0, 4, 5, 2, 6, 1, 7, 3))
+    K = xp.matmul(
+        xp.reshape(C2, (B, D, N1, N2, R1, g * S1 * S2)),
+        xp.reshape(C1, (B, D, N1, N2, g * S1 * S2, R2)),
     )
-    work = sum(_forming(u) for u in (a, b))
-    return Order("explicit", work + kernel * size, formed, run)
+    return _sum_traced(K, form)
+
+
+def _explicit_cost(a: Use, b: Use, form: Form) -> Cost:
+    _, size = _span(a, b)
+    (N1, O1), (N2, O2) = _samples_outputs(a), _samples_outputs(b)
+    kernel = N1 * (1 if form.paired else N2) * O1 * O2 // (form.diagonal * form.traced)
+    formed = 0
+    for N, M, use in ((N1, O1, a), (N2, O2, b)):
+        formed += N * M * use.size if use.size != size else 0
+        formed += N * M * size if not isinstance(use, Dense) else 0
+    return Cost(_forming(a) + _forming(b) + kernel * size, formed)
+
+
+def _explicit(a: Use, b: Use, form: Form) -> Array:
+    """Both Jacobians formed, where the uses have nothing in common."""
+    low, size = _span(a, b)
+    p = canonical(Dense(pad(a.dense(), a.start - low, size)), form)
+    q = p if a is b else canonical(Dense(pad(b.dense(), b.start - low, size)), form)
+    return of_jacobians(p.G[..., 0, 0, :], q.G[..., 0, 0, :])
+
+
+def _span(a: Use, b: Use) -> tuple[int, int]:
+    """Start and size of what both uses cover of the parameter."""
+    low = min(a.start, b.start)
+    return low, max(a.start + a.size, b.start + b.size) - low
 
 
 def _forming(use: Use) -> int:

@@ -16,13 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import array_api_compat
-
-from tracekit._arrays import Array
+from tracekit._arrays import Array, abs2, conj, namespace
 
 from .uses import Dense, Lookup, Outer, Use
 
-namespace = array_api_compat.array_namespace
 NUMBERS_AT_ONCE = 2**24  # of intermediate arrays, in one tile
 
 
@@ -106,7 +103,7 @@ def left_to_right(p: Side, q: Side) -> Array:
     B, D, N1, R1, g, _, w = p.sizes
     N2, S2, d = q.sizes[2], q.sizes[5], p.depth
     J = xp.reshape(_outer(p), (B, N1, g, 1, d, D * R1 * w))
-    X = xp.permute_dims(conjugate(q.X), (0, 2, 1, 3, 4))  # B g N2 S2 d
+    X = xp.permute_dims(conj(q.X), (0, 2, 1, 3, 4))  # B g N2 S2 d
     X = xp.reshape(X, (B, 1, g, 1, N2 * S2, d))
     H = xp.reshape(xp.matmul(X, J), (B, N1, g, N2, S2, D, R1, w))
     return xp.permute_dims(H, (0, 2, 1, 3, 4, 5, 6, 7))
@@ -119,7 +116,7 @@ def finish(start: Callable[[Side, Side], Array], p: Side, q: Side) -> Array:
     B, g, N1, N2, S2, D, R1, w = H.shape
     R2 = q.sizes[3]
     H = xp.reshape(xp.permute_dims(H, (0, 5, 3, 2, 6, 1, 4, 7)), (B, D, N2, N1 * R1, g * S2 * w))
-    G2 = xp.reshape(conjugate(q.G), (B, D, N2, R2, g * S2 * w))
+    G2 = xp.reshape(conj(q.G), (B, D, N2, R2, g * S2 * w))
     K = xp.reshape(_cross(H, G2, conjugated=False), (B, D, N2, N1, R1, R2))
     return xp.permute_dims(K, (0, 1, 3, 2, 4, 5))
 
@@ -176,7 +173,7 @@ def _pairs(p: Side, q: Side) -> Array:
         first, second = (xp.reshape(ids, (B, 1, -1)) for ids in (p.ids, q.ids))
         return xp.astype(first[:, :, :, None] == second[:, :, None, :], p.G.dtype)
     if p.ids is not None:
-        return dots(p, _rows(conjugate(q.X)))
+        return dots(p, _rows(conj(q.X)))
     if q.ids is not None:
         return xp.matrix_transpose(dots(q, _rows(p.X)))
     return _cross(_rows(p.X), _rows(q.X))
@@ -219,22 +216,10 @@ def dots(p: Side, Z: Array) -> Array:
     return xp.matrix_transpose(xp.take_along_axis(Z, where, axis=3))
 
 
-def conjugate(X: Array) -> Array:
-    xp = namespace(X)
-    return xp.conj(X) if xp.isdtype(X.dtype, "complex floating") else X
-
-
-def abs2(X: Array) -> Array:
-    xp = namespace(X)
-    if xp.isdtype(X.dtype, "complex floating"):
-        return xp.real(X) * xp.real(X) + xp.imag(X) * xp.imag(X)
-    return X * X
-
-
 def _cross(a: Array, b: Array, *, conjugated: bool = True) -> Array:
     """``a @ b^H`` on the last two axes; a product of single rows is a sum."""
     xp = namespace(a, b)
-    b = conjugate(b) if conjugated else b
+    b = conj(b) if conjugated else b
     if a.shape[-2] == b.shape[-2] == 1:
         return xp.sum(a * b, axis=-1)[..., None]
     return xp.matmul(a, xp.matrix_transpose(b))

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import array_api_compat
-
-from tracekit._arrays import Array
+from tracekit._arrays import Array, conj, namespace
 
 from .contraction_orders import Order, cheapest, contract, orders
-from .contractions import NUMBERS_AT_ONCE, Form, conjugate
+from .contractions import NUMBERS_AT_ONCE, Form
 from .uses import Dense, Use, cotangent, take_samples
 
 WORTH_HALVING = 2**31  # multiply-adds from which leaving out the lower triangle pays
 Uses = Mapping[str, Sequence[Use]]
 Span = tuple[int, int]
-
-namespace = array_api_compat.array_namespace
 
 
 def gram(uses1: Uses, uses2: Uses, form: Form) -> Array | None:
@@ -65,7 +61,8 @@ def tiles(uses1: Uses, uses2: Uses, form: Form) -> Iterator[tuple[Span, Span, Ar
             cut2 = cut1 if same and i == j else uses2 if whole else _cut(uses2, j)
             total = None
             for name, k, m, order in pairs:
-                K = order.run() if whole else contract(cut1[name][k], cut2[name][m], form)
+                u, v = cut1[name][k], cut2[name][m]
+                K = order.run(u, v, form) if whole else contract(u, v, form)
                 total = K if total is None else total + K
             yield i, j, total
 
@@ -73,7 +70,7 @@ def tiles(uses1: Uses, uses2: Uses, form: Form) -> Iterator[tuple[Span, Span, Ar
 def mirrored(K: Array) -> Array:
     """The same kernel with both sides exchanged, (B, D, N2, N1, R2, R1)."""
     xp = namespace(K)
-    return conjugate(xp.permute_dims(K, (0, 1, 3, 2, 5, 4)))
+    return conj(xp.permute_dims(K, (0, 1, 3, 2, 5, 4)))
 
 
 def meet(a: Use, b: Use) -> bool:

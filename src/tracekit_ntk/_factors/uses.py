@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import array_api_compat
-
-from tracekit._arrays import Array
-
-namespace = array_api_compat.array_namespace
+from tracekit._arrays import Array, device_of, namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +109,7 @@ class Lookup:
         """The Jacobian itself, (N, O, size), by way of a one-hot table: slow and large."""
         xp = namespace(self.ids, self.G)
         N, M, S, w = self.G.shape
-        where = array_api_compat.device(self.ids)
+        where = device_of(self.ids)
         numbers = xp.arange(self.rows, dtype=self.ids.dtype, device=where)
         hot = xp.astype(numbers[None, :, None] == self.ids[:, None, :], self.G.dtype)  # N rows S
         G = xp.reshape(xp.permute_dims(self.G, (0, 2, 1, 3)), (N, S, M * w))
@@ -233,8 +229,8 @@ def pad(J: Array, start: int, size: int) -> Array:
     N, M, P = J.shape
     if start == 0 and size == P:
         return J
-    before = xp.zeros((N, M, start), dtype=J.dtype, device=_device(J))
-    after = xp.zeros((N, M, size - start - P), dtype=J.dtype, device=_device(J))
+    before = xp.zeros((N, M, start), dtype=J.dtype, device=device_of(J))
+    after = xp.zeros((N, M, size - start - P), dtype=J.dtype, device=device_of(J))
     return xp.concat([before, J, after], axis=2)
 
 
@@ -263,7 +259,3 @@ def _join(like: list[Any]) -> Use:
         return Lookup(ids, G, first.rows, first.start)
     X = xp.concat([use.X for use in like], axis=2)
     return Outer(X, G, first.input_first, first.start)
-
-
-def _device(x: Array) -> Any:
-    return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)

@@ -11,7 +11,7 @@ from array_api_compat import array_namespace
 
 import tracekit as tk
 
-from .._backend import adapter, inputs
+from .._backend import adapter, with_inputs
 from .._kernel import captured, diagonal_of, trace_of
 from .operators import Priced, kernel, operator, over_batches
 
@@ -139,8 +139,7 @@ def ntk(
         return replace(kernel(J, chunk_size), dims=shape or None)
     if batches is not None:
         raise ValueError("x and batches are both given; pass x for data that fits in memory")
-    inputs(params, x)
-    f = adapter(params).on_copies(f)
+    f = with_inputs(params, x).on_copies(f)
     K = ntk(lambda p: f(p, x), params, chunk_size=chunk_size)
     try:
         found = captured(f, params, x)
@@ -254,7 +253,7 @@ def _linearised(
     if batches is not None:
 
         def linearise(batch: Any, known: Any = None) -> Any:
-            inputs(params, batch)
+            with_inputs(params, batch)
             told = () if known is None else (known,)
             return library.linearise(lambda p: f(p, batch), params, *told)
 

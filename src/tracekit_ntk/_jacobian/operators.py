@@ -11,9 +11,9 @@ from typing import Any
 from array_api_compat import array_namespace, device
 
 import tracekit as tk
-from tracekit._arrays import Array, Product
+from tracekit._arrays import Array, Product, is_traced
 
-from .._derivatives import Linearised, chunk, generic, in_chunks, is_traced, itemsize
+from .._derivatives import Linearised, chunk, generic, in_chunks, itemsize
 
 
 def operator(lin: Linearised, chunk_size: int | None) -> tk.LinearOperator:

@@ -13,7 +13,7 @@ from array_api_compat import array_namespace
 import tracekit as tk
 from tracekit._arrays import Array
 
-from .._backend import adapter, inputs
+from .._backend import with_inputs
 from .._derivatives import chunk, itemsize
 from .._kernel import captured, diagonal_of, from_factors, trace_of
 from .operators import Priced
@@ -75,8 +75,7 @@ def sample_ntk(
     >>> round(float(estimate), 4), estimate.num_matvecs
     (1.7638, 2)
     """
-    inputs(params, x)
-    own = adapter(params).per_sample(f, params, x)
+    own = with_inputs(params, x).per_sample(f, params, x)
     xp, shape, P = array_namespace(own.output), tuple(own.output.shape), own.parameters
     N, outputs = shape[0], math.prod(shape[1:])
     size = chunk(chunk_size, P, itemsize(own.dtype, xp))

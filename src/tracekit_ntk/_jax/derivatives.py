@@ -12,9 +12,10 @@ import numpy as np
 from array_api_compat import device
 from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_map
 
-from tracekit._arrays import Array, Product
+from tracekit._arrays import Array, Product, is_traced
 
 from .._derivatives import (
+    PRODUCTS,
     Linearised,
     PerSample,
     Transforms,
@@ -22,7 +23,6 @@ from .._derivatives import (
     checks,
     cut,
     is_complex_linear,
-    is_traced,
     of_samples,
 )
 from .programs import Traced, equations, is_inexact, keep, reverses, trace
@@ -200,10 +200,10 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     _check_output(y)
     program.check(Values(primals, batch.consts, one.consts, x), [name for name, _ in named])
     checks.depends(program.depends)
+    bound = {name: partial(p, one.consts, primals) for name, p in program.products.items()}
     return PerSample(
-        y, sum(p.size for p in primals), program.dtype, _device(y),
-        lambda s: [part[s] for part in x],
-        *(partial(product, one.consts, primals) for product in program.products),
+        output=y, parameters=sum(p.size for p in primals), dtype=program.dtype, device=_device(y),
+        part=lambda s: [part[s] for part in x], **bound,
     )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ class _Samples:
             raise NotImplementedError(checks.no_reverse_mode())
         self.trials = Trials(batch, one_by_one(one))
         self.first, self.cplx = True, jnp.iscomplexobj(primals[0])
-        self.products = [jax.jit(partial(self._product, one, k)) for k in range(6)]
+        self.products = {k: jax.jit(partial(self._product, one, k)) for k in PRODUCTS}
 
         def moved(consts: Any, args: Any, u: Any) -> Any:
             given, x = args[: len(primals)], args[len(primals) :]
@@ -234,7 +234,7 @@ class _Samples:
             checks.holomorphic(cplx and self.trials.holomorphic(own, first=self.first))
         self.first = False
 
-    def _product(self, one: Traced, k: int, consts: Any, primals: Any, *args: Any) -> Array:
+    def _product(self, one: Traced, k: str, consts: Any, primals: Any, *args: Any) -> Array:
         by_jax = Transforms(_vjp, _jvp, jax.vmap, jax.vmap, jnp)
 
         def flat(leaves: Any, sample: Any) -> Array:

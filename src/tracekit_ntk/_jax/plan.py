@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_map
 
-from tracekit._arrays import Array
+from tracekit._arrays import Array, is_traced
 
-from .._derivatives import checks, is_traced
+from .._derivatives import checks
 from .._factors import Dense, Lookup, Outer, Use, cotangent, stack
 from .interpreter import perturbed, places
 from .programs import Traced, is_inexact, reverses

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxprs_in_params
 
-from tracekit._arrays import Array
+from tracekit._arrays import Array, is_traced
 
-from .._derivatives import checks, is_traced
+from .._derivatives import checks
 
 Made = TypeVar("Made")
 MOST = 256  # programs that are kept

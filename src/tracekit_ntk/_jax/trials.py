@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tracekit._arrays import Array
+from tracekit._arrays import Array, is_traced
 
-from .._derivatives import checks, is_traced
+from .._derivatives import checks
 from .programs import Traced, is_inexact, precision
 
 # (leaves, constants, x, cotangent): outputs, and the gradients of their sum with the cotangent

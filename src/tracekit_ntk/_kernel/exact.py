@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from array_api_compat import array_namespace
-
-from tracekit._arrays import Array
+from tracekit._arrays import Array, abs2, namespace, real
 
 from .._backend import adapter, capture
 from .._factors import Form, Uses, gram, tiles
@@ -219,10 +217,10 @@ def diagonal_of(
 
     def of(uses: Uses, count: int) -> Array:
         K = gram(uses, uses, Form(count, 1, paired=True))
-        return zeros(params, (found.samples, count)) if K is None else _real(K[:, 0, :, 0, 0])
+        return zeros(params, (found.samples, count)) if K is None else real(K[:, 0, :, 0, 0])
 
     def joined(parts: list[Array]) -> Array:
-        xp = array_namespace(parts[0])
+        xp = namespace(parts[0])
         return xp.reshape(xp.concat(parts, axis=1), shape)
 
     return _by_chunks(found, params, chunk_size, of, per_parameter, joined)
@@ -230,14 +228,14 @@ def diagonal_of(
 
 def from_factors(found: Capture, V: Array, chunk_size: int | None) -> Array:
     """Squared lengths ``|J_s^H v|^2`` of cotangents V (N, O, k): (N, k), of no gradient."""
-    xp, step = array_namespace(V), chunk_of(found, chunk_size)
+    xp, step = namespace(V), chunk_of(found, chunk_size)
     parts = []
     for c in range(0, V.shape[2], step):
         block = V[:, :, c : min(c + step, V.shape[2])]
         uses = found.combined(block)
         K = gram(uses, uses, Form(block.shape[2], 1, paired=True))
-        real = _real(block)
-        parts.append(xp.zeros_like(real[:, 0, :]) if K is None else _real(K[:, 0, :, 0, 0]))
+        own = real(block)
+        parts.append(xp.zeros_like(own[:, 0, :]) if K is None else real(K[:, 0, :, 0, 0]))
     return xp.concat(parts, axis=1)
 
 
@@ -273,51 +271,39 @@ def _parts(
 
 def _tree(params: Any, values: dict[str, Array], names: list[str], apart: bool) -> Any:
     """One value, or one for each parameter, in the parameters' real dtype."""
-    zero = _real(zeros(params, ()))
-    xp = array_namespace(zero)
+    zero = real(zeros(params, ()))
+    xp = namespace(zero)
     given = [xp.astype(values.get(name, zero), zero.dtype) for name in (names if apart else [""])]
     return adapter(params).unflatten(params, given) if apart else given[0]
 
 
 def _sum(K: Array) -> Array:
     """The sum of the real part, in the widest precision there is."""
-    xp = array_namespace(K)
+    xp = namespace(K)
     kinds = xp.__array_namespace_info__().dtypes(kind="real floating")
-    K = _real(K)
+    K = real(K)
     return xp.sum(K, dtype=kinds.get("float64", K.dtype))
 
 
 def _scaled_squares(K: Array) -> tuple[Array, Array]:
     """The largest absolute value, and the sum of squares over its square."""
-    xp = array_namespace(K)
+    xp = namespace(K)
     size = xp.max(xp.abs(K))
-    return size, _sum(_abs2(K / _divisor(size)))
+    return size, _sum(abs2(K / _divisor(size)))
 
 
 def _root(parts: list[tuple[float, Array, Array]]) -> Array:
     """The root of sums of squares, which are weighted and scaled: no square is too small."""
-    xp = array_namespace(parts[0][1])
+    xp = namespace(parts[0][1])
     most = xp.max(xp.stack([size for _, size, _ in parts]))
     total = _total([weight * s * (size / _divisor(most)) ** 2 for weight, size, s in parts])
     return xp.sqrt(total) * most
 
 
 def _divisor(size: Array) -> Array:
-    xp = array_namespace(size)
+    xp = namespace(size)
     return xp.where(size > 0, size, xp.ones_like(size))
 
 
 def _total(parts: list[Array]) -> Array:
     return sum(parts[1:], start=parts[0])
-
-
-def _real(K: Array) -> Array:
-    xp = array_namespace(K)
-    return xp.real(K) if xp.isdtype(K.dtype, "complex floating") else K
-
-
-def _abs2(K: Array) -> Array:
-    xp = array_namespace(K)
-    if xp.isdtype(K.dtype, "complex floating"):
-        return xp.real(K) ** 2 + xp.imag(K) ** 2
-    return K * K

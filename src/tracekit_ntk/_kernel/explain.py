@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from array_api_compat import array_namespace
+from tracekit._arrays import namespace
 
 from .._backend import capture
+from .._derivatives import itemsize
 from .._factors import Dense, Form, Order, Use, cheapest, cotangent, meet, orders
 
 HEAD = ("parameter", "size", "read by", "positions", "order", "multiply-adds", "bytes", "fall-back")
@@ -57,22 +58,23 @@ def explain(
     form = Form(1, M, paired=True) if trace else Form()
     rows: list[tuple[str, ...]] = []
     work = numbers = 0
-    itemsize = 4
+    bytes_each = 4
     seen: set[str] = set()
     for path, op, positions, reason in report:
         costs = ("", "", "") if path in seen else ("-", "0", "0")
         if path not in seen and uses[path]:
             chosen = _chosen(uses[path], form)
-            itemsize = _itemsize(uses[path][0])
+            G = cotangent(uses[path][0])
+            bytes_each = itemsize(G.dtype, namespace(G))
             flops, held = sum(o.flops for o in chosen), sum(o.numbers for o in chosen)
             work, numbers = work + flops, numbers + held
             names = "+".join(dict.fromkeys(o.name for o in chosen))
-            costs = (names, str(flops), str(held * itemsize))
+            costs = (names, str(flops), str(held * bytes_each))
         size = "" if path in seen else str(found.sizes[path])
         seen.add(path)
         rows.append((path, size, op, str(positions), *costs, reason))
     total = str(sum(found.sizes.values()))
-    rows.append(("total", total, "", "", "", str(work), str(numbers * itemsize), ""))
+    rows.append(("total", total, "", "", "", str(work), str(numbers * bytes_each), ""))
     widths = [max(len(row[k]) for row in (HEAD, *rows)) for k in range(len(HEAD))]
     lines = [
         "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True))
@@ -88,12 +90,5 @@ def _chosen(uses: list[Use], form: Form) -> list[Order]:
 def _widened(use: Use, M: int) -> Use:
     """The same use with one output repeated O times, which takes no memory."""
     G = cotangent(use)
-    wide = array_namespace(G).broadcast_to(G, (G.shape[0], M, *G.shape[2:]))
+    wide = namespace(G).broadcast_to(G, (G.shape[0], M, *G.shape[2:]))
     return replace(use, J=wide) if isinstance(use, Dense) else replace(use, G=wide)
-
-
-def _itemsize(use: Use) -> int:
-    G = cotangent(use)
-    xp = array_namespace(G)
-    bits = int(xp.finfo(G.dtype).bits)
-    return bits // 4 if xp.isdtype(G.dtype, "complex floating") else bits // 8

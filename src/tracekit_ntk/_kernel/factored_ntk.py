@@ -7,13 +7,11 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
-from array_api_compat import array_namespace, device, is_jax_array
-
 import tracekit as tk
-from tracekit._arrays import Array
+from tracekit._arrays import Array, adjoint, device_of, namespace
 
 from .._backend import capture
-from .._factors import Dense, Form, Lookup, Outer, Use, conjugate, cotangent, gram
+from .._factors import Dense, Form, Lookup, Outer, Use, cotangent, gram
 from .output_axes import zeros
 
 
@@ -58,7 +56,7 @@ def factored_ntk(
     """
     found = capture(f, params, x, whole=whole)
     leaf = zeros(params, ())
-    xp = array_namespace(leaf)
+    xp = namespace(leaf)
     uses = found.uses(0, found.outputs)
     dtypes = [cotangent(u).dtype for some in uses.values() for u in some]
     dtype = xp.result_type(leaf.dtype, *dtypes)
@@ -70,7 +68,7 @@ def factored_ntk(
 
     def pushforward(X: Array) -> Array:
         X = xp.astype(X, dtype, copy=False)
-        total = xp.zeros((N, M, X.shape[1]), dtype=X.dtype, device=_place(X))
+        total = xp.zeros((N, M, X.shape[1]), dtype=X.dtype, device=device_of(X))
         for name, some in uses.items():
             low = edges[name][0]
             for u in some:
@@ -82,14 +80,14 @@ def factored_ntk(
         V = xp.reshape(U, (N, M, U.shape[1]))
         parts = []
         for name, (low, high) in edges.items():
-            part = xp.zeros((high - low, U.shape[1]), dtype=U.dtype, device=_place(U))
+            part = xp.zeros((high - low, U.shape[1]), dtype=U.dtype, device=device_of(U))
             for u in uses[name]:
                 part = part + _padded(_pull(u, V), u.start, high - low)
             parts.append(part)
         return xp.concat(parts, axis=0)
 
     J = tk.LinearOperator(
-        (N * M, P), pushforward, pullback, dtype=dtype, xp=xp, device=_place(leaf)
+        (N * M, P), pushforward, pullback, dtype=dtype, xp=xp, device=device_of(leaf)
     )
 
     def own(form: Form) -> Array:
@@ -106,7 +104,7 @@ def factored_ntk(
 
 def _cast(use: Use, dtype: Any) -> Use:
     """The same use in a dtype."""
-    xp = array_namespace(cotangent(use))
+    xp = namespace(cotangent(use))
     if isinstance(use, Dense):
         return replace(use, J=xp.astype(use.J, dtype, copy=False))
     G = xp.astype(use.G, dtype, copy=False)
@@ -117,14 +115,14 @@ def _cast(use: Use, dtype: Any) -> Use:
 
 def _pull(use: Use, V: Array) -> Array:
     """``J^H V``: (N, O, k) to (size, k)."""
-    xp = array_namespace(V)
+    xp = namespace(V)
     N, M, k = V.shape
     if isinstance(use, Dense):
         J = xp.reshape(use.J, (N * M, use.size))
-        return xp.matmul(_adjoint(J), xp.reshape(V, (N * M, k)))
+        return xp.matmul(adjoint(J), xp.reshape(V, (N * M, k)))
     G = use.G if isinstance(use, Outer) else use.G[:, :, None, :, :]
     _, _, g, S, w = G.shape
-    GV = xp.matmul(_adjoint(xp.reshape(G, (N, M, g * S * w))), V)  # N, (g S w), k
+    GV = xp.matmul(adjoint(xp.reshape(G, (N, M, g * S * w))), V)  # N, (g S w), k
     GV = xp.reshape(
         xp.permute_dims(xp.reshape(GV, (N, g, S, w, k)), (1, 0, 2, 3, 4)), (g, N * S, w * k)
     )
@@ -132,14 +130,14 @@ def _pull(use: Use, V: Array) -> Array:
         return xp.reshape(xp.matmul(xp.matrix_transpose(_hot(use)), GV[0, ...]), (use.size, k))
     d = use.X.shape[3]
     X = xp.reshape(xp.permute_dims(use.X, (1, 0, 2, 3)), (g, N * S, d))
-    P = xp.reshape(xp.matmul(_adjoint(X), GV), (g, d, w, k))
+    P = xp.reshape(xp.matmul(adjoint(X), GV), (g, d, w, k))
     P = P if use.input_first else xp.permute_dims(P, (0, 2, 1, 3))
     return xp.reshape(P, (use.size, k))
 
 
 def _push(use: Use, P: Array) -> Array:
     """``J P``: (size, k) to (N, O, k)."""
-    xp = array_namespace(P)
+    xp = namespace(P)
     k = P.shape[1]
     if isinstance(use, Dense):
         N, M, size = use.J.shape
@@ -160,24 +158,15 @@ def _push(use: Use, P: Array) -> Array:
 
 def _hot(use: Lookup) -> Array:
     """Which position reads which row, (N S, rows)."""
-    xp = array_namespace(use.ids, use.G)
-    rows = xp.arange(use.rows, dtype=use.ids.dtype, device=_place(use.ids))
+    xp = namespace(use.ids, use.G)
+    rows = xp.arange(use.rows, dtype=use.ids.dtype, device=device_of(use.ids))
     return xp.astype(xp.reshape(use.ids, (-1, 1)) == rows[None, :], use.G.dtype)
 
 
 def _padded(P: Array, start: int, size: int) -> Array:
     if P.shape[0] == size:
         return P
-    xp = array_namespace(P)
+    xp = namespace(P)
     ends = (start, size - start - P.shape[0])
-    low, high = (xp.zeros((n, P.shape[1]), dtype=P.dtype, device=_place(P)) for n in ends)
+    low, high = (xp.zeros((n, P.shape[1]), dtype=P.dtype, device=device_of(P)) for n in ends)
     return xp.concat([low, P, high], axis=0)
-
-
-def _adjoint(X: Array) -> Array:
-    xp = array_namespace(X)
-    return conjugate(xp.matrix_transpose(X))
-
-
-def _place(x: Array) -> Any:
-    return None if is_jax_array(x) else device(x)

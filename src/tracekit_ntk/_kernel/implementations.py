@@ -7,13 +7,11 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from array_api_compat import array_namespace
+from tracekit._arrays import Array, conj, namespace
 
-from tracekit._arrays import Array
-
-from .._backend import adapter, capture, inputs
+from .._backend import capture, with_inputs
 from .._derivatives import chunk, itemsize
-from .._factors import Form, conjugate, gram, permuted
+from .._factors import Form, gram, permuted
 from ..factors import Capture
 from .output_axes import BYTES_KEPT, Wanted, chunk_of, reduced, zeros
 
@@ -79,7 +77,7 @@ def in_chunks(first: Capture, second: Capture, wanted: Wanted, chunk: int, param
             K = _crossed(first, second, form, low, count * kept * R, crossed, params)
             total = K if total is None else total + K
         diagonal.append(total)
-    return array_namespace(diagonal[0]).concat(diagonal, axis=2)
+    return namespace(diagonal[0]).concat(diagonal, axis=2)
 
 
 def _crossed(first: Capture, second: Capture, form: Form, low: int, size: int,
@@ -97,15 +95,15 @@ def _crossed(first: Capture, second: Capture, form: Form, low: int, size: int,
         for j, (j1, j2) in enumerate(spans):
             if second is first and j < i:
                 K = blocks[j, i]
-                xp = array_namespace(K)
+                xp = namespace(K)
                 axes = (0, 1, 2, 4, 3) if form.paired else (1, 0, 2, 4, 3)
-                K = conjugate(xp.permute_dims(K, axes))
+                K = conj(xp.permute_dims(K, axes))
             else:
                 b = a if second is first and i == j else second.uses(low + j1, low + j2)
                 K = gram(a, b, form)
                 K = zeros(params, (N1, N2, 1, i2 - i1, j2 - j1)) if K is None else K
             blocks[i, j] = K
-    xp = array_namespace(blocks[0, 0])
+    xp = namespace(blocks[0, 0])
     count = range(len(spans))
     return xp.concat([xp.concat([blocks[i, j] for j in count], axis=4) for i in count], axis=3)
 
@@ -143,7 +141,7 @@ def jacobian_contraction(
     Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.2.
     """
     own1, own2, eye = _both(f, params, x1, x2)
-    xp, shape = array_namespace(own1.output), tuple(own1.output.shape[1:])
+    xp, shape = namespace(own1.output), tuple(own1.output.shape[1:])
     N1, N2 = own1.output.shape[0], own2.output.shape[0]
     a, b = own1.part(slice(0, N1)), own2.part(slice(0, N2))
     numbers = max(N1, N2) * own1.parameters
@@ -151,7 +149,7 @@ def jacobian_contraction(
     blocks: dict[tuple[int, int], Array] = {}
     for (i, s), (j, t) in product(enumerate(spans), repeat=2):
         if own2 is own1 and j < i:
-            blocks[i, j] = conjugate(xp.permute_dims(blocks[j, i], (2, 3, 0, 1)))
+            blocks[i, j] = conj(xp.permute_dims(blocks[j, i], (2, 3, 0, 1)))
         else:
             other = None if own2 is own1 and i == j else b
             blocks[i, j] = own1.contraction(a, other, eye[:, s], eye[:, t])
@@ -193,7 +191,7 @@ def ntk_vector_products(
     Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.3.
     """
     own1, own2, eye = _both(f, params, x1, x2)
-    xp, shape = array_namespace(own1.output), tuple(own1.output.shape[1:])
+    xp, shape = namespace(own1.output), tuple(own1.output.shape[1:])
     N1, N2 = own1.output.shape[0], own2.output.shape[0]
     numbers, size = own1.parameters, itemsize(own1.dtype, xp)
     step = min(prod(shape), chunk(chunk_size, numbers, size))
@@ -208,14 +206,11 @@ def ntk_vector_products(
 
 def _both(f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any) -> tuple[Any, Any, Array]:
     """Per-sample products of both batches, and a column for each output of a sample."""
-    inputs(params, x1)
-    per_sample = adapter(params).per_sample
-    own = per_sample(f, params, x1)
-    xp = array_namespace(own.output)
-    if x2 is not None:
-        inputs(params, x2)
+    own = with_inputs(params, x1).per_sample(f, params, x1)
+    xp = namespace(own.output)
     eye = xp.eye(prod(own.output.shape[1:]), dtype=own.dtype, device=own.device)
-    return own, own if x2 is None else per_sample(f, params, x2), eye
+    other = own if x2 is None else with_inputs(params, x2).per_sample(f, params, x2)
+    return own, other, eye
 
 
 def _spans(count: int, step: int) -> list[slice]:
@@ -225,6 +220,6 @@ def _spans(count: int, step: int) -> list[slice]:
 def _reordered(f: Callable[[Any, Any], Any], wanted: Wanted) -> Callable[[Any, Any], Any]:
     def turned(params: Any, x: Any) -> Any:
         y = f(params, x)
-        return array_namespace(y).permute_dims(y, (0, *(1 + a for a in wanted.axes)))
+        return namespace(y).permute_dims(y, (0, *(1 + a for a in wanted.axes)))
 
     return turned

@@ -5,9 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace, device, is_jax_array
-
-from tracekit._arrays import Array
+from tracekit._arrays import Array, device_of, namespace
 
 from .._backend import adapter
 from ..factors import Capture
@@ -42,7 +40,7 @@ class Wanted(NamedTuple):
 
 def reduced(K: Array, wanted: Wanted) -> Array:
     """A whole kernel (N1, N2, O, O), summed over some axes, of others the diagonal alone."""
-    xp = array_namespace(K)
+    xp = namespace(K)
     N1, N2, shape, k = K.shape[0], K.shape[1], wanted.shape, len(wanted.shape)
     D, T, R = wanted.sizes
     if wanted.paired:
@@ -68,7 +66,7 @@ def chunk_of(found: Capture, chunk_size: int | None, most: int | None = None) ->
 
 def zeros(params: Any, shape: tuple[int, ...]) -> Array:
     """Zeros of the parameters' dtype, of single precision at least, where they are."""
-    leaf = adapter(params).leaves(params)[0][1]
-    xp = array_namespace(leaf)
+    leaf = adapter(params).tree_flatten(params)[0][0]
+    xp = namespace(leaf)
     dtype = leaf.dtype if xp.finfo(leaf.dtype).bits >= 32 else xp.float32
-    return xp.zeros(shape, dtype=dtype, device=None if is_jax_array(leaf) else device(leaf))
+    return xp.zeros(shape, dtype=dtype, device=device_of(leaf))

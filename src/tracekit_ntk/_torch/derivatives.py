@@ -18,6 +18,7 @@ from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tr
 from tracekit._arrays import Array, Product
 
 from .._derivatives import (
+    PRODUCTS,
     Linearised,
     PerSample,
     Transforms,
@@ -132,7 +133,7 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
             made = product(*tree_map(normal, blocks))
         return made if create else made.detach()
 
-    def is_right(which: int, rows: int) -> bool:
+    def is_right(which: str, rows: int) -> bool:
         """Whether all samples at once give what one by one does."""
         n = min(2, len(y))
         V = torch.reshape(generic(n * rows * 2, xp, y.device), (n, rows, 2)).to(dtype)
@@ -143,14 +144,14 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
             return False
 
     outputs, P = prod(y.shape[1:]), sum(p.numel() for p in at)
-    by_reverse = mapped and is_right(2, outputs)
+    by_reverse = mapped and is_right("pullback", outputs)
     by_forward: list[bool] = []
 
-    def product(which: int, *blocks: Any) -> Array:
+    def product(which: str, *blocks: Any) -> Array:
         right = by_reverse
-        if right and which in (1, 3, 5):  # they need forward mode
+        if right and which in ("kernel", "pushforward", "kernel_columns"):  # by forward mode
             if not by_forward:
-                by_forward.append(is_right(3, P))
+                by_forward.append(is_right("pushforward", P))
             right = by_forward[0]
         if right:
             try:
@@ -159,15 +160,16 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
                 pass
         return sure[which](*blocks)
 
+    products = {name: partial(product, name) for name in PRODUCTS}
     return PerSample(
-        y, P, dtype, y.device, partial(_part, x), *(partial(product, which) for which in range(6))
+        output=y, parameters=P, dtype=dtype, device=y.device, part=partial(_part, x), **products
     )
 
 
 def _one_by_one(
     f: Callable[[Any, Any], Any], params: Any, at: list[Array], known: Known
-) -> tuple[Callable[..., Array], ...]:
-    """The products of `PerSample`, in its order, from one derivative for each sample."""
+) -> dict[str, Callable[..., Array]]:
+    """The products of `PerSample` by name, from one derivative for each sample."""
 
     def derivatives(samples: Any) -> Iterator[Linearised]:
         for one in _each(samples):
@@ -197,7 +199,8 @@ def _one_by_one(
         return torch.stack([J.pushforward(W).unflatten(1, (-1, V.shape[1]))
                             for J in derivatives(x1)])  # fmt: skip
 
-    return squares, kernel, pullback, pushforward, contraction, kernel_columns
+    products = (squares, kernel, pullback, pushforward, contraction, kernel_columns)
+    return {p.__name__: p for p in products}
 
 
 def _linearised(

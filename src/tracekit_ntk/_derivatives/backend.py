@@ -1,0 +1,62 @@
+"""What an engine hands on: the contract between libraries that differentiate and all above them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tracekit._arrays import Array
+
+from .linearised import Linearised, PerSample
+
+
+class Backend(Protocol):
+    """A library that differentiates, as the folder of its engine offers it.
+
+    Trees, such as `params` and `x`, are what the library takes for one. f is ``f(params)``, or
+    ``f(params, x)`` with samples on axis 0 of x and of the output, which is one array.
+    """
+
+    def tree_flatten(self, tree: Any, /) -> tuple[list[Any], Any]:
+        """The leaves of a tree, and its structure, of which nothing is asked."""
+
+    def tree_flatten_with_path(self, tree: Any, /) -> tuple[list[tuple[Any, Any]], Any]:
+        """The same with each leaf's path of keys before it: what `dotted` makes a name of."""
+
+    def leaves(self, params: Any) -> list[tuple[str, Any]]:
+        """The parameters with their names.
+
+        Raises ValueError for a tree without any, TypeError for one that is no array of the library,
+        that nothing can be differentiated by, or for real and complex ones together.
+        """
+
+    def unflatten(self, params: Any, values: Any) -> Any:
+        """A tree like `params`, of other leaves."""
+
+    def detached(self, leaf: Any) -> Array:
+        """A copy of a parameter that no gradient reaches."""
+
+    def on_copies(self, f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """The same function, which may write into its x."""
+
+    @property
+    def linearise(self) -> Callable[..., Linearised]:
+        """The derivative of ``f(params)`` at params: ``linearise(f, params)``.
+
+        Takes `Linearised.known` of the same f at other inputs third, where the engine fills it.
+        Raises TypeError for an output that is not one inexact array; ValueError for one that is
+        empty or not finite, or that is not holomorphic in complex parameters.
+        """
+
+    def per_sample(self, f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
+        """The samples' own Jacobians (O, P): N of them, output (N, ...), by batched passes.
+
+        Raises ValueError besides where samples mix, or do not lie on axis 0.
+        """
+
+    @property
+    def capture(self) -> Callable[..., Any]:
+        """The Jacobian in factors, ``capture(f, params, x, whole=False)``: see `factors.Capture`.
+
+        Raises what `per_sample` raises; with `whole` the batch is one sample, and may mix.
+        """
