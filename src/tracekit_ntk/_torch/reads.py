@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -66,12 +67,55 @@ class Call:
 Rule = Callable[[Call, Seen], Read | None]
 
 
+class Letters(NamedTuple):
+    """What ``einsum`` does with each axis of ``a,w->y``, for a parameter that lies in some way."""
+
+    summed: tuple[int, ...]  # axes of a that are in neither w nor y
+    to_data: tuple[int, ...]  # axes of a otherwise: positions, groups, inner
+    to_positions: tuple[int, ...]  # axes of y with rows before: positions, groups, outer
+    positions: int
+    sizes: tuple[int, int, int]  # groups, inner, outer
+    order: tuple[int, ...]  # axes of w: groups, inner, outer
+    where: tuple[int, bool] | None
+
+
 def contraction(op: str, spec: str, x: Array, seen: Seen, out: Array, factor: float = 1,
                  drop: str = "") -> Read | None:  # fmt: skip
     """``einsum("a,w->y", x, W)``: the letters say what is summed, shared and kept."""
+    ghost = seen.ghost
+    letters = _letters(spec, drop, ghost.shape, ghost.stride(), ghost.storage_offset())
+    if letters is None or not isinstance(x, torch.Tensor):
+        return None
+    summed, to_data, to_positions, positions, (g, d, m), order, where = letters
+    scale = factor * seen.scale
+
+    def data() -> Array:
+        X = (x.sum(summed) if summed else x).permute(to_data)
+        X = X if scale == 1 else X * scale
+        return X.reshape(*X.shape[:positions], g, d)
+
+    def arrange(G: Array) -> Array:
+        return G.permute(to_positions)
+
+    def use(X: Array, G: Array) -> Use:
+        X, G = real_parts(X, G, seen)
+        N, M, S = G.shape[:3]
+        X, G = X.transpose(1, 2), G.reshape(N, M, S, g, m).transpose(2, 3)
+        if where is not None:
+            return Outer(X, G, where[1], where[0])
+        return scattered(Outer(X, G, True).dense(), ghost.permute(order), seen.size)
+
+    return Read(seen, op, out, positions, arrange, data, use, (x,), (op, where, g, d, m))
+
+
+@lru_cache(maxsize=1024)
+def _letters(
+    spec: str, drop: str, shape: tuple[int, ...], stride: tuple[int, ...], offset: int
+) -> Letters | None:
+    """The same for every parameter of one layout; None where this is no sum of outer products."""
     inputs, y = spec.split("->")
     a, w = inputs.split(",")
-    if any(len(set(s)) != len(s) for s in (a, w, y)) or not isinstance(x, torch.Tensor):
+    if any(len(set(s)) != len(s) for s in (a, w, y)):
         return None
     groups = [c for c in w if c in a and c in y and c not in drop]
     inner = [c for c in w if c in a and c not in y]
@@ -79,33 +123,15 @@ def contraction(op: str, spec: str, x: Array, seen: Seen, out: Array, factor: fl
     rest = [c for c in y if c not in groups + outer]
     if len(groups + inner + outer) + len(drop) != len(w) or not set(rest) <= set(a):
         return None
-    size = dict(zip(w, seen.ghost.shape, strict=True))
+    size = dict(zip(w, shape, strict=True))
     g, d, m = (prod(size[c] for c in part) for part in (groups, inner, outer))
-    order = [[w.index(c) for c in part] for part in (groups, inner, outer)]
-    where = layout(seen, *order)
-    gone = [i for i, c in enumerate(a) if c not in w and c not in y]
-    scale = factor * seen.scale
-
-    def data() -> Array:
-        X = x.sum(gone) if gone else x
-        letters = [c for i, c in enumerate(a) if i not in gone]
-        X = X.permute([letters.index(c) for c in (*rest, *groups, *inner)])
-        X = X if scale == 1 else X * scale
-        return X.reshape(*X.shape[: len(rest)], g, d)
-
-    def arrange(G: Array) -> Array:
-        return G.permute(0, *(1 + y.index(c) for c in (*rest, *groups, *outer)))
-
-    def use(X: Array, G: Array) -> Use:
-        X, G = real_parts(X, G, seen)
-        N, M, S = G.shape[:3]
-        made = Outer(X.transpose(1, 2), G.reshape(N, M, S, g, m).transpose(2, 3), True)
-        if where is not None:
-            return Outer(made.X, made.G, where[1], where[0])
-        return scattered(made.dense(), seen.ghost.permute([i for part in order for i in part]),
-                          seen.size)  # fmt: skip
-
-    return Read(seen, op, out, len(rest), arrange, data, use, (x,), (op, where, g, d, m))
+    order = tuple(tuple(w.index(c) for c in part) for part in (groups, inner, outer))
+    summed = tuple(i for i, c in enumerate(a) if c not in w and c not in y)
+    kept = [c for c in a if c in w or c in y]
+    to_data = tuple(kept.index(c) for c in (*rest, *groups, *inner))
+    to_positions = (0, *(1 + y.index(c) for c in (*rest, *groups, *outer)))
+    where = _layout(shape, stride, offset, order)
+    return Letters(summed, to_data, to_positions, len(rest), (g, d, m), sum(order, ()), where)
 
 
 def real_parts(X: Array, G: Array, seen: Seen) -> tuple[Array, Array]:
@@ -120,15 +146,31 @@ def real_parts(X: Array, G: Array, seen: Seen) -> tuple[Array, Array]:
     return torch.cat([X.real, X.imag], 1), torch.cat([G.real, -G.imag], 2)
 
 
-def layout(seen: Seen, groups: list[int], inner: list[int], outer: list[int]
+def layout(seen: Seen, groups: Sequence[int], inner: Sequence[int], outer: Sequence[int]
             ) -> tuple[int, bool] | None:  # fmt: skip
     """Start of a parameter's block, and whether it lies as (g, d, w) rather than (g, w, d)."""
-    for input_first, order in ((False, outer + inner), (True, inner + outer)):
-        dropped = [i for i in range(seen.ghost.ndim) if i not in groups + order]
-        ghost = seen.ghost.permute(dropped + groups + order)
-        if ghost.is_contiguous():
-            return int(ghost.storage_offset()), input_first
+    ghost, order = seen.ghost, (tuple(groups), tuple(inner), tuple(outer))
+    return _layout(ghost.shape, ghost.stride(), ghost.storage_offset(), order)
+
+
+def _layout(
+    shape: tuple[int, ...], stride: tuple[int, ...], offset: int, order: tuple[tuple[int, ...], ...]
+) -> tuple[int, bool] | None:
+    groups, inner, outer = order
+    for input_first, last in ((False, outer + inner), (True, inner + outer)):
+        dropped = tuple(i for i in range(len(shape)) if i not in groups + last)
+        if _is_contiguous([(shape[i], stride[i]) for i in dropped + groups + last]):
+            return offset, input_first
     return None
+
+
+def _is_contiguous(axes: Sequence[tuple[int, int]]) -> bool:
+    step = 1
+    for size, stride in reversed(axes):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
 
 
 def scattered(J: Array, entries: Array, size: int) -> Use:
@@ -145,19 +187,17 @@ def direct(op: str, out: Array, seen: Seen, factor: Any, tail: Sequence[int] | N
     `tail` are the axes of the output that those of the parameter are: the last ones by default.
     """
     ghost = seen.ghost
-    kept = [i for i, n in enumerate(ghost.shape) if n > 1 and ghost.stride(i) > 0]
-    if tail is None:
-        tail = [out.ndim - ghost.ndim + i for i in range(ghost.ndim)]
-    tail = [tail[i] for i in kept]
-    rest = [i for i in range(out.ndim) if i not in tail]
-    entries = ghost.as_strided(
-        [ghost.shape[i] for i in kept], [ghost.stride(i) for i in kept], ghost.storage_offset()
-    )
+    shape, stride, offset = ghost.shape, ghost.stride(), ghost.storage_offset()
+    last = range(out.ndim - len(shape), out.ndim) if tail is None else tail
+    kept = [i for i, n in enumerate(shape) if n > 1 and stride[i] > 0]
+    axes = [last[i] for i in kept]
+    rest = [i for i in range(out.ndim) if i not in axes]
+    to_positions = [0, *(i + 1 for i in rest), *(i + 1 for i in axes)]
+    sizes, steps = tuple(shape[i] for i in kept), tuple(stride[i] for i in kept)
     tensor = factor if isinstance(factor, torch.Tensor) else None
 
     def arrange(G: Array) -> Array:
-        G = G if cut is None else G.narrow(cut[0] + 1, cut[1], cut[2])
-        return G.permute(0, *(i + 1 for i in rest), *(i + 1 for i in tail))
+        return (G if cut is None else G.narrow(cut[0] + 1, cut[1], cut[2])).permute(to_positions)
 
     def data() -> Array:
         return arrange(tensor.expand(out.shape)[None])[0]  # type: ignore[union-attr]
@@ -172,13 +212,11 @@ def direct(op: str, out: Array, seen: Seen, factor: Any, tail: Sequence[int] | N
             J = torch.einsum("nosk,nsk->nok", G, X.to(G.dtype))
             J = J if seen.scale == 1 else J * seen.scale
         J = J if ghost.is_complex() or not J.is_complex() else J.real
-        if entries.is_contiguous():
-            return Dense(J, int(entries.storage_offset()))
-        return scattered(J, entries, seen.size)
+        if _is_contiguous([*zip(sizes, steps, strict=True)]):
+            return Dense(J, offset)
+        return scattered(J, ghost.as_strided(sizes, steps, offset), seen.size)
 
-    kind = (
-        (op, factor, tuple(entries.stride()), entries.storage_offset()) if tensor is None else None
-    )
+    kind = (op, factor, steps, offset) if tensor is None else None
     return Read(seen, op, out, len(rest), arrange, None if tensor is None else data, use,
                 () if tensor is None else (tensor,), kind)  # fmt: skip
 

@@ -1,24 +1,147 @@
-"""A forward pass watched: which operations read the parameters, and whether all were seen."""
+"""Runs of a function, watched for what reads its parameters, and reverse passes through them."""
 
 from __future__ import annotations
 
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from tracekit._arrays import Array
 
 from .._derivatives import checks
+from .cotangents import Cotangents, largest
+from .derivatives import unflatten
+from .passes import MORE_RUNS, generator_state, is_array, is_inexact
 from .reads import Call, Read, Seen, through
-from .recurrent import CELLS
-from .reverse import Edge, below, edge_of
+from .recurrent import CELLS, lean
+from .reverse import JOINTS, Edge, Way, batched_grad, below, cut, each, edge_of, last_joint
 from .rules import COPIES, NEGATIONS, RULES, SCALES, VIEWS
+
+
+class Network:
+    """A function at one point: a run that was watched, plain runs, and reverse passes."""
+
+    def __init__(
+        self, f: Callable[[Any, Any], Any], params: Any, named: list[tuple[str, Array]], x: Any
+    ) -> None:
+        carry = any(t.requires_grad for t in (*(p for _, p in named), *tensors(x)))
+        self.way = Way(graph=carry and torch.is_grad_enabled())
+        self._f, self._params, self._x = f, params, _copied(x)
+        self.leaves = {name: _leaf(p, self.way.graph) for name, p in named}
+        self.output, recorder = self._watched(self._x)
+        self._generator = generator_state()
+        self._check_output()
+        self.dtypes = recorder.dtypes | {self.output.dtype}
+        self._finish = partial(recorder.finish, self.output)
+        self._joint: tuple[Any, set[Any]] | None = None
+        self.edges: list[Edge] = []
+
+    def reads(self) -> tuple[list[tuple[Read, Edge]], dict[str, str]]:
+        """The reads that the output depends on; and parameters not seen in full, with why."""
+        if not self.output.requires_grad:
+            return [], {}
+        found, missed, self._joint = self._finish()
+        self.edges = list(dict.fromkeys(edge for _, edge in found))
+        return found, missed
+
+    def reads_elsewhere(self) -> list[Read]:
+        """The reads of a run with each sample in another's place."""
+        y, recorder = self._watched(tree_map(_rolled, self._x))
+        return [read for read, _ in recorder.finish(y)[0]]
+
+    def rows(self, start: int, stop: int, samples: int) -> Array:
+        """Cotangents that pick outputs start to stop of every sample."""
+        y = self.output
+        outputs = y.numel() // samples
+        eye = torch.zeros(stop - start, outputs, dtype=y.dtype, device=y.device)
+        eye.diagonal(start).fill_(1)
+        if samples == 1:
+            return eye.reshape(-1, *y.shape)
+        return eye.reshape(-1, 1, *y.shape[1:]).expand(-1, *y.shape)
+
+    def reverse(self, rows: Array, way: Way | None = None) -> list[Array | None]:
+        """Derivatives of each row's sum of outputs by what every operation gave."""
+        if not self.output.requires_grad:
+            return [None] * len(self.edges)
+        with lean():
+            found = self._sweep(rows, self.way if way is None else way)
+        return each(lambda g: g.conj() if g.is_complex() else g, found)
+
+    def plain(self, check: Cotangents) -> tuple[Array, dict[str, Array], bool]:
+        """A run that nothing watches, its gradients for the plain rows, and whether it differs."""
+        y, tolerance = self.run(), check.precision**0.75
+        differs = not _apart(y, self.output) <= tolerance
+        if differs:
+            checks.repeatable(_apart(self.run(), y), tolerance)
+        if not torch.equal(generator_state(), self._generator):
+            for _ in range(MORE_RUNS):
+                checks.repeatable(_apart(self.run(), y), tolerance)
+        rows = [*check.plain]
+        count = len(rows)
+        if y.is_complex():
+            rows.append(rows[0] * 1j)
+        named = {name: p for name, p in self.leaves.items() if p.numel()}
+        if not y.requires_grad:
+            return y, {name: p.new_zeros(count, p.numel()) for name, p in named.items()}, differs
+        found = batched_grad([y], list(named.values()), [torch.stack(rows)], Way(mapped=False))
+        truth = {}
+        for (name, p), g in zip(named.items(), found, strict=True):
+            g = p.new_zeros(len(rows), p.numel()) if g is None else g.reshape(len(rows), -1)
+            g = g.detach().to(p.dtype)
+            if y.is_complex():
+                size = g.abs().max()
+                deviation = (g[count] - 1j * g[0]).abs().max()
+                checks.holomorphic(bool(deviation <= check.tolerance * size))
+                g = g[:count].conj().resolve_conj()
+            truth[name] = g
+        for name, size in zip(truth, largest(truth.values()), strict=True):
+            checks.finite_gradient(isfinite(size), name)
+        return y, truth, differs
+
+    def run(self, x: Any = None) -> Any:
+        """What f gives, at samples that it may write into."""
+        x = _copied(self._x if x is None else x)
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused: no batching
+            return self._f(unflatten(self._params, self.leaves.values()), x)
+
+    def _watched(self, x: Any) -> tuple[Any, Recorder]:
+        recorder = Recorder(self.leaves, self.way.graph)
+        with recorder:
+            return self.run(x), recorder
+
+    def _check_output(self) -> None:
+        y = self.output
+        checks.output(y, is_array, is_inexact)
+        checks.finite(bool(torch.isfinite(y.detach()).all()))
+        if y.is_complex() != next(iter(self.leaves.values())).is_complex():
+            raise TypeError(
+                f"f of {'real' if y.is_complex() else 'complex'} parameters returned "
+                f"{y.dtype}; return its real and imaginary parts (torch.view_as_real)"
+            )
+
+    def _sweep(self, rows: Array, way: Way) -> list[Array | None]:
+        if self._joint is None:
+            return batched_grad([self.output], self.edges, [rows], way)
+        joint, above = self._joint
+        upper = [edge for edge in self.edges if edge[0] in above]
+        found = batched_grad([self.output], [*upper, (joint, 0)], [rows], way)
+        grads = dict(zip(upper, found, strict=False))
+        # go on only from those parts of the output that these rows ask for
+        asked = [(edge, v) for edge, v in cut(joint, found[-1]) if bool(v.any())]
+        outputs, cotangents = zip(*asked, strict=True) if asked else ((), ())
+        lower = [edge for edge in self.edges if edge not in grads]
+        grads |= dict(zip(lower, batched_grad(outputs, lower, cotangents, way), strict=True))
+        return [grads[edge] for edge in self.edges]
 
 
 class Recorder(TorchFunctionMode):  # type: ignore[misc]
@@ -36,7 +159,8 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             if p.numel() == 0:
                 continue
             self._seen[id(p)] = Seen(name, p.detach(), p)
-        self._leaves = {id(p): edge_of(p) for p in params.values()}
+        with torch.enable_grad():
+            self._leaves = {id(p): edge_of(p) for p in params.values()}
         self.ends = {node for node, _ in self._leaves.values()}
 
     def __torch_function__(
@@ -134,13 +258,14 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             self._seen[id(tensor)] = Seen(seen.name, ghost, tensor, scale)
         self._events += [(seen, node) for node in {edge_of(tensor)[0] for tensor in outs}]
 
-    def finish(self, y: Array) -> tuple[list[tuple[Read, Edge]], dict[str, str]]:
-        """The reads that y depends on; and parameters with a use that was not noted, with why.
+    def finish(self, y: Array) -> tuple[list[tuple[Read, Edge]], dict[str, str], Any]:
+        """The reads that y depends on; parameters with a use that was not noted, with why; a joint.
 
         Every use is an edge of the graph below y: they are counted.
         """
         edges, nodes = below(edge_of(y)[0], self.ends)
-        checks.reentrant({node.name() for node in nodes})
+        names = {node.name() for node in nodes}
+        checks.reentrant(names)
         noted = Counter(id(seen) for seen, node in self._events if node in nodes)
         missed = {}
         for seen in self._seen.values():
@@ -153,7 +278,34 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
                     "an input of an operation that reads a parameter was changed in place after "
                     "it, so that the derivative is lost; do so on a copy"
                 )
-        return [(read, edge) for read, edge in self.reads if edge[0] in nodes], missed
+        joint = last_joint(y.grad_fn, self.ends) if names & JOINTS else None
+        return [(read, edge) for read, edge in self.reads if edge[0] in nodes], missed, joint
+
+
+def tensors(x: Any) -> list[Array]:
+    """All tensors of a tree."""
+    return [part for part in tree_leaves(x) if is_array(part)]
+
+
+def _copied(x: Any) -> Any:
+    return tree_map(lambda t: t.clone() if is_array(t) else t, x)
+
+
+def _rolled(x: Any) -> Any:
+    return x.roll(1, 0) if is_array(x) and x.ndim else x
+
+
+def _leaf(p: Array, graph: bool) -> Array:
+    leaf = p.clone(memory_format=torch.contiguous_format)
+    return leaf if graph and leaf.requires_grad else leaf.detach().requires_grad_()
+
+
+def _apart(a: Array, b: Array) -> float:
+    """How far two outputs are apart, relative to the largest."""
+    a, b = a.detach(), b.detach()
+    if a.shape != b.shape:
+        return float("inf")
+    return float((a - b).abs().max() / b.abs().max().clip(torch.finfo(b.dtype).tiny))
 
 
 _FUNCTION = types.FunctionType

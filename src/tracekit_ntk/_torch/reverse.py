@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tracekit._arrays import Array
 
 Edge = tuple[Any, int]
+JOINTS = {"StackBackward0", "CatBackward0"}
 
 
 class Way(NamedTuple):
@@ -46,28 +47,38 @@ def batched_grad(outputs: Sequence[Any], inputs: Sequence[Any], rows: Sequence[A
             pass
     with sdpa_kernel(SDPBackend.MATH):
         parts = zip(*(grad(*v) for v in zip(*rows, strict=True)), strict=True)
-        return [None if p[0] is None else torch.stack(p) for p in parts]
+        return [None if p[0] is None else torch.stack(p) if p[1:] else p[0][None] for p in parts]
 
 
 def _mapped(grad: Callable[..., Any], rows: Sequence[Array]) -> list[Array | None]:
-    """`grad` of all rows at once; None where it gives none."""
-    reached: list[bool] = []
+    """`grad` of all rows at once; None where it gives none, one array for each that it gives."""
+    places: list[int | None] = []
 
     def given(*v: Array) -> list[Array]:
         found = grad(*v)
-        reached[:] = [g is not None for g in found]
-        return [g for g in found if g is not None]
+        once = {id(g): g for g in found if g is not None}
+        number = dict(zip(once, range(len(once)), strict=True))
+        places[:] = [None if g is None else number[id(g)] for g in found]
+        return list(once.values())
 
-    found = iter(torch.func.vmap(given)(*rows))
-    return [next(found) if is_reached else None for is_reached in reached]
+    made = torch.func.vmap(given)(*rows)
+    return [None if place is None else made[place] for place in places]
+
+
+def each(change: Callable[[Array], Array], grads: Sequence[Array | None]) -> list[Array | None]:
+    """Gradients changed alike: one that several edges share is changed once."""
+    made = {id(g): change(g) for g in {id(g): g for g in grads if g is not None}.values()}
+    return [None if g is None else made[id(g)] for g in grads]
 
 
 def edge_of(x: Array) -> Edge:
     """Where in the graph a tensor is."""
     if x.grad_fn is not None:
         return x.grad_fn, x.output_nr
-    with torch.enable_grad():  # a view of a leaf shows its node
+    if torch.is_grad_enabled():  # a view of a leaf shows its node
         return get_gradient_edge(x).node, 0
+    with torch.enable_grad():
+        return edge_of(x)
 
 
 def last_joint(root: Any, ends: set[Any]) -> tuple[Any, set[Any]] | None:
@@ -79,7 +90,7 @@ def last_joint(root: Any, ends: set[Any]) -> tuple[Any, set[Any]] | None:
     node = root
     while node is not None:
         edges = [edge for edge in node.next_functions if not _is_parameter(edge[0], ends)]
-        if node.name() in ("StackBackward0", "CatBackward0") and len(edges) > 1:
+        if node.name() in JOINTS and len(edges) > 1:
             constants = sum(child is None for child, _ in node.next_functions)
             return (node, below(root, ends | {node})[1]) if constants < 2 else None
         node = edges[0][0] if len(edges) == 1 else None

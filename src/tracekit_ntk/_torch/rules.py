@@ -7,6 +7,7 @@ call is none of its cases: the parameter is then differentiated on its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -46,13 +47,11 @@ def matmul(call: Call, seen: Seen) -> Read | None:
     """``x @ W`` or ``W @ x``, of vectors, matrices or batches of them."""
     first, second = list(call.bind("input other").values())[:2]
     x, left = (second, True) if first is seen.tensor else (first, False)
-    a, b = _matmul_letters(first.ndim, second.ndim)
-    batch = [c for c in (a if len(a) > len(b) else b) if c not in "xyz"]
-    y = "".join(batch) + "".join(c for c in "xz" if c in a + b)
-    ours, theirs = (a, b) if left else (b, a)
-    lone = "".join(c for c, n in zip(ours, seen.ghost.shape, strict=True) if n == 1 and c in batch)
-    sizes = dict(zip(y, call.out.shape, strict=True))
-    x = x.expand([sizes.get(c, n) for c, n in zip(theirs, x.shape, strict=True)])
+    theirs, ours, y = _matmul_letters(first.ndim, second.ndim, left)
+    lone = "".join(c for c, n in zip(ours, seen.ghost.shape, strict=True) if n == 1 and c < "x")
+    if len(theirs) > 2:
+        sizes = dict(zip(y, call.out.shape, strict=True))
+        x = x.expand([sizes.get(c, n) for c, n in zip(theirs, x.shape, strict=True)])
     return contraction("matmul", f"{theirs},{ours}->{y}", x, seen, call.out, drop=lone)
 
 
@@ -129,6 +128,43 @@ def convolution(dims: int, op: str) -> Rule:
         if where is not None and where[0] != 0:
             return None
         return Read(seen, op, out, dims + 1, arrange, patches, use, (x,))
+
+    return rule
+
+
+def transposed_convolution(dims: int, op: str) -> Rule:
+    """A transposed convolution over `dims` axes: each input entry times a patch of the output."""
+
+    def rule(call: Call, seen: Seen) -> Read | None:
+        got = call.bind("input weight bias stride padding output_padding groups dilation")
+        x, out, groups = got["input"], call.out, got.get("groups", 1)
+        if x.ndim != dims + 2 or x is seen.tensor:
+            return None
+        if got.get("bias") is seen.tensor:
+            return direct(op, out, seen, 1, (1,))
+        weight, kernel = seen.ghost, tuple(seen.ghost.shape[2:])
+        step, hole, low, more = (
+            _each(got.get(name, default), dims) for name, default in
+            (("stride", 1), ("dilation", 1), ("padding", 0), ("output_padding", 0))
+        )  # fmt: skip
+        pad = [(p, p - extra) for p, extra in zip(low, more, strict=True)]
+
+        def patches(G: Array) -> Array:  # the cotangent is unfolded, as the input elsewhere
+            rows = _patches(G.flatten(0, 1), kernel, step, hole, pad, groups)
+            return rows.unflatten(0, G.shape[:2])
+
+        def entries() -> Array:
+            X = (x * seen.scale).permute(0, *range(2, dims + 2), 1)
+            return X.unflatten(-1, (groups, -1))
+
+        def use(X: Array, G: Array) -> Use:
+            X, G = real_parts(X, G, seen)
+            made = Outer(X.transpose(1, 2), G.transpose(2, 3), True)
+            if weight.is_contiguous():  # (g, d, w): inputs, then outputs and kernel
+                return Outer(made.X, made.G, True, int(weight.storage_offset()))
+            return scattered(made.dense(), weight, seen.size)
+
+        return Read(seen, op, out, dims + 1, patches, entries, use, (x,))
 
     return rule
 
@@ -250,12 +286,14 @@ def _second(call: Call, seen: Seen) -> bool:
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _matmul_letters(m: int, n: int) -> tuple[str, str]:
-    """Letters of the axes of two operands of matmul; y is summed over."""
+@cache
+def _matmul_letters(m: int, n: int, left: bool) -> tuple[str, str, str]:
+    """Letters of what is not and of what is the parameter, and of their product; y is summed."""
     batch = "abcdefghijkl"[: max(m, n, 2) - 2]
     a = "y" if m == 1 else batch[len(batch) - (m - 2) :] + "xy"
     b = "y" if n == 1 else batch[len(batch) - (n - 2) :] + "yz"
-    return a, b
+    y = batch + "".join(c for c in "xz" if c in a + b)
+    return (b, a, y) if left else (a, b, y)
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:
@@ -323,6 +361,10 @@ _TABLE: list[tuple[Rule, list[Any]]] = [
     (group_norm, [F.group_norm]),
     (batch_norm, [F.batch_norm]),
     *((convolution(n, f"conv{n}d"), _both(f"conv{n}d")) for n in (1, 2, 3)),
+    *(
+        (transposed_convolution(n, f"conv_transpose{n}d"), _both(f"conv_transpose{n}d"))
+        for n in (1, 2, 3)
+    ),
 ]
 RULES: dict[Any, Rule] = {func: rule for rule, functions in _TABLE for func in functions}
 

@@ -363,19 +363,44 @@ def mixed_operations() -> Any:
     return f, {"a": R(4, 5), "c": R(5), "d": R(5)}, R(3, 4), {}
 
 
+@net
+def transposed_conv1d() -> Any:
+    def f(p: Any, x: Array) -> Array:
+        h = F.conv_transpose1d(x, p["a"], p["b"], stride=3, padding=2, output_padding=1)
+        h = torch.conv_transpose1d(torch.tanh(h), p["c"].transpose(0, 1), dilation=2)
+        return F.conv_transpose1d(torch.tanh(h), p["d"], groups=3).flatten(1)
+
+    return f, {"a": R(2, 4, 3), "b": R(4), "c": R(3, 4, 2), "d": R(3, 1, 1)}, R(4, 2, 2), {}
+
+
+@net
+def transposed_conv2d() -> Any:
+    layers = nn.Sequential(
+        nn.ConvTranspose2d(4, 6, (3, 2), stride=(2, 1), padding=1, output_padding=(1, 0), groups=2),
+        nn.Tanh(), nn.ConvTranspose2d(6, 2, 2, dilation=2, bias=False), nn.Flatten(),
+        nn.Linear(64, 2),
+    )  # fmt: skip
+    return *module(layers), R(3, 4, 3, 3), {"chunks": 1}
+
+
+@net
+def transposed_conv3d() -> Any:
+    layers = nn.Sequential(nn.ConvTranspose3d(2, 2, 2, stride=2), nn.Tanh(), nn.Flatten())
+    return *module(layers), R(2, 2, 2, 1, 2), {}
+
+
 # What no rule knows is differentiated on its own, and said.
 
 
 @net
-def transposed_convolution() -> Any:
+def instance_norm() -> Any:
     layers = nn.Sequential(
         nn.ConvTranspose2d(2, 3, 2),
         nn.InstanceNorm2d(3, affine=True),
         nn.Flatten(),
         nn.Linear(48, 2),
     )
-    told = {"fallback": ("0.weight", "0.bias", "1.weight", "1.bias")}
-    return *module(layers), R(2, 2, 3, 3), told
+    return *module(layers), R(2, 2, 3, 3), {"fallback": ("1.weight", "1.bias")}
 
 
 @net
