@@ -3,7 +3,7 @@
 from .contraction_orders import Order, cheapest, orders
 from .contractions import Form
 from .tiles import Uses, gram, meet, permuted, tiles
-from .uses import Dense, Lookup, Outer, Use, cotangent, dense, stack
+from .uses import Dense, Lookup, Outer, Shared, Use, cotangent, dense, stack, with_cotangent
 
 __all__ = [
     "Dense",
@@ -11,6 +11,7 @@ __all__ = [
     "Lookup",
     "Order",
     "Outer",
+    "Shared",
     "Use",
     "Uses",
     "cheapest",
@@ -22,4 +23,5 @@ __all__ = [
     "permuted",
     "stack",
     "tiles",
+    "with_cotangent",
 ]

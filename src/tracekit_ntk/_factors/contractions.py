@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tracekit._arrays import Array, abs2, conj, namespace
 
-from .uses import Dense, Lookup, Outer, Use
+from .uses import Dense, Lookup, Outer, Shared, Use
 
 NUMBERS_AT_ONCE = 2**24  # of intermediate arrays, in one tile
 
@@ -189,12 +189,14 @@ def _rows(X: Array) -> Array:
 def squares(use: Outer | Dense) -> Array:
     """Traces of explicit Jacobians, or of single outer products: squared lengths, multiplied."""
     if isinstance(use, Dense):
-        trace = namespace(use.J).sum(abs2(use.J), axis=(1, 2))
+        trace = (use.shared or Shared(use.J)).squared_lengths
+    elif use.G.shape[2] == 1:
+        read = namespace(use.X).sum(abs2(use.X), axis=(1, 2, 3))
+        trace = read * (use.shared or Shared(use.G)).squared_lengths
     else:
         xp = namespace(use.X, use.G)
         read = xp.sum(abs2(use.X), axis=(2, 3))
-        given = xp.sum(abs2(use.G), axis=(1, 3, 4))
-        trace = xp.sum(read * given, axis=1)
+        trace = xp.sum(read * xp.sum(abs2(use.G), axis=(1, 3, 4)), axis=1)
     return trace[:, None, None, None, None, None]
 
 

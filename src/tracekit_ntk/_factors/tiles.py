@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from tracekit._arrays import Array, conj, namespace
 
 from .contraction_orders import Order, cheapest, contract, orders
 from .contractions import NUMBERS_AT_ONCE, Form
-from .uses import Dense, Use, cotangent, take_samples
+from .uses import Use, cotangent, take_samples, with_cotangent
 
 WORTH_HALVING = 2**31  # multiply-adds from which leaving out the lower triangle pays
 Uses = Mapping[str, Sequence[Use]]
@@ -111,8 +110,7 @@ def permuted(uses: Uses, shape: Sequence[int], axes: Sequence[int]) -> Uses:
         parted = xp.reshape(G, (G.shape[0], *shape, *G.shape[2:]))
         return xp.reshape(xp.permute_dims(parted, (0, *(1 + a for a in axes), *rest)), G.shape)
 
-    def use(u: Use) -> Use:
-        G = turned(cotangent(u))
-        return replace(u, J=G) if isinstance(u, Dense) else replace(u, G=G)
-
-    return {name: [use(u) for u in found] for name, found in uses.items()}
+    return {
+        name: [with_cotangent(u, turned(cotangent(u))) for u in found]
+        for name, found in uses.items()
+    }

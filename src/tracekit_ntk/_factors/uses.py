@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
-from tracekit._arrays import Array, device_of, namespace
+from tracekit._arrays import Array, abs2, device_of, namespace
+
+
+class Shared:
+    """An array (N, ...) whose entries are the cotangents of several uses, in any order of axes."""
+
+    def __init__(self, G: Array) -> None:
+        self._G = G
+
+    @cached_property
+    def squared_lengths(self) -> Array:
+        """Of each sample, (N,)."""
+        return namespace(self._G).sum(abs2(self._G), axis=tuple(range(1, self._G.ndim)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +38,8 @@ class Outer:
         Whether the parameter's entries are ordered (g, d, w), as in ``x @ W``, or else (g, w, d).
     start : int
         Where in the flat parameter these entries begin; uses of disjoint parts do not meet.
+    shared : Shared, optional
+        What other uses with the same entries of G have made of them.
 
     Examples
     --------
@@ -39,6 +54,7 @@ class Outer:
     G: Array
     input_first: bool
     start: int = 0
+    shared: Shared | None = None
 
     @property
     def size(self) -> int:
@@ -130,6 +146,8 @@ class Dense:
         Derivative of each of the O outputs of N samples by P entries of the parameter.
     start : int
         Where in the flat parameter these entries begin.
+    shared : Shared, optional
+        What other uses with the same entries have made of them.
 
     Examples
     --------
@@ -141,6 +159,7 @@ class Dense:
 
     J: Array
     start: int = 0
+    shared: Shared | None = None
 
     @property
     def size(self) -> int:
@@ -166,6 +185,13 @@ Use: TypeAlias = Outer | Lookup | Dense
 def cotangent(use: Use) -> Array:
     """The array that has an axis of outputs, second: G or J."""
     return use.J if isinstance(use, Dense) else use.G
+
+
+def with_cotangent(use: Use, G: Array) -> Use:
+    """The same use with another G or J."""
+    if isinstance(use, Dense):
+        return replace(use, J=G, shared=None)
+    return replace(use, G=G) if isinstance(use, Lookup) else replace(use, G=G, shared=None)
 
 
 def stack(uses: Sequence[Use]) -> list[Use]:
@@ -237,10 +263,10 @@ def pad(J: Array, start: int, size: int) -> Array:
 def take_samples(use: Use, low: int, high: int) -> Use:
     """The same use by samples low to high."""
     if isinstance(use, Outer):
-        return replace(use, X=use.X[low:high, ...], G=use.G[low:high, ...])
+        return replace(use, X=use.X[low:high, ...], G=use.G[low:high, ...], shared=None)
     if isinstance(use, Lookup):
         return replace(use, ids=use.ids[low:high, ...], G=use.G[low:high, ...])
-    return replace(use, J=use.J[low:high, ...])
+    return replace(use, J=use.J[low:high, ...], shared=None)
 
 
 def _join(like: list[Any]) -> Use:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-from tracekit._arrays import namespace
+from tracekit._arrays import Array, namespace
 
 from .._backend import capture
 from .._derivatives import itemsize
-from .._factors import Dense, Form, Order, Use, cheapest, cotangent, meet, orders
+from .._factors import Form, Order, Use, cheapest, cotangent, meet, orders, with_cotangent
 
 HEAD = ("parameter", "size", "read by", "positions", "order", "multiply-adds", "bytes", "fall-back")
 
@@ -90,5 +89,5 @@ def _chosen(uses: list[Use], form: Form) -> list[Order]:
 def _widened(use: Use, M: int) -> Use:
     """The same use with one output repeated O times, which takes no memory."""
     G = cotangent(use)
-    wide = namespace(G).broadcast_to(G, (G.shape[0], M, *G.shape[2:]))
-    return replace(use, J=wide) if isinstance(use, Dense) else replace(use, G=wide)
+    wide: Array = namespace(G).broadcast_to(G, (G.shape[0], M, *G.shape[2:]))
+    return with_cotangent(use, wide)

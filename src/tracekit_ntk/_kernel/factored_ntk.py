@@ -106,11 +106,11 @@ def _cast(use: Use, dtype: Any) -> Use:
     """The same use in a dtype."""
     xp = namespace(cotangent(use))
     if isinstance(use, Dense):
-        return replace(use, J=xp.astype(use.J, dtype, copy=False))
+        return Dense(xp.astype(use.J, dtype, copy=False), use.start)
     G = xp.astype(use.G, dtype, copy=False)
     if isinstance(use, Lookup):
         return replace(use, G=G)
-    return replace(use, G=G, X=xp.astype(use.X, dtype, copy=False))
+    return Outer(xp.astype(use.X, dtype, copy=False), G, use.input_first, use.start)
 
 
 def _pull(use: Use, V: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from tracekit._arrays import Array
 
 from .._derivatives import checks
-from .._factors import Dense, Use, stack
+from .._factors import Dense, Lookup, Shared, Use, cotangent, stack
 from .check import Check
 from .cotangents import Cotangents, largest, largest_of_rows
 from .derivatives import leaves
@@ -123,8 +124,9 @@ class Capture:
             if not self._told:
                 self._tell()
             found: dict[str, list[Use]] = {name: [] for name in self.sizes}
+            shared: dict[Any, tuple[Array, Shared]] = {}
             for name, kinds in self._noted.by_kind(grads, self._missed).items():
-                found[name] = stack([self._use(parts) for parts in kinds])
+                found[name] = stack([self._use(parts, shared) for parts in kinds])
             return found | self._formed(rows)
 
     def _checked(self, rows: Array, check: bool) -> list[Array | None]:
@@ -139,14 +141,18 @@ class Capture:
             return self._network.reverse(rows)
         return each(lambda g: g[:count], both)
 
-    def _use(self, parts: list[Part]) -> Use:
+    def _use(self, parts: list[Part], shared: dict[Any, tuple[Array, Shared]]) -> Use:
         """Reads of one kind, from the derivatives of what each gave: joined along positions."""
-        X, G = zip(*(self._by_sample(i, G) for i, G in parts), strict=True)
-        use = self._noted.reads[parts[0][0]].use
-        if len(parts) == 1:
-            return use(X[0], G[0])
-        joined = torch.cat([g.transpose(1, 2) for g in G], 1).transpose(1, 2)
-        return use(X[0] if X[0] is None else torch.cat(X, 1), joined)
+        data, found = zip(*(self._by_sample(i, G) for i, G in parts), strict=True)
+        make, X, G = self._noted.reads[parts[0][0]].use, data[0], found[0]
+        if len(parts) > 1:
+            X = X if X is None else torch.cat(data, 1)
+            return make(X, torch.cat([g.transpose(1, 2) for g in found], 1).transpose(1, 2))
+        use = make(X, G)
+        if isinstance(use, Lookup) or not _same_entries(cotangent(use), G):
+            return use
+        key = id(parts[0][1]), G.shape, G.stride(), G.storage_offset()
+        return replace(use, shared=shared.setdefault(key, (parts[0][1], Shared(G)))[1])
 
     def _by_sample(self, i: int, G: Array) -> tuple[Any, Array]:
         read = self._noted.reads[i]
@@ -254,3 +260,10 @@ class Capture:
         self._told = True
         missed = {name: why for name, why in self._missed.items() if self.sizes[name]}
         checks.slow(missed, not self._network.way.mapped)
+
+
+def _same_entries(a: Array, b: Array) -> bool:
+    """Whether one array shows all entries of the other."""
+    if a.numel() != b.numel() or a.dtype != b.dtype or a.storage_offset() != b.storage_offset():
+        return False
+    return bool(a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr())
