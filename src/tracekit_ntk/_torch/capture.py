@@ -15,7 +15,7 @@ from tracekit._arrays import Array
 from .._derivatives import checks
 from .._factors import Dense, Lookup, Shared, Use, cotangent, stack
 from .check import Check
-from .cotangents import Cotangents, largest, largest_of_rows
+from .cotangents import Cotangents, Plain, largest_of_rows
 from .derivatives import leaves
 from .noted import Noted, Part, in_precision
 from .placement import Placement
@@ -191,33 +191,31 @@ class Capture:
         network, rows = self._network, self._cotangents.rows
         if grads is None:
             grads = each(torch.Tensor.detach, network.reverse(rows))
-        y, truth, differs = network.plain(self._cotangents)
-        if differs:
+        plain = network.plain(self._cotangents)
+        if plain.differs:
             self._missed = dict.fromkeys(self.sizes, "the watched run of f gave something else")
         known = dict(self._missed)
-        mixed, wrong = self._judged(grads, truth)
+        mixed, wrong = self._judged(grads, plain)
         if (mixed or wrong) and network.way.mapped:
             alone = network.reverse(rows, Way(mapped=False))
             if not self._check.same(grads, alone):
                 network.way, self._missed = Way(False, network.way.graph), known
                 grads = alone
-                mixed, wrong = self._judged(grads, truth)
+                mixed, wrong = self._judged(grads, plain)
         if mixed:
             self._refuse_mixing(mixed)
-            wrong = self._check.wrong(grads, truth, self._missed)
+            wrong = self._check.wrong(grads, plain, self._missed)
         self._missed |= wrong
         if self._missed:
-            self._end = self._source(y, truth)
+            self._end = self._source(plain)
         self._settled = True
 
-    def _judged(
-        self, grads: list[Array | None], truth: dict[str, Array]
-    ) -> tuple[list[int], dict[str, str]]:
+    def _judged(self, grads: list[Array | None], plain: Plain) -> tuple[list[int], dict[str, str]]:
         """Reads that mix samples; and if there are none, parameters whose factors are wrong."""
         mixed, lost = self._placement.find(grads)
         for i in lost:
             self._missed.setdefault(self._name(i), "samples lie along no one axis")
-        return mixed, {} if mixed else self._check.wrong(grads, truth, self._missed)
+        return mixed, {} if mixed else self._check.wrong(grads, plain, self._missed)
 
     def _refuse_mixing(self, mixed: list[int]) -> None:
         """What all samples share is a function of parameters alone, or samples are coupled."""
@@ -237,23 +235,23 @@ class Capture:
     def _name(self, i: int) -> str:
         return self._noted.reads[i].seen.name
 
-    def _source(self, plain: Array, truth: dict[str, Array]) -> tuple[Array, Way]:
+    def _source(self, plain: Plain) -> tuple[Array, Way]:
         """The run of f and the way to reverse it that give the gradients of what was missed."""
-        names = [name for name in self._missed if name in truth]
+        names = [name for name in self._missed if name in plain.gradients]
         p = [self._network.leaves[name] for name in names]
-        wanted = [truth[name] for name in names]
+        wanted = [plain.gradients[name] for name in names]
         sizes = [largest_of_rows(t) for t in wanted]
-        most = max(largest(truth.values()), default=0.0)
         ways = [Way(True), Way(False)] if self._network.way.mapped else [Way(False)]
-        for y, way in product([y for y in (self._network.output, plain) if y.requires_grad], ways):
+        runs = [y for y in (self._network.output, plain.output) if y.requires_grad]
+        for y, way in product(runs, ways):
             found = batched_grad([y], p, [self._cotangents.plain], way)
             made = []
             for t, g in zip(wanted, found, strict=True):
                 g = torch.zeros_like(t) if g is None else g.detach().reshape(len(t), -1).to(t.dtype)
                 made.append(g.conj() if g.is_complex() else g)
-            if not any(self._cotangents.differ(wanted, made, sizes, most)):
+            if not any(self._cotangents.differ(wanted, made, sizes, plain.most)):
                 return y, way._replace(graph=self._network.way.graph)
-        return plain, Way(False, self._network.way.graph)
+        return plain.output, Way(False, self._network.way.graph)
 
     def _tell(self) -> None:
         """Say once which parameters take the slow road."""

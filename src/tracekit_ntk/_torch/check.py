@@ -11,7 +11,7 @@ from tracekit._arrays import Array
 
 from .._derivatives import checks
 from .._factors import Dense, Lookup, Outer, Use
-from .cotangents import Cotangents, largest, largest_of_rows
+from .cotangents import Cotangents, Plain, largest, largest_of_rows
 from .noted import Noted
 from .reverse import each
 
@@ -23,9 +23,10 @@ class Check:
         self._noted, self._cotangents, self._sizes = noted, cotangents, sizes
 
     def wrong(
-        self, grads: Sequence[Array | None], truth: Mapping[str, Array], missed: Collection[str]
+        self, grads: Sequence[Array | None], plain: Plain, missed: Collection[str]
     ) -> dict[str, str]:
         """Parameters whose factors do not sum up to their gradients, with why."""
+        truth, most = plain.gradients, plain.most
         kinds = self._noted.by_kind(each(self._cotangents.summed, grads), missed)
         names = [name for name in truth if name not in missed]
         unseen = [name for name in names if name not in kinds and bool(truth[name].any())]
@@ -36,7 +37,6 @@ class Check:
                 made[name] = _gradient(uses, self._sizes[name]).detach()
             except Exception as error:  # a call that its rule does not foresee
                 failed[name] = f"its rule fails: {type(error).__name__}"
-        most = max(largest(truth.values()), default=0.0)
         wanted = [truth[name] for name in made]
         far = list(compress(made, self._cotangents.far(wanted, [*made.values()], most)))
         bounds = [

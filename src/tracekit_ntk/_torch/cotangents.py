@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 
 from tracekit._arrays import Array
+
+
+class Plain(NamedTuple):
+    """What plain autograd makes of a run that nothing watches."""
+
+    output: Array
+    gradients: dict[str, Array]  # of every parameter with entries, (rows, size)
+    most: float  # the largest absolute value in them
+    differs: bool  # whether the output is not that of the watched run
 
 
 class Cotangents:
@@ -30,18 +40,9 @@ class Cotangents:
             self.rows = self.plain = v.to(y)
             return
         self.plain = v.to(y)
-        half = torch.randint(0, 2, (samples,), generator=generator)
-        half[0], half[-1] = 1, 0
-        rank = torch.where(half == 1, half.cumsum(0), (1 - half).cumsum(0))
-        most = 2 if y.dtype == torch.float16 else 8
-        factor = 2.0 ** (rank % (2 * most + 1) - most).double()
-        masks = torch.stack([half.double(), 1 - half.double(), factor])
+        masks, parts = _halves(samples, 2 if y.dtype == torch.float16 else 8)
         self.rows = (masks.reshape(3, samples, *[1] * (y.ndim - 1)) * v[0]).to(y)
-        # of the three rows at a sample: what must be none, what must cancel, and what is left
-        none = torch.stack([1 - masks[0], 1 - masks[1], torch.zeros(samples)], 1)
-        cancel = torch.stack([-factor, -factor, torch.ones(samples)], 1)
-        size = torch.stack([factor, factor, torch.zeros(samples)], 1)
-        self.parts = torch.stack([none, cancel, size], 1).to(y)
+        self.parts = parts.to(y)
 
     def summed(self, G: Array) -> Array:
         """Derivatives for the plain rows, from those for all."""
@@ -94,3 +95,17 @@ def largest(tensors: Iterable[Array]) -> list[float]:
     """The largest absolute value of each."""
     found = torch._foreach_norm(list(tensors), float("inf"))
     return torch.stack([t.double() for t in found]).tolist() if found else []
+
+
+@lru_cache(maxsize=16)
+def _halves(samples: int, most: int) -> tuple[Array, Array]:
+    """Each sample's factor in the three rows; and of the rows there: none, cancelling, left."""
+    half = torch.randint(0, 2, (samples,), generator=torch.Generator().manual_seed(1))
+    half[0], half[-1] = 1, 0
+    rank = torch.where(half == 1, half.cumsum(0), (1 - half).cumsum(0))
+    factor = 2.0 ** (rank % (2 * most + 1) - most).double()
+    masks = torch.stack([half.double(), 1 - half.double(), factor])
+    none = torch.stack([1 - masks[0], 1 - masks[1], torch.zeros(samples)], 1)
+    cancel = torch.stack([-factor, -factor, torch.ones(samples)], 1)
+    size = torch.stack([factor, factor, torch.zeros(samples)], 1)
+    return masks, torch.stack([none, cancel, size], 1)

@@ -186,14 +186,11 @@ def direct(op: str, out: Array, seen: Seen, factor: Any, tail: Sequence[int] | N
 
     `tail` are the axes of the output that those of the parameter are: the last ones by default.
     """
-    ghost = seen.ghost
-    shape, stride, offset = ghost.shape, ghost.stride(), ghost.storage_offset()
-    last = range(out.ndim - len(shape), out.ndim) if tail is None else tail
-    kept = [i for i, n in enumerate(shape) if n > 1 and stride[i] > 0]
-    axes = [last[i] for i in kept]
-    rest = [i for i in range(out.ndim) if i not in axes]
-    to_positions = [0, *(i + 1 for i in rest), *(i + 1 for i in axes)]
-    sizes, steps = tuple(shape[i] for i in kept), tuple(stride[i] for i in kept)
+    ghost, offset = seen.ghost, seen.ghost.storage_offset()
+    last = tuple(range(out.ndim - ghost.ndim, out.ndim) if tail is None else tail)
+    to_positions, positions, sizes, steps, whole = _entries(
+        ghost.shape, ghost.stride(), out.ndim, last
+    )
     tensor = factor if isinstance(factor, torch.Tensor) else None
 
     def arrange(G: Array) -> Array:
@@ -212,13 +209,26 @@ def direct(op: str, out: Array, seen: Seen, factor: Any, tail: Sequence[int] | N
             J = torch.einsum("nosk,nsk->nok", G, X.to(G.dtype))
             J = J if seen.scale == 1 else J * seen.scale
         J = J if ghost.is_complex() or not J.is_complex() else J.real
-        if _is_contiguous([*zip(sizes, steps, strict=True)]):
+        if whole:
             return Dense(J, offset)
         return scattered(J, ghost.as_strided(sizes, steps, offset), seen.size)
 
     kind = (op, factor, steps, offset) if tensor is None else None
-    return Read(seen, op, out, len(rest), arrange, None if tensor is None else data, use,
+    return Read(seen, op, out, positions, arrange, None if tensor is None else data, use,
                 () if tensor is None else (tensor,), kind)  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _entries(
+    shape: tuple[int, ...], stride: tuple[int, ...], ndim: int, tail: tuple[int, ...]
+) -> tuple[tuple[int, ...], int, tuple[int, ...], tuple[int, ...], bool]:
+    """Axes of the output: positions, then those of entries; how these lie, and if side by side."""
+    kept = [i for i, n in enumerate(shape) if n > 1 and stride[i] > 0]
+    axes = [tail[i] for i in kept]
+    rest = [i for i in range(ndim) if i not in axes]
+    sizes, steps = tuple(shape[i] for i in kept), tuple(stride[i] for i in kept)
+    whole = _is_contiguous([*zip(sizes, steps, strict=True)])
+    return (0, *(i + 1 for i in rest + axes)), len(rest), sizes, steps, whole
 
 
 def lookup(op: str, call: Call, seen: Seen, ids: Array, padding: int | None) -> Read | None:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tracekit._arrays import Array
 
 from .._derivatives import checks
-from .cotangents import Cotangents, largest
+from .cotangents import Cotangents, Plain, largest
 from .derivatives import unflatten
 from .passes import MORE_RUNS, generator_state, is_array, is_inexact
 from .reads import Call, Read, Seen, through
@@ -77,8 +77,8 @@ class Network:
             found = self._sweep(rows, self.way if way is None else way)
         return each(lambda g: g.conj() if g.is_complex() else g, found)
 
-    def plain(self, check: Cotangents) -> tuple[Array, dict[str, Array], bool]:
-        """A run that nothing watches, its gradients for the plain rows, and whether it differs."""
+    def plain(self, check: Cotangents) -> Plain:
+        """A run that nothing watches, and its gradients for the plain rows."""
         y, tolerance = self.run(), check.precision**0.75
         differs = not _apart(y, self.output) <= tolerance
         if differs:
@@ -92,7 +92,8 @@ class Network:
             rows.append(rows[0] * 1j)
         named = {name: p for name, p in self.leaves.items() if p.numel()}
         if not y.requires_grad:
-            return y, {name: p.new_zeros(count, p.numel()) for name, p in named.items()}, differs
+            zeros = {name: p.new_zeros(count, p.numel()) for name, p in named.items()}
+            return Plain(y, zeros, 0.0, differs)
         found = batched_grad([y], list(named.values()), [torch.stack(rows)], Way(mapped=False))
         truth = {}
         for (name, p), g in zip(named.items(), found, strict=True):
@@ -104,9 +105,10 @@ class Network:
                 checks.holomorphic(bool(deviation <= check.tolerance * size))
                 g = g[:count].conj().resolve_conj()
             truth[name] = g
-        for name, size in zip(truth, largest(truth.values()), strict=True):
+        sizes = largest(truth.values())
+        for name, size in zip(truth, sizes, strict=True):
             checks.finite_gradient(isfinite(size), name)
-        return y, truth, differs
+        return Plain(y, truth, max(sizes, default=0.0), differs)
 
     def run(self, x: Any = None) -> Any:
         """What f gives, at samples that it may write into."""
