@@ -18,6 +18,7 @@ from torch.func import functional_call, jacrev  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import tracekit_ntk as tkn  # noqa: E402
+from tracekit_ntk._factors.uses import take_samples  # noqa: E402
 from tracekit_ntk._torch.capture import capture  # noqa: E402
 from tracekit_ntk._torch.reads import direct  # noqa: E402
 from tracekit_ntk._torch.rules import RULES  # noqa: E402
@@ -711,6 +712,15 @@ def test_tied_weights_are_stacked() -> None:
     [use] = capture(f, params, x).uses(0, 10)["['b']"]
     assert isinstance(use, Outer)
     assert use.G.shape[3] == 4
+
+
+def test_a_weight_and_its_bias_share_what_is_made_of_their_cotangents() -> None:
+    params = {"a": R(4, 5), "b": R(5), "c": R(5, 3)}
+    found = capture(lambda p, x: torch.tanh(x @ p["a"] + p["b"]) @ p["c"], params, R(6, 4))
+    a, b, c = (use for [use] in found.uses(0, 3).values())
+    assert a.shared is b.shared is not c.shared
+    torch.testing.assert_close(b.shared.squared_lengths, (b.J**2).sum((1, 2)))
+    assert take_samples(a, 0, 2).shared is None
 
 
 def test_parameters_stay_as_they_are_and_need_no_gradient() -> None:
