@@ -7,7 +7,10 @@ table of these marks.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -22,105 +25,247 @@ NETWORK_FEATURES = ("PyTorch", "JAX", "jax.jit", "gradient", "complex")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 HERMITIAN = {"non-Hermitian": "is of Hermitian operators"}
 HOST = {"jax.jit": "decides as it goes", "gradient": "decides as it goes"}
+OPERATOR = {
+    "cost": "products are spent where it is applied",
+    "error": "is an operator, applied without an error",
+    "pickle": "holds the operator that it was given",
+}
+OF_L = {"factor": "is given L itself"}
+RATIO = {"zero": "is 0 / 0, and refused"}
+POSITIVE = {"zero": "is of positive definite operators"}
+OF_A_CURVE = {
+    "error": "is a function, of which one point is read",
+    "scale": "the width of the curve is told in units of A",
+    "zero": "reads the points from A",
+    "integers": "reads the points from A",
+}
+
+
+def alone(A: Any) -> tuple[Any, ...]:
+    return (A,)
+
+
+def beside_its_square(A: Any) -> tuple[Any, ...]:
+    return A, A * A
+
+
+def beside_a_column(A: Any) -> tuple[Any, ...]:
+    return A, A[:, 0]
+
+
+def value(found: Any, A: Any) -> Any:
+    return found.value
 
 
 class Case(NamedTuple):
-    """A function, a small call that gives an array, and what the function lacks, with the reason.
+    """A function, how it is called, and what it lacks, with the reason.
 
-    The call is of a matrix A and an rng, or of a network f(params, x), params, x and an rng.
-    A function that looks at values to choose its way cannot look in compiled code, where it then
-    gives another estimate.
+    ``run(*operands(A), budget, rng=rng)`` gives a record, of which ``read`` takes an array. What it
+    lacks are features of the table below, or laws of `tests/laws`. A function that looks at values
+    to choose its way cannot look in compiled code, where it then gives another estimate.
+    ``scaled(v, c)`` is what comes of c A where v comes of A.
     """
+
+    name: str
+    run: Callable[..., Any]
+    budget: int
+    lacks: Mapping[str, str] = NOTHING
+    looks: bool = False
+    blocks: bool = False  # takes block_size
+    operands: Callable[[Any], tuple[Any, ...]] = alone
+    read: Callable[[Any, Any], Any] = value
+    scaled: Callable[[Any, float], Any] = operator.mul
+
+    def call(self, A: Any, rng: Any) -> Any:
+        """The numbers of a small call."""
+        return self.read(self.run(*self.operands(A), self.budget, rng=rng), A)
+
+
+def same(v: Any, c: float) -> Any:
+    return v
+
+
+def squared(v: Any, c: float) -> Any:
+    return v * c * c
+
+
+def cubed(v: Any, c: float) -> Any:
+    return v * c**3
+
+
+CASES = (
+    Case(
+        "trace",
+        lambda A, m, rng: tk.trace(A, rtol=0.2, max_matvecs=m, rng=rng),
+        N,
+        {"seed": "reads the entries of a matrix", "cost": "reads the entries of a matrix"},
+    ),
+    Case(
+        "exact_trace",
+        lambda A, m, rng, **more: tk.exact_trace(A, **more),
+        N,
+        {"seed": "draws nothing", "budget": "has none"},
+        blocks=True,
+    ),
+    Case("hutchinson", tk.hutchinson, 8, blocks=True),
+    Case("hutchpp", tk.hutchpp, 9, blocks=True),
+    Case(
+        "nahutchpp",
+        tk.nahutchpp,
+        9,
+        {
+            "NaN": "its pseudoinverse refuses first",
+            "zero": "signs that all find nothing may be chance",
+        },
+        blocks=True,
+    ),
+    Case("xtrace", tk.xtrace, 8, blocks=True),
+    Case("xnystrace", tk.xnystrace, 8, HERMITIAN, blocks=True),
+    Case("one_sided", tk.one_sided, 8, OF_L, blocks=True, scaled=squared),
+    Case(
+        "spectral_summary",
+        lambda A, m, rng: tk.spectral_summary(A, m, rng=rng).frobenius_norm,
+        8,
+        RATIO,
+        looks=True,
+    ),
+    Case("frobenius_norm", tk.frobenius_norm, 8, looks=True),
+    Case("effective_rank", tk.effective_rank, 8, RATIO, looks=True, scaled=same),
+    Case("inner", tk.inner, 8, operands=beside_its_square, scaled=cubed),
+    Case("alignment", tk.alignment, 8, RATIO, operands=beside_its_square, scaled=same),
+    Case(
+        "target_alignment",
+        tk.target_alignment,
+        8,
+        RATIO,
+        looks=True,
+        operands=beside_a_column,
+        scaled=same,
+    ),
+    Case(
+        "one_sided_summary",
+        lambda L, m, rng: tk.one_sided_summary(L, m, rng=rng).frobenius_norm,
+        8,
+        OF_L | RATIO,
+        scaled=squared,
+    ),
+    Case(
+        "one_sided_alignment",
+        tk.one_sided_alignment,
+        8,
+        OF_L | RATIO,
+        operands=beside_its_square,
+        scaled=same,
+    ),
+    Case("diagonal", tk.diagonal, 8, blocks=True),
+    Case("xdiag", tk.xdiag, 8, blocks=True),
+    Case("xnysdiag", tk.xnysdiag, 8, HERMITIAN, blocks=True),
+    Case(
+        "block_traces",
+        lambda A, m, **more: tk.block_traces(A, DIMS, 1, m, **more),
+        2,
+        blocks=True,
+    ),
+    Case(
+        "partial_trace",
+        lambda A, m, **more: tk.partial_trace(A, DIMS, 1, m, **more),
+        2,
+        {"budget": "counts probes, of one product for every kept index each"},
+        blocks=True,
+    ),
+    Case(
+        "partial_trace_operator",
+        lambda A, m, **more: tk.exact_trace(tk.partial_trace_operator(A, DIMS, 1, m, **more)),
+        2,
+        OPERATOR,
+        blocks=True,
+    ),
+    Case(
+        "trace_function",
+        lambda A, m, rng: tk.trace_function(A, tk.functions.log, m, rng=rng, depth=3),
+        18,
+        HERMITIAN | POSITIVE,
+        scaled=lambda v, c: v + N * math.log(c),
+    ),
+    Case(
+        "function_operator",
+        lambda A, m, rng: tk.exact_trace(tk.function_operator(A, tk.functions.sqrt, m)),
+        4,
+        HERMITIAN | OPERATOR | {"seed": "draws nothing"},
+        scaled=lambda v, c: v * math.sqrt(c),
+    ),
+    Case(
+        "logdet",
+        tk.logdet,
+        18,
+        HERMITIAN | POSITIVE,
+        looks=True,
+        scaled=lambda v, c: v + N * math.log(c),
+    ),
+    Case(
+        "trace_inverse",
+        partial(tk.trace_inverse, depth=3),
+        18,
+        HERMITIAN | POSITIVE,
+        scaled=operator.truediv,
+    ),
+    Case(
+        "effective_dimension",
+        lambda A, m, rng: tk.effective_dimension(A, 0.1, m, rng=rng, depth=3),
+        18,
+        HERMITIAN | {"scale": "has a ridge, in units of A"},
+    ),
+    Case(
+        "estrada_index",
+        partial(tk.estrada_index, depth=3),
+        18,
+        HERMITIAN
+        | {"scale": "exponentials have no unit", "zero": "the exponential of zero is one"},
+    ),
+    Case("schatten_norm", lambda A, m, rng: tk.schatten_norm(A, 3, m, rng=rng, depth=3), 18),
+    Case("nuclear_norm", partial(tk.nuclear_norm, depth=3), 18),
+    Case("entropy_rank", partial(tk.entropy_rank, depth=3), 18, scaled=same),
+    Case(
+        "spectral_density",
+        tk.spectral_density,
+        18,
+        HERMITIAN | OF_A_CURVE,
+        read=lambda found, A: found.density(A[0, :], 0.5),
+    ),
+    Case(
+        "Tracker",
+        lambda A, m, rng: tk.Tracker(m, rng=rng).update(A).trace,
+        12,
+        HERMITIAN
+        | HOST
+        | RATIO
+        | {"seed": "its first step is exact", "budget": "is of the steps after the first"},
+    ),
+)
+
+
+class NetworkCase(NamedTuple):
+    """A function, a small call of f(params, x), params, x and an rng, and what it lacks."""
 
     name: str
     call: Callable[..., Any]
     lacks: Mapping[str, str] = NOTHING
-    looks: bool = False
 
-
-CASES = (
-    Case("trace", lambda A, rng: tk.trace(A, rtol=0.2, rng=rng).value),
-    Case("exact_trace", lambda A, rng: tk.exact_trace(A).value),
-    Case("hutchinson", lambda A, rng: tk.hutchinson(A, 8, rng=rng).value),
-    Case("hutchpp", lambda A, rng: tk.hutchpp(A, 9, rng=rng).value),
-    Case("nahutchpp", lambda A, rng: tk.nahutchpp(A, 9, rng=rng).value),
-    Case("xtrace", lambda A, rng: tk.xtrace(A, 8, rng=rng).value),
-    Case("xnystrace", lambda A, rng: tk.xnystrace(A, 8, rng=rng).value, HERMITIAN),
-    Case("one_sided", lambda L, rng: tk.one_sided(L, 8, rng=rng).value),
-    Case(
-        "spectral_summary",
-        lambda A, rng: tk.spectral_summary(A, 8, rng=rng).frobenius_norm.value,
-        looks=True,
-    ),
-    Case("frobenius_norm", lambda A, rng: tk.frobenius_norm(A, 8, rng=rng).value, looks=True),
-    Case("effective_rank", lambda A, rng: tk.effective_rank(A, 8, rng=rng).value, looks=True),
-    Case("inner", lambda A, rng: tk.inner(A, A * A, 8, rng=rng).value),
-    Case("alignment", lambda A, rng: tk.alignment(A, A * A, 8, rng=rng).value),
-    Case(
-        "target_alignment",
-        lambda K, rng: tk.target_alignment(K, K[:, 0], 8, rng=rng).value,
-        looks=True,
-    ),
-    Case(
-        "one_sided_summary", lambda L, rng: tk.one_sided_summary(L, 8, rng=rng).frobenius_norm.value
-    ),
-    Case("one_sided_alignment", lambda L, rng: tk.one_sided_alignment(L, L * L, 8, rng=rng).value),
-    Case("diagonal", lambda A, rng: tk.diagonal(A, 8, rng=rng).value),
-    Case("xdiag", lambda A, rng: tk.xdiag(A, 8, rng=rng).value),
-    Case("xnysdiag", lambda A, rng: tk.xnysdiag(A, 8, rng=rng).value, HERMITIAN),
-    Case("block_traces", lambda A, rng: tk.block_traces(A, DIMS, 1, 2, rng=rng).value),
-    Case("partial_trace", lambda A, rng: tk.partial_trace(A, DIMS, 1, 2, rng=rng).value),
-    Case(
-        "partial_trace_operator",
-        lambda A, rng: tk.exact_trace(tk.partial_trace_operator(A, DIMS, 1, 2, rng=rng)).value,
-    ),
-    Case(
-        "trace_function",
-        lambda A, rng: tk.trace_function(A, tk.functions.log, 18, rng=rng, depth=3).value,
-        HERMITIAN,
-    ),
-    Case(
-        "function_operator",
-        lambda A, rng: tk.exact_trace(tk.function_operator(A, tk.functions.sqrt, 4)).value,
-        HERMITIAN,
-    ),
-    Case("logdet", lambda A, rng: tk.logdet(A, 18, rng=rng).value, HERMITIAN, looks=True),
-    Case(
-        "trace_inverse", lambda A, rng: tk.trace_inverse(A, 18, rng=rng, depth=3).value, HERMITIAN
-    ),
-    Case(
-        "effective_dimension",
-        lambda A, rng: tk.effective_dimension(A, 0.1, 18, rng=rng, depth=3).value,
-        HERMITIAN,
-    ),
-    Case(
-        "estrada_index", lambda A, rng: tk.estrada_index(A, 18, rng=rng, depth=3).value, HERMITIAN
-    ),
-    Case("schatten_norm", lambda A, rng: tk.schatten_norm(A, 3, 18, rng=rng, depth=3).value),
-    Case("nuclear_norm", lambda A, rng: tk.nuclear_norm(A, 18, rng=rng, depth=3).value),
-    Case("entropy_rank", lambda A, rng: tk.entropy_rank(A, 18, rng=rng, depth=3).value),
-    Case(
-        "spectral_density",
-        lambda A, rng: tk.spectral_density(A, 18, rng=rng).density(A[0, :], 0.5),
-        HERMITIAN,
-    ),
-    Case("Tracker", lambda A, rng: tk.Tracker(12, rng=rng).update(A).trace.value, HERMITIAN | HOST),
-)
 
 NETWORK_CASES = (
-    Case(
+    NetworkCase(
         "jacobian",
         lambda f, params, x, rng: (
             tk.frobenius_norm(tkn.jacobian(lambda p: f(p, x), params), 4, rng=rng).value
         ),
     ),
-    Case(
+    NetworkCase(
         "ntk",
         lambda f, params, x, rng: (
             tk.hutchinson(tkn.ntk(lambda p: f(p, x), params), 4, rng=rng).value
         ),
     ),
-    Case(
+    NetworkCase(
         "cross_ntk",
         lambda f, params, x, rng: (
             tk.hutchinson(
@@ -128,35 +273,35 @@ NETWORK_CASES = (
             ).value
         ),
     ),
-    Case(
+    NetworkCase(
         "parameter_gram",
         lambda f, params, x, rng: (
             tk.hutchinson(tkn.parameter_gram(lambda p: f(p, x), params), 4, rng=rng).value
         ),
     ),
-    Case(
+    NetworkCase(
         "per_parameter",
         lambda f, params, x, rng: (
             tk.one_sided(tkn.per_parameter(lambda p: f(p, x), params)["U"], 4, rng=rng).value
         ),
     ),
-    Case(
+    NetworkCase(
         "sample_ntk",
         lambda f, params, x, rng: tk.hutchinson(tkn.sample_ntk(f, params, x), 2, rng=rng).value,
     ),
-    Case(
+    NetworkCase(
         "factored_ntk",
         lambda f, params, x, rng: tk.hutchinson(tkn.factored_ntk(f, params, x), 4, rng=rng).value,
     ),
-    Case("kernel", lambda f, params, x, rng: tkn.kernel(f, params, x)),
-    Case("ntk_trace", lambda f, params, x, rng: tkn.ntk_trace(f, params, x)),
-    Case("ntk_diagonal", lambda f, params, x, rng: tkn.ntk_diagonal(f, params, x)),
-    Case("ntk_norm", lambda f, params, x, rng: tkn.ntk_norm(f, params, x)),
-    Case(
+    NetworkCase("kernel", lambda f, params, x, rng: tkn.kernel(f, params, x)),
+    NetworkCase("ntk_trace", lambda f, params, x, rng: tkn.ntk_trace(f, params, x)),
+    NetworkCase("ntk_diagonal", lambda f, params, x, rng: tkn.ntk_diagonal(f, params, x)),
+    NetworkCase("ntk_norm", lambda f, params, x, rng: tkn.ntk_norm(f, params, x)),
+    NetworkCase(
         "jacobian_contraction",
         lambda f, params, x, rng: tkn.kernel(f, params, x, implementation=tkn.jacobian_contraction),
     ),
-    Case(
+    NetworkCase(
         "ntk_vector_products",
         lambda f, params, x, rng: tkn.kernel(f, params, x, implementation=tkn.ntk_vector_products),
     ),

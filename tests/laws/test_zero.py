@@ -1,0 +1,17 @@
+"""Of the zero operator: zero, without a doubt, and nothing that is not a number."""
+
+from __future__ import annotations
+
+import numpy as np
+from capabilities import Case, N
+from rows import law, libraries, run
+
+
+@law("zero")
+def test_zero_operator(case: Case) -> None:
+    for lib in libraries():
+        zero = lib.array(np.zeros((N, N)))
+        found = run(case, zero, budget=max(case.budget, 18))
+        np.testing.assert_array_equal(lib.numpy(case.read(found, zero)), 0.0)
+        if "error" not in case.lacks:
+            np.testing.assert_array_equal(lib.numpy(found.standard_error), 0.0)
