@@ -34,9 +34,8 @@ def torch() -> Any:
 
 
 @estimators
-@pytest.mark.parametrize("kind", ["real", "complex"])
-def test_compiled_is_eager(jax: Any, estimator: Any, kind: str) -> None:
-    A, key = jax.numpy.asarray(matrix(fits(estimator, kind), N)), jax.random.key(3)
+def test_compiled_is_eager(jax: Any, estimator: Any) -> None:
+    A, key = jax.numpy.asarray(matrix(fits(estimator, "complex"), N)), jax.random.key(3)
     f = lambda A, key: estimator(A, M, rng=key)  # noqa: E731
     eager, compiled = f(A, key), jax.jit(f)(A, key)
     assert isinstance(compiled, tk.Estimate)
@@ -106,11 +105,12 @@ def test_indefinite_is_not_a_number_in_compiled_xnystrace(jax: Any) -> None:
 def test_batched_over_keys(jax: Any, estimator: Any) -> None:
     A = jax.numpy.asarray(matrix(fits(estimator, "real"), N))
     keys = jax.random.split(jax.random.key(0), 3)
-    batched = jax.vmap(lambda key: estimator(A, M, rng=key))(keys)
+    f = lambda key: estimator(A, M, rng=key)  # noqa: E731
+    batched, single = jax.jit(jax.vmap(f))(keys), jax.jit(f)
     assert batched.value.shape == batched.standard_error.shape == (3,)
     assert batched.num_matvecs == M
     for i, key in enumerate(keys):
-        one = estimator(A, M, rng=key)
+        one = single(key)
         assert float(batched.value[i]) == pytest.approx(float(one.value), rel=1e-8)
         assert float(batched.standard_error[i]) == pytest.approx(
             float(one.standard_error), rel=1e-6
@@ -121,11 +121,10 @@ def test_batched_over_keys(jax: Any, estimator: Any) -> None:
 def test_batched_over_operators(jax: Any, estimator: Any) -> None:
     stack = np.stack([matrix(fits(estimator, "real"), N, seed=s) for s in range(3)])
     key = jax.random.key(0)
-    batched = jax.jit(jax.vmap(lambda A: estimator(A, M, rng=key).value))(jax.numpy.asarray(stack))
+    f = lambda A: estimator(A, M, rng=key).value  # noqa: E731
+    batched, single = jax.jit(jax.vmap(f))(jax.numpy.asarray(stack)), jax.jit(f)
     for A, value in zip(stack, batched, strict=True):
-        assert float(value) == pytest.approx(
-            float(estimator(jax.numpy.asarray(A), M, rng=key).value), rel=1e-8
-        )
+        assert float(value) == pytest.approx(float(single(A)), rel=1e-8)
 
 
 def direction(estimator: Any) -> np.ndarray:
@@ -141,14 +140,11 @@ def difference(f: Any, A: np.ndarray, D: np.ndarray) -> float:
 
 
 @estimators
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
-def test_jax_gradients_are_those_of_finite_differences(
-    jax: Any, estimator: Any, compiled: bool
-) -> None:
+def test_jax_gradients_are_those_of_finite_differences(jax: Any, estimator: Any) -> None:
     A, D = matrix(fits(estimator, "real"), N), direction(estimator)
     key = jax.random.key(2)
-    f = lambda A: estimator(A, M, rng=key).value  # noqa: E731
-    gradient = (jax.jit if compiled else lambda g: g)(jax.grad(f))(jax.numpy.asarray(A))
+    f = jax.jit(lambda A: estimator(A, M, rng=key).value)
+    gradient = jax.jit(jax.grad(f))(jax.numpy.asarray(A))
     expected = difference(lambda A: float(f(jax.numpy.asarray(A))), A, D)
     assert float(np.sum(np.asarray(gradient) * D)) == pytest.approx(expected, rel=1e-6)
     if estimator is tk.hutchinson:
@@ -248,5 +244,4 @@ def test_no_rank_is_promoted(jax: Any, call: Any) -> None:
     """Code bases that forbid it can use the library."""
     A, key = jax.numpy.asarray(matrix("psd", N) + np.eye(N)), jax.random.key(0)
     with jax.numpy_rank_promotion("raise"):
-        found = call(A, M, rng=key)
-    assert np.all(np.isfinite(np.asarray(found.value)))
+        jax.eval_shape(lambda A: call(A, M, rng=key).value, A)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import twins
-from conftest import KINDS, PSD, Library, installed, matrix
+from conftest import KINDS, PSD, Library, installed, library, matrix
 
 import tracekit as tk
 from tracekit import probes
@@ -197,7 +197,7 @@ def test_readings_are_their_twins_for_every_number_of_probes(
             np.testing.assert_allclose(replicates, without, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("lib_name", ["strict:device1", "torch", "jax", "jax-jit"])
+@pytest.mark.parametrize("lib_name", ["strict:device1", "torch", "jax-jit"])
 def test_readings_agree_in_every_library(lib_name: str) -> None:
     """The same probes, read by compiled code and on other devices."""
     for lib in installed(lib_name):
@@ -402,15 +402,15 @@ def test_joint_probes_near_the_dimension_are_near_exact(law: Any) -> None:
 
 
 @estimators
-@pytest.mark.parametrize(("n", "budgets"), [(1, [1]), (2, [1, 2]), (20, [7])])
-def test_zero_operator(lib: Library, estimator: Any, n: int, budgets: list[int]) -> None:
-    for budget in budgets:
-        budget = 18 if estimator is tk.hutchpp and n > 2 else budget
+@pytest.mark.parametrize("name", ["numpy", "jax-jit"])
+def test_zero_operator(name: str, estimator: Any) -> None:
+    lib = library(name)
+    for n, budget in ((1, 1), (2, 1), (2, 2), (20, 18 if estimator is tk.hutchpp else 7)):
         estimate = lib.estimate(estimator, lib.array(np.zeros((n, n))), budget)
         assert float(estimate.value) == 0.0
         if budget > 1:
             assert float(estimate.standard_error) == 0.0
-    if estimator is tk.hutchpp and n > 2:  # three signs that all find nothing may be chance
+    if estimator is tk.hutchpp:  # three signs that all find nothing may be chance
         assert float(lib.estimate(estimator, lib.array(np.zeros((n, n))), 7).standard_error) > 0
 
 
@@ -467,18 +467,6 @@ def test_scale_equivariant(estimator: Any, kind: str) -> None:
         )
         error = float(scaled.standard_error) * 2.0**-exponent
         assert error == pytest.approx(float(base.standard_error), rel=1e-6)
-
-
-@estimators
-def test_scale_equivariant_in_every_library(lib: Library, estimator: Any) -> None:
-    A = matrix(fits(estimator), 20)
-    exponents = (-90, 90) if lib.eps > 1e-8 else (-531, 498)
-    base = lib.estimate(estimator, lib.array(A), 12)
-    for exponent in exponents:
-        scaled = lib.estimate(estimator, lib.array(A * 2.0**exponent), 12)
-        assert float(scaled.value) * 2.0**-exponent == pytest.approx(
-            float(base.value), rel=1e4 * lib.eps
-        )
 
 
 @estimators
@@ -552,7 +540,7 @@ def test_one_seed_one_answer_in_every_library(estimator: Any, kind: str) -> None
     A = matrix(fits(estimator, kind), 30)
     found: dict[str, tuple[complex, float]] = {}
     for lib in installed(
-        "numpy", "numpy-readonly", "strict:CPU_DEVICE", "strict:device1", "torch", "jax", "cupy"
+        "numpy", "numpy-readonly", "strict:CPU_DEVICE", "strict:device1", "torch", "cupy"
     ):
         for law in laws_of(estimator):
             estimate = lib.estimate(estimator, lib.array(A), 16, seed=7, probes=law)
@@ -563,89 +551,27 @@ def test_one_seed_one_answer_in_every_library(estimator: Any, kind: str) -> None
     assert len({value for value, _ in found.values()}) == len(laws_of(estimator))
 
 
-@cases
-def test_draws_do_not_depend_on_the_block_size(estimator: Any, kind: str) -> None:
-    A = matrix(kind, 30)
-    for law in laws_of(estimator):
-        base = estimator(A, 16, rng=3, probes=law)
-        for block_size in (1, 2, 3, 5, 16, 1000):
-            blocked = estimator(A, 16, rng=3, probes=law, block_size=block_size)
-            assert complex(blocked.value) == pytest.approx(complex(base.value), rel=1e-9), (
-                law,
-                block_size,
-            )
-            assert blocked.num_matvecs == base.num_matvecs
-
-
-@estimators
-def test_blocks_are_no_wider_than_asked(estimator: Any) -> None:
-    M, widths = matrix(fits(estimator), 30), []
-
-    def product(X: np.ndarray) -> np.ndarray:
-        widths.append(X.shape[1])
-        return M @ X
-
-    A = tk.LinearOperator((30, 30), product)
-    estimator(A, 16, rng=0, block_size=3)
-    assert max(widths) <= 3
-    tk.exact_trace(A, block_size=4)
-    assert max(widths) <= 4
-
-
-@estimators
-def test_the_same_seed_again_is_the_same_bit_for_bit(estimator: Any) -> None:
-    A = matrix(fits(estimator), 30)
-    assert float(estimator(A, 16, rng=5)) == float(estimator(A, 16, rng=5))
-    assert float(estimator(A, 16, rng=5)) != float(estimator(A, 16, rng=6))
-    assert float(estimator(A, 16)) != float(estimator(A, 16))
-    rng = np.random.default_rng(5)
-    first, second = float(estimator(A, 16, rng=rng)), float(estimator(A, 16, rng=rng))
-    assert first == float(estimator(A, 16, rng=5)) != second
-
-
 # Values live where the operator lives ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("estimator", "dtype"),
-    [(f, "float32") for f in STOCHASTIC]
-    + [(tk.xtrace, "complex64"), (tk.xnystrace, "complex64")]
-    + [
-        (tk.hutchinson, "int64"),
-        (tk.hutchpp, "int64"),
-        (tk.hutchinson, "float16"),
-        (tk.hutchinson, "bool"),
+    [
+        (tk.xtrace, "float32"),
+        (tk.xnystrace, "complex64"),
+        *((tk.hutchinson, dtype) for dtype in ("int64", "float16", "bool")),
     ],
     ids=name_of,
 )
-def test_dtypes_and_devices_are_kept(lib: Library, estimator: Any, dtype: str) -> None:
-    if not hasattr(lib.xp, dtype):
-        pytest.skip(f"{lib} has no {dtype}")
-    default = lib.xp.asarray(0.0, device=lib.device).dtype
-    expected = {
-        "float32": lib.xp.float32,
-        "complex64": lib.xp.complex64,
-        "float16": lib.xp.float32,
-    }.get(dtype, default)
+def test_dtypes_are_kept_in_compiled_code(estimator: Any, dtype: str) -> None:
+    lib = library("jax-jit")
+    expected = {"int64": "float64", "bool": "float64"}.get(dtype, "float32")
     A = np.eye(12) * (1 if dtype == "bool" else 3)
     estimate = lib.estimate(estimator, lib.array(A, dtype), 8)
-    assert estimate.value.dtype == expected
-    assert estimate.standard_error.dtype == (lib.xp.float32 if dtype == "complex64" else expected)
-    assert lib.at_home(estimate.value)
-    assert lib.at_home(estimate.standard_error)
-    if estimate.samples is not None:
-        assert lib.at_home(estimate.samples)
+    assert estimate.value.dtype == ("complex64" if dtype == "complex64" else expected)
+    assert estimate.standard_error.dtype == expected
     if estimator is tk.hutchinson:
         assert complex(estimate.value) == pytest.approx(np.trace(A), rel=1e-5)
-
-
-@estimators
-def test_single_precision_is_as_good_as_it_can_be(estimator: Any) -> None:
-    A = matrix(fits(estimator), 30)
-    double = estimator(A, 16, rng=0)
-    for lib in installed("numpy", "strict:no_float64", "torch"):
-        single = estimator(lib.array(A, "float32"), 16, rng=0)
-        assert float(single.value) == pytest.approx(float(double.value), rel=1e-4)
 
 
 @cases
