@@ -161,10 +161,7 @@ CASES = (
     Case("xdiag", tk.xdiag, 8, blocks=True),
     Case("xnysdiag", tk.xnysdiag, 8, HERMITIAN, blocks=True),
     Case(
-        "block_traces",
-        lambda A, m, **more: tk.block_traces(A, DIMS, 1, m, **more),
-        2,
-        blocks=True,
+        "block_traces", lambda A, m, **more: tk.block_traces(A, DIMS, 1, m, **more), 2, blocks=True
     ),
     Case(
         "partial_trace",
@@ -182,7 +179,7 @@ CASES = (
     ),
     Case(
         "trace_function",
-        lambda A, m, rng: tk.trace_function(A, tk.functions.log, m, rng=rng, depth=3),
+        lambda A, m, rng: tk.trace_function(A, tk.functions.log, m, rng=rng, depth=3, deflate=0),
         18,
         HERMITIAN | POSITIVE,
         scaled=lambda v, c: v + N * math.log(c),

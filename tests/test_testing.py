@@ -155,7 +155,7 @@ def test_eigenvectors_are_not_the_probes_of_the_same_seed(law: Any) -> None:
     n = 60
     A = known_spectrum(np.diag(np.eye(n)) * np.arange(n), rng=4)
     _, vectors = np.linalg.eigh(A)
-    Omega = law(tk._random.Source(4, tk.as_operator(A)), n, 10) / np.sqrt(n)
+    Omega = law(tk.probes.Source(4, tk.as_operator(A)), n, 10) / np.sqrt(n)
     assert np.abs(vectors.T @ Omega).max() < 0.7
 
 

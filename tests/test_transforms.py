@@ -33,7 +33,7 @@ def torch() -> Any:
     return pytest.importorskip("torch")
 
 
-@estimators
+@pytest.mark.parametrize("estimator", [tk.hutchinson, tk.xtrace], ids=lambda f: f.__name__)
 def test_compiled_is_eager(jax: Any, estimator: Any) -> None:
     A, key = jax.numpy.asarray(matrix(fits(estimator, "complex"), N)), jax.random.key(3)
     f = lambda A, key: estimator(A, M, rng=key)  # noqa: E731

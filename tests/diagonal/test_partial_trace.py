@@ -388,6 +388,8 @@ def test_one_seed_one_answer_in_every_library(make: Any, m: int, rank: Any, kind
             lib.numpy(other.standard_error), first.standard_error, rtol=1e-6, atol=1e-12
         )
         assert lib.at_home(other.value)
+        if lib.jit:
+            continue
         single = lib.call(f, lib.array(A, "complex64" if kind == "complex" else "float32"))
         assert single.standard_error.dtype == lib.xp.float32
         np.testing.assert_allclose(lib.numpy(single.value), first.value, atol=1e-4)

@@ -171,16 +171,6 @@ def test_plot_draws_on_the_axes_it_is_given() -> None:
         plt.close("all")
 
 
-def test_estimates_are_pickled_and_copied() -> None:
-    import copy
-    import pickle
-
-    estimate = tk.xtrace(matrix("psd", 20), 12, rng=0)
-    for again in (pickle.loads(pickle.dumps(estimate)), copy.deepcopy(estimate)):
-        assert float(again) == float(estimate)
-        assert again.to_dict() == estimate.to_dict()
-
-
 def products_of(lib: Library) -> tk.LinearOperator:
     """An operator of a library that cannot be pickled: its product is a closure."""
     A = lib.array(matrix("psd", 70))

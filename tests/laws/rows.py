@@ -20,28 +20,35 @@ def law(name: str, *, blocks: bool = False) -> Any:
     return pytest.mark.parametrize("case", held, ids=lambda case: case.name)
 
 
+def forms() -> Any:
+    """Of an operator as it is given, and of L L^H by its factor, where the law is of both."""
+    return pytest.mark.parametrize("make", [tk.as_operator, tk.gram], ids=["plain", "factor"])
+
+
 def positive(kind: str = "psd") -> np.ndarray:
     """A well-conditioned positive definite matrix, or one that is not Hermitian."""
     return matrix(kind, N) + 0.5 * np.eye(N)
 
 
 def libraries() -> list[Library]:
-    """One of each array library; compiled code stands for JAX."""
+    """One of each array library but JAX, which has the cases in `test_capabilities`."""
     return list(installed("numpy-readonly", "strict:device1", "torch", "cupy"))
 
 
-def run(case: Case, A: Any, *, budget: int | None = None, rng: Any = SEED, **more: Any) -> Any:
+def operands(case: Case, A: Any, make: Any = tk.as_operator) -> tuple[Any, ...]:
+    """What the case is called with; what is no matrix is handed on."""
+    if make is tk.gram and "factor" in case.lacks:
+        pytest.skip(f"{case.name} {case.lacks['factor']}")
+    if make is tk.as_operator:
+        return case.operands(A)
+    return tuple(make(X) if X.ndim == 2 else X for X in case.operands(A))
+
+
+def run(case: Case, A: Any, make: Any = tk.as_operator, *, rng: Any = SEED, **more: Any) -> Any:
     """What a case finds."""
-    return case.run(*case.operands(A), case.budget if budget is None else budget, rng=rng, **more)
+    return case.run(*operands(case, A, make), more.pop("budget", case.budget), rng=rng, **more)
 
 
 def numbers(case: Case, found: Any, A: np.ndarray) -> np.ndarray:
     """What is read of it, on the host."""
     return np.asarray(case.read(found, A))
-
-
-def black_box(A: np.ndarray) -> tk.LinearOperator:
-    """An operator that is known by its products."""
-    return tk.LinearOperator(
-        A.shape, lambda X: A @ X, lambda X: A.conj().T @ X, dtype=A.dtype, xp=None
-    )

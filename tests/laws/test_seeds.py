@@ -1,10 +1,13 @@
-"""One seed gives one answer, bit for bit; another seed another one; no seed draws afresh."""
+"""One seed gives one answer, in every library; another seed another one; none draws afresh."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 from capabilities import Case
-from rows import SEED, law, numbers, positive, run
+from rows import SEED, forms, law, libraries, numbers, positive, run
 
 
 @law("seed")
@@ -24,3 +27,22 @@ def test_a_generator_goes_on(case: Case) -> None:
     first, second = (numbers(case, run(case, A, rng=rng), A) for _ in range(2))
     np.testing.assert_array_equal(first, numbers(case, run(case, A), A))
     assert not np.array_equal(first, second)
+
+
+@law("libraries")
+@forms()
+@pytest.mark.parametrize("kind", ["psd", "complex psd"])
+def test_one_seed_one_answer_in_every_library(case: Case, make: Any, kind: str) -> None:
+    A = positive(kind)
+    expected = run(case, A, make)
+    for lib in libraries():
+        B = lib.array(A)
+        found = run(case, B, make)
+        x = case.read(found, B)
+        assert lib.at_home(x)
+        np.testing.assert_allclose(lib.numpy(x), numbers(case, expected, A), rtol=1e-8, atol=1e-10)
+        if "error" not in case.lacks:
+            np.testing.assert_allclose(
+                lib.numpy(found.standard_error), expected.standard_error, rtol=1e-5, atol=1e-10
+            )
+            assert found.num_matvecs == expected.num_matvecs

@@ -96,9 +96,10 @@ def test_all_methods_and_chunks_give_the_kernel(
     if chunk_size is not None and method is not METHODS[0] and world.xp is not world.lib:
         pytest.skip("every chunk size is compiled anew")
     options = {"implementation": method, "chunk_size": chunk_size}
-    K = whole(world.jacobian(world.x), world.jacobian(world.x2))
-    ours = kernel(world.f, world.params, world.x, world.x2, **options)
-    np.testing.assert_allclose(np.asarray(ours), K, atol=1e-10)
+    if chunk_size is None or world.xp is world.lib:
+        K = whole(world.jacobian(world.x), world.jacobian(world.x2))
+        ours = kernel(world.f, world.params, world.x, world.x2, **options)
+        np.testing.assert_allclose(np.asarray(ours), K, atol=1e-10)
     own = kernel(world.f, world.params, world.x, **options)
     J = world.jacobian(world.x)
     np.testing.assert_allclose(np.asarray(kernel_matrix(own)), J @ J.T, atol=1e-10)
@@ -273,7 +274,7 @@ def test_jax_kernels_are_compiled_and_differentiated(world: World) -> None:
     assert float(jax.jit(norm)(world.params)) == pytest.approx(
         float(naive(world.params)), rel=1e-12
     )
-    ours, theirs = jax.grad(norm)(world.params), jax.grad(naive)(world.params)
+    ours, theirs = (jax.jit(jax.grad(f))(world.params) for f in (norm, naive))
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-8, atol=1e-9)
 
