@@ -32,6 +32,7 @@ OPERATOR = {
 }
 OF_L = {"factor": "is given L itself"}
 RATIO = {"zero": "is 0 / 0, and refused"}
+ENTRIES = dict.fromkeys(("seed", "cost"), "reads the entries of a matrix")
 POSITIVE = {"zero": "is of positive definite operators"}
 OF_A_CURVE = {
     "error": "is a function, of which one point is read",
@@ -93,152 +94,64 @@ def cubed(v: Any, c: float) -> Any:
     return v * c**3
 
 
+def shifted(v: Any, c: float) -> Any:
+    return v + N * math.log(c)
+
+
 CASES = (
-    Case(
-        "trace",
-        lambda A, m, rng: tk.trace(A, rtol=0.2, max_matvecs=m, rng=rng),
-        N,
-        {"seed": "reads the entries of a matrix", "cost": "reads the entries of a matrix"},
-    ),
-    Case(
-        "exact_trace",
-        lambda A, m, rng, **more: tk.exact_trace(A, **more),
-        N,
-        {"seed": "draws nothing", "budget": "has none"},
-        blocks=True,
-    ),
+    Case("trace", lambda A, m, rng: tk.trace(A, rtol=0.2, max_matvecs=m, rng=rng), N, ENTRIES),
+    Case("exact_trace", lambda A, m, rng, **more: tk.exact_trace(A, **more), N,
+         {"seed": "draws nothing", "budget": "has none"}, blocks=True),
     Case("hutchinson", tk.hutchinson, 8, blocks=True),
     Case("hutchpp", tk.hutchpp, 9, blocks=True),
-    Case(
-        "nahutchpp",
-        tk.nahutchpp,
-        9,
-        {
-            "NaN": "its pseudoinverse refuses first",
-            "zero": "signs that all find nothing may be chance",
-        },
-        blocks=True,
-    ),
+    Case("nahutchpp", tk.nahutchpp, 9, {"NaN": "its pseudoinverse refuses first", "zero": "signs "
+         "that all find nothing may be chance"}, blocks=True),
     Case("xtrace", tk.xtrace, 8, blocks=True),
     Case("xnystrace", tk.xnystrace, 8, HERMITIAN, blocks=True),
     Case("one_sided", tk.one_sided, 8, OF_L, blocks=True, scaled=squared),
-    Case(
-        "spectral_summary",
-        lambda A, m, rng: tk.spectral_summary(A, m, rng=rng).frobenius_norm,
-        8,
-        RATIO,
-        looks=True,
-    ),
+    Case("spectral_summary", lambda A, m, rng: tk.spectral_summary(A, m, rng=rng).frobenius_norm,
+         8, RATIO, looks=True),
     Case("frobenius_norm", tk.frobenius_norm, 8, looks=True),
     Case("effective_rank", tk.effective_rank, 8, RATIO, looks=True, scaled=same),
     Case("inner", tk.inner, 8, operands=beside_its_square, scaled=cubed),
     Case("alignment", tk.alignment, 8, RATIO, operands=beside_its_square, scaled=same),
-    Case(
-        "target_alignment",
-        tk.target_alignment,
-        8,
-        RATIO,
-        looks=True,
-        operands=beside_a_column,
-        scaled=same,
-    ),
-    Case(
-        "one_sided_summary",
-        lambda L, m, rng: tk.one_sided_summary(L, m, rng=rng).frobenius_norm,
-        8,
-        OF_L | RATIO,
-        scaled=squared,
-    ),
-    Case(
-        "one_sided_alignment",
-        tk.one_sided_alignment,
-        8,
-        OF_L | RATIO,
-        operands=beside_its_square,
-        scaled=same,
-    ),
+    Case("target_alignment", tk.target_alignment, 8, RATIO, looks=True, operands=beside_a_column,
+         scaled=same),
+    Case("one_sided_summary", lambda L, m, rng: tk.one_sided_summary(L, m, rng=rng).frobenius_norm,
+         8, OF_L | RATIO, scaled=squared),
+    Case("one_sided_alignment", tk.one_sided_alignment, 8, OF_L | RATIO,
+         operands=beside_its_square, scaled=same),
     Case("diagonal", tk.diagonal, 8, blocks=True),
     Case("xdiag", tk.xdiag, 8, blocks=True),
     Case("xnysdiag", tk.xnysdiag, 8, HERMITIAN, blocks=True),
-    Case(
-        "block_traces", lambda A, m, **more: tk.block_traces(A, DIMS, 1, m, **more), 2, blocks=True
-    ),
-    Case(
-        "partial_trace",
-        lambda A, m, **more: tk.partial_trace(A, DIMS, 1, m, **more),
-        2,
-        {"budget": "counts probes, of one product for every kept index each"},
-        blocks=True,
-    ),
-    Case(
-        "partial_trace_operator",
-        lambda A, m, **more: tk.exact_trace(tk.partial_trace_operator(A, DIMS, 1, m, **more)),
-        2,
-        OPERATOR,
-        blocks=True,
-    ),
-    Case(
-        "trace_function",
-        lambda A, m, rng: tk.trace_function(A, tk.functions.log, m, rng=rng, depth=3, deflate=0),
-        18,
-        HERMITIAN | POSITIVE,
-        scaled=lambda v, c: v + N * math.log(c),
-    ),
-    Case(
-        "function_operator",
-        lambda A, m, rng: tk.exact_trace(tk.function_operator(A, tk.functions.sqrt, m)),
-        4,
-        HERMITIAN | OPERATOR | {"seed": "draws nothing"},
-        scaled=lambda v, c: v * math.sqrt(c),
-    ),
-    Case(
-        "logdet",
-        tk.logdet,
-        18,
-        HERMITIAN | POSITIVE,
-        looks=True,
-        scaled=lambda v, c: v + N * math.log(c),
-    ),
-    Case(
-        "trace_inverse",
-        partial(tk.trace_inverse, depth=3),
-        18,
-        HERMITIAN | POSITIVE,
-        scaled=operator.truediv,
-    ),
-    Case(
-        "effective_dimension",
-        lambda A, m, rng: tk.effective_dimension(A, 0.1, m, rng=rng, depth=3),
-        18,
-        HERMITIAN | {"scale": "has a ridge, in units of A"},
-    ),
-    Case(
-        "estrada_index",
-        partial(tk.estrada_index, depth=3),
-        18,
-        HERMITIAN
-        | {"scale": "exponentials have no unit", "zero": "the exponential of zero is one"},
-    ),
+    Case("block_traces", lambda A, m, **more: tk.block_traces(A, DIMS, 1, m, **more), 2,
+         blocks=True),
+    Case("partial_trace", lambda A, m, **more: tk.partial_trace(A, DIMS, 1, m, **more), 2,
+         {"budget": "counts probes, of one product for every kept index each"}, blocks=True),
+    Case("partial_trace_operator", lambda A, m, **more: tk.exact_trace(
+         tk.partial_trace_operator(A, DIMS, 1, m, **more)), 2, OPERATOR, blocks=True),
+    Case("trace_function", lambda A, m, rng: tk.trace_function(
+         A, tk.functions.log, m, rng=rng, depth=3, deflate=0), 18, HERMITIAN | POSITIVE,
+         scaled=shifted),
+    Case("function_operator", lambda A, m, rng: tk.exact_trace(
+         tk.function_operator(A, tk.functions.sqrt, m)), 4,
+         HERMITIAN | OPERATOR | {"seed": "draws nothing"}, scaled=lambda v, c: v * math.sqrt(c)),
+    Case("logdet", tk.logdet, 18, HERMITIAN | POSITIVE, looks=True, scaled=shifted),
+    Case("trace_inverse", partial(tk.trace_inverse, depth=3), 18, HERMITIAN | POSITIVE,
+         scaled=operator.truediv),
+    Case("effective_dimension", lambda A, m, rng: tk.effective_dimension(
+         A, 0.1, m, rng=rng, depth=3), 18, HERMITIAN | {"scale": "has a ridge, in units of A"}),
+    Case("estrada_index", partial(tk.estrada_index, depth=3), 18, HERMITIAN | {
+         "scale": "exponentials have no unit", "zero": "the exponential of zero is one"}),
     Case("schatten_norm", lambda A, m, rng: tk.schatten_norm(A, 3, m, rng=rng, depth=3), 18),
     Case("nuclear_norm", partial(tk.nuclear_norm, depth=3), 18),
     Case("entropy_rank", partial(tk.entropy_rank, depth=3), 18, scaled=same),
-    Case(
-        "spectral_density",
-        tk.spectral_density,
-        18,
-        HERMITIAN | OF_A_CURVE,
-        read=lambda found, A: found.density(A[0, :], 0.5),
-    ),
-    Case(
-        "Tracker",
-        lambda A, m, rng: tk.Tracker(m, rng=rng).update(A).trace,
-        12,
-        HERMITIAN
-        | HOST
-        | RATIO
-        | {"seed": "its first step is exact", "budget": "is of the steps after the first"},
-    ),
-)
+    Case("spectral_density", tk.spectral_density, 18, HERMITIAN | OF_A_CURVE,
+         read=lambda found, A: found.density(A[0, :], 0.5)),
+    Case("Tracker", lambda A, m, rng: tk.Tracker(m, rng=rng).update(A).trace, 12,
+         HERMITIAN | HOST | RATIO | {
+             "seed": "its first step is exact", "budget": "is of the steps after the first"}),
+)  # fmt: skip
 
 
 class NetworkCase(NamedTuple):

@@ -220,20 +220,6 @@ def test_alignment_does_not_depend_on_the_order(field: str) -> None:
     assert one.standard_error == pytest.approx(float(other.standard_error), rel=1e-9)
 
 
-@pytest.mark.parametrize("scale", [1e-70, 1e-20, 1e20, 1e70])
-@pytest.mark.parametrize("m", [2, 6, 16])
-def test_scale_equivariance(scale: float, m: int) -> None:
-    L, M = factor("complex", 16, 20), factor("complex", 16, 20, seed=1)
-    plain, got = tk.one_sided_summary(L, m, rng=0), tk.one_sided_summary(scale * L, m, rng=0)
-    for name, unit in zip(NAMES, (scale**2, scale**2, 1.0), strict=True):
-        one, other = getattr(plain, name), getattr(got, name)
-        assert other.value / unit == pytest.approx(complex(one.value), rel=1e-9)
-        assert other.standard_error / unit == pytest.approx(float(one.standard_error), abs=1e-6)
-    cosine = float(tk.one_sided_alignment(L, M, 2 * m, rng=0))
-    for pair in ((scale * L, M), (L, scale * M), (scale * L, scale * M)):
-        assert float(tk.one_sided_alignment(*pair, 2 * m, rng=0)) == pytest.approx(cosine, rel=1e-9)
-
-
 # Cost -----------------------------------------------------------------------------------------
 
 
