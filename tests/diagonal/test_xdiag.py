@@ -158,15 +158,6 @@ def test_batched_over_keys() -> None:
     np.testing.assert_allclose(batched.standard_error[1], one.standard_error, rtol=1e-6)
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
-    torch = pytest.importorskip("torch")
-    A, D = matrix("psd", N), matrix("symmetric", N, seed=8)
-    At = torch.tensor(A, requires_grad=True)
-    (gradient,) = torch.autograd.grad(xnysdiag(At, 9, rng=2).value[3], At)
-    up, down = (float(xnysdiag(A + h * D, 9, rng=2).value[3]) for h in (1e-5, -1e-5))
-    assert float(np.sum(gradient.numpy() * D)) == pytest.approx((up - down) / 2e-5, rel=1e-6)
-
-
 # Errors that are honest, and small ------------------------------------------------------------
 
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from capabilities import CASES, Case, N
-from conftest import Library, installed, matrix
+from capabilities import CASES, Case
+from conftest import Library, installed
+from test_capabilities import SEED, positive  # noqa: F401
 
 import tracekit as tk
-
-SEED = 3
 
 
 def law(name: str, *, blocks: bool = False) -> Any:
@@ -23,11 +22,6 @@ def law(name: str, *, blocks: bool = False) -> Any:
 def forms() -> Any:
     """Of an operator as it is given, and of L L^H by its factor, where the law is of both."""
     return pytest.mark.parametrize("make", [tk.as_operator, tk.gram], ids=["plain", "factor"])
-
-
-def positive(kind: str = "psd") -> np.ndarray:
-    """A well-conditioned positive definite matrix, or one that is not Hermitian."""
-    return matrix(kind, N) + 0.5 * np.eye(N)
 
 
 def libraries() -> list[Library]:

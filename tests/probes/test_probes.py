@@ -84,10 +84,11 @@ def test_blocks_are_at_home(eager: Library, law: Any, cplx: bool) -> None:
 @laws
 @fields
 def test_one_seed_gives_one_block_in_every_library(law: Any, cplx: bool) -> None:
-    for n, m in ((1, 1), (16, 16), (37, 5)):
+    names = ("numpy", "strict:CPU_DEVICE", "strict:device1", "torch", "jax")
+    for n, m, last in ((1, 1, 4), (16, 16, 4), (37, 5, 5)):  # JAX compiles for each shape
         blocks = [
             lib.numpy(law(Source(3, place(lib, cplx=cplx)), n, m))
-            for lib in installed("numpy", "strict:CPU_DEVICE", "strict:device1", "torch", "jax")
+            for lib in installed(*names[:last])
         ]
         for other in blocks[1:]:
             np.testing.assert_allclose(other, blocks[0], rtol=1e-9, atol=1e-9)
