@@ -225,7 +225,7 @@ _MAKERS = {
     "cupy": _cupy,
 }
 # JAX compiles every operation of eager code by itself, which takes more time than all else: where
-# compiled code holds a law, eager JAX is left to `test_capabilities` and to `tests/laws`.
+# compiled code holds a law, eager JAX is left to `test_capabilities`.
 NAMES = tuple(name for name in _MAKERS if name not in ("jax", "jax:1"))
 EAGER = tuple(name for name in _MAKERS if name not in ("jax", "jax-jit"))
 
