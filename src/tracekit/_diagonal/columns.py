@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 
 from .._arrays import Array, Probes, inner, is_complex, magnitude, orthonormalise
 from .._estimates import Estimate, add, fitted, require_finite
-from .._operators import LinearOperator, blocked, blocks, split, total
+from .._operators import LinearOperator, blocks, split, total, width
 from ..probes import Source, distributions
 
 DEFLATE_FROM = 32  # columns through a factor from which a third goes into its range
 
 
-def drawn(probes: Probes, source: Source, n: int, m: int, size: int) -> Iterator[Array]:
-    """The m probes, at most `size` columns at a time; orthogonal ones are made in one go."""
-    take = distributions.stream(probes, source, n, m)
-    for width in blocks(m, m if probes is distributions.orthogonal else size):
-        yield from split(take(width), size)
+def drawn(
+    A: LinearOperator, probes: Probes, source: Source, n: int, m: int, size: int | None = None
+) -> Iterator[Array]:
+    """The m probes, in blocks that suit the operator; orthogonal ones are made in one go."""
+    take, size = distributions.stream(probes, source, n, m), width(A) if size is None else size
+    for k in blocks(m, m if probes is distributions.orthogonal else size):
+        yield from split(take(k), size)
 
 
 def outer_products(
@@ -25,7 +27,6 @@ def outer_products(
     form: Callable[[Array], Array],
     source: Source,
     probes: Probes,
-    size: int,
     method: str,
     rank: int | None = None,
 ) -> Estimate:
@@ -43,12 +44,12 @@ def outer_products(
     b = min(b, P)
     V, known = None, None
     if b > 0:
-        G = blocked(L.H.matmat, size)(distributions.normal(source, n, b))
+        G = L.H.matmat(distributions.normal(source, n, b))
         require_finite(G)
         V, _ = orthonormalise(G / magnitude(G))
-        known = total(A.xp.sum(form(L.matmat(part)), axis=-1) for part in split(V, size))
+        known = total(A.xp.sum(form(L.matmat(part)), axis=-1) for part in split(V, width(A)))
     running = None
-    for X in drawn(probes, source, P, m - 2 * b, size):
+    for X in drawn(A, probes, source, P, m - 2 * b):
         X = X if V is None else X - V @ inner(V, X)
         running = add(running, form(L.matmat(X)))
     assert running is not None

@@ -11,6 +11,7 @@ from .._operators import (
     columns_cost,
     coordinates,
     diagonal_cost,
+    in_blocks,
     maker_price,
     read_axes,
     square,
@@ -88,15 +89,15 @@ def diagonal(
     """
     A = square(A, "diagonal")
     m = None if num_matvecs is None else checked_budget(num_matvecs)
-    size = width(A, block_size)
+    A = in_blocks(A, width(A, block_size))
     if m is None or m >= diagonal_cost(A):
-        value, spent = exact_diagonal(A, block_size)
+        value, spent = exact_diagonal(A)
         return done(exact(value, spent, "diagonal"), A)
     source = Source(rng, A)
     if A.factor is not None:
-        return done(outer_products(A, m, abs2, source, probes, size, "diagonal"), A)
+        return done(outer_products(A, m, abs2, source, probes, "diagonal"), A)
     running = None
-    for Omega in drawn(probes, source, A.shape[0], m, size):
+    for Omega in drawn(A, probes, source, A.shape[0], m):
         running = add(running, A.matmat(Omega), Omega)
     assert running is not None
     correction = distributions.finite_population(probes, m, A.shape[0])
@@ -167,9 +168,9 @@ def block_traces(
     A = square(A, "diagonal")
     axes = read_axes(A, dims, axis)
     m = None if num_probes is None else checked_budget(num_probes, "num_probes")
-    size = width(A, block_size)
+    A = in_blocks(A, width(A, block_size))
     if m is None or m >= diagonal_cost(A):
-        entries, spent = exact_diagonal(A, block_size)
+        entries, spent = exact_diagonal(A)
         value = axes.summed(entries[:, None])[:, 0]
         return done(exact(value, spent, "block_traces"), A)
     source = Source(rng, A)
@@ -178,10 +179,10 @@ def block_traces(
         def norms(X: Array) -> Array:
             return axes.summed(abs2(X))
 
-        return done(outer_products(A, m, norms, source, probes, size, "block_traces"), A)
+        return done(outer_products(A, m, norms, source, probes, "block_traces"), A)
     running = None
     few = distributions.few_valued(probes, complex_=is_complex(A))
-    for Omega in drawn(probes, source, A.shape[0], m, size):
+    for Omega in drawn(A, probes, source, A.shape[0], m):
         parts = conj(Omega) * A.matmat(Omega)
         sums = axes.summed(parts)
         if few:
@@ -194,12 +195,12 @@ def block_traces(
     return done(estimate, A)
 
 
-def exact_diagonal(A: LinearOperator, block_size: int | None) -> tuple[Array, int]:
+def exact_diagonal(A: LinearOperator) -> tuple[Array, int]:
     """The diagonal, and what it cost."""
     if A.exact and "diagonal" in A.exact:
         return A.exact["diagonal"](), maker_price(A, "diagonal")
-    size, cost = width(A, block_size), columns_cost(A)
+    cost = columns_cost(A)
     if A.factor is not None and cost < A.shape[0]:
-        parts = (abs2(A.factor.matmat(E)) for E in coordinates(A, cost, size))
+        parts = (abs2(A.factor.matmat(E)) for E in coordinates(A, cost))
         return total(A.xp.sum(part, axis=-1) for part in parts), cost
-    return A.xp.concat([A.quad(E) for E in coordinates(A, cost, size)]), cost  # type: ignore[misc]
+    return A.xp.concat([A.quad(E) for E in coordinates(A, cost)]), cost  # type: ignore[misc]

@@ -24,9 +24,9 @@ from .._estimates import Estimate, add, checked_budget, done, exact, fitted
 from .._operators import (
     Axes,
     LinearOperator,
-    blocked,
     columns_cost,
     coordinates,
+    in_blocks,
     read_axes,
     split,
     square,
@@ -128,22 +128,22 @@ def partial_trace(
     A = square(A, "partial trace")
     axes = read_axes(A, dims, axis)
     m = None if num_probes is None else checked_budget(num_probes, "num_probes")
-    b, size = _checked_rank(A, rank, m), width(A, block_size)
+    b, A = _checked_rank(A, rank, m), in_blocks(A, width(A, block_size))
     n, K = A.shape[0], axes.kept
     price = (m or 0) if A.factor is not None else K * (m or 0) + 2 * (b or 0)
     if m is None or price >= columns_cost(A):
-        value = _exact_factored(A, axes, size) if A.factor is not None else _exact(A, axes, size)
+        value = _exact_factored(A, axes) if A.factor is not None else _exact(A, axes)
         return _finished(exact(value, columns_cost(A), "partial_trace"), A)
     source = Source(rng, A)
     if A.factor is not None:
-        size = max(1, min(size, ENTRIES // K**2))
-        estimate = outer_products(A, m, axes.outer, source, probes, size, "partial_trace", b)
+        A = in_blocks(A, max(1, min(width(A), ENTRIES // K**2)))
+        estimate = outer_products(A, m, axes.outer, source, probes, "partial_trace", b)
         return _finished(estimate, A)
-    known, product = _deflated(A, axes, b, source, size) if b else (None, A.matmat)
+    known, product = _deflated(A, axes, b, source) if b else (None, A.matmat)
     running = None
     few = known is None and distributions.few_valued(probes, complex_=is_complex(A))
-    for Z in drawn(probes, source, n // K, m, max(1, size // K)):
-        running = add(running, _forms(A, product, axes, Z, size, weighted=few))
+    for Z in drawn(A, probes, source, n // K, m, max(1, width(A) // K)):
+        running = add(running, _forms(A, product, axes, Z, weighted=few))
     assert running is not None
     correction, tie = distributions.finite_population(probes, m, n // K), 0.75 if few else None
     estimate = fitted(
@@ -254,48 +254,47 @@ def _forms(
     product: Callable[[Array], Array],
     axes: Axes,
     Z: Array,
-    size: int,
     *,
     weighted: bool = False,
 ) -> Array:
     """``(I x z_j)^H A (I x z_j)`` for every probe: (kept, kept, m); two of them if weighted."""
     left = [Z, Z * weights(Z)[:, None]] if weighted else [Z]
     parts = []
-    for E in coordinates(A, axes.kept, max(1, size // Z.shape[1])):
+    for E in coordinates(A, axes.kept, max(1, width(A) // Z.shape[1])):
         Y = product(axes.lift(E, Z))
         parts.append(A.xp.stack([axes.drop(Y, side) for side in left]))
     forms = A.xp.concat(parts, axis=2)
     return forms if weighted else forms[0, ...]
 
 
-def _exact(A: LinearOperator, axes: Axes, size: int) -> Array:
-    probes = coordinates(A, axes.traced, max(1, size // axes.kept))
-    return total(A.xp.sum(_forms(A, A.matmat, axes, Z, size), axis=-1) for Z in probes)
+def _exact(A: LinearOperator, axes: Axes) -> Array:
+    probes = coordinates(A, axes.traced, max(1, width(A) // axes.kept))
+    return total(A.xp.sum(_forms(A, A.matmat, axes, Z), axis=-1) for Z in probes)
 
 
-def _exact_factored(A: LinearOperator, axes: Axes, size: int) -> Array:
+def _exact_factored(A: LinearOperator, axes: Axes) -> Array:
     """From all columns of L, or of L^H if those are fewer."""
     L, K = A.factor, axes.kept
     assert L is not None
     if L.shape[1] < L.shape[0]:
-        columns = (L.matmat(E) for E in coordinates(A, L.shape[1], size))
+        columns = (L.matmat(E) for E in coordinates(A, L.shape[1]))
         return total(axes.cross(F, F) for F in columns)
 
     def gram(Z: Array) -> Array:
         lifted = axes.lift(eye_like(Z, K), Z)
-        G = A.xp.reshape(blocked(L.H.matmat, size)(lifted), (-1, K, Z.shape[1]))
+        G = A.xp.reshape(L.H.matmat(lifted), (-1, K, Z.shape[1]))
         G = A.xp.reshape(A.xp.permute_dims(G, (0, 2, 1)), (-1, K))
         return inner(G, G)
 
-    return total(gram(Z) for Z in coordinates(A, axes.traced, max(1, size // K)))
+    return total(gram(Z) for Z in coordinates(A, axes.traced, max(1, width(A) // K)))
 
 
 def _deflated(
-    A: LinearOperator, axes: Axes, b: int, source: Source, size: int
+    A: LinearOperator, axes: Axes, b: int, source: Source
 ) -> tuple[Array, Callable[[Array], Array]]:
     """The partial trace of a low-rank part of A, and the product with A without it."""
     Omega = distributions.normal(source, A.shape[0], b)
-    Q, _, Z, scale, hermitian = adjoint_sketch(A, Omega, size)
+    Q, _, Z, scale, hermitian = adjoint_sketch(A, Omega)
     Z = Z * scale
     if not hermitian:
         return axes.cross(Q, Z), lambda X: A.matmat(X) - Q @ inner(Z, X)

@@ -16,7 +16,7 @@ from .._arrays import (
     real,
 )
 from .._estimates import Estimate, checked_budget, renamed, require_finite
-from .._operators import LinearOperator, blocked, diagonal_cost, price, square, width
+from .._operators import LinearOperator, diagonal_cost, in_blocks, price, square, width
 from .._sketches import adjoint_sketch, leave_one_out, leave_one_out_estimate
 from ..probes import Source, distributions
 from .diagonal import diagonal
@@ -97,11 +97,11 @@ def xdiag(
         estimate = diagonal(A, num_matvecs, rng=rng, probes=law, block_size=block_size)
         return renamed(estimate, "xdiag")
     Omega = law(Source(rng, A), n, k)
-    size = width(A, block_size)
+    A = in_blocks(A, width(A, block_size))
     if A.factor is not None:
-        Q, R, Z, scale = _factor_sketch(A.factor, Omega, size)
+        Q, R, Z, scale = _factor_sketch(A.factor, Omega)
     else:
-        Q, R, Z, scale, _ = adjoint_sketch(A, Omega, size)
+        Q, R, Z, scale, _ = adjoint_sketch(A, Omega)
     samples, left_out = leave_one_out.xdiag(Omega, Q, R, Z)
     return leave_one_out_estimate(samples, left_out, scale, 2 * k, "xdiag", A)
 
@@ -174,12 +174,12 @@ def xnysdiag(
     if m >= diagonal_cost(A) or k < 3:
         return renamed(diagonal(A, m, rng=rng, probes=law, block_size=block_size), "xnysdiag")
     Omega = law(Source(rng, A), A.shape[0], k)
-    size = width(A, block_size)
+    A = in_blocks(A, width(A, block_size))
     if A.factor is not None:
-        B, R, _, scale = _factor_sketch(A.factor, Omega, size)
+        B, R, _, scale = _factor_sketch(A.factor, Omega)
         samples, left_out = leave_one_out.xdiag(Omega, B, R, B)
     else:
-        Y = blocked(A.matmat, size)(Omega)
+        Y = A.matmat(Omega)
         scale = magnitude(Y)
         Y = Y / scale
         samples, left_out = leave_one_out.xnysdiag(Omega, Y)
@@ -188,13 +188,13 @@ def xnysdiag(
     return leave_one_out_estimate(real(samples), left_out, scale, spent, "xnysdiag", A)
 
 
-def _factor_sketch(L: LinearOperator, Omega: Array, size: int) -> tuple[Array, Array, Array, Array]:
+def _factor_sketch(L: LinearOperator, Omega: Array) -> tuple[Array, Array, Array, Array]:
     """``V R = L^H Omega`` and ``F = L V``, which stands for both sides, and their unit."""
-    G = blocked(L.H.matmat, size)(Omega)
+    G = L.H.matmat(Omega)
     require_finite(G)
     scale = magnitude(G)
     V, R = orthonormalise(G / scale)
-    F = blocked(L.matmat, size)(V) / scale
+    F = L.matmat(V) / scale
     leave_one_out.check_adjoint(inner(F, Omega), R)
     return F, R, F, scale * scale
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 
-from .._arrays import Array, colsum, conj, contract, is_complex, namespace, weights
+from .._arrays import Array, Product, colsum, conj, contract, is_complex, namespace, weights
 from .checked_product import Checked
 from .linear_operator import LinearOperator
 
@@ -31,28 +31,29 @@ def block_size(n: int, itemsize: int, wanted: int | None, *, megabytes: int = 12
     return size
 
 
-def columns_at_once(A: LinearOperator, wanted: int | None) -> int:
-    """Columns in a block: as asked, or as fit in memory."""
-    return block_size(max(A.shape), _itemsize(A), wanted)
+def columns_at_once(A: LinearOperator, wanted: int | None = None) -> int:
+    """Columns in a block: as asked, as the operator is cut, or as fit in memory."""
+    return block_size(max(A.shape), _itemsize(A), A._columns if wanted is None else wanted)
 
 
 def _itemsize(A: LinearOperator) -> int:
     return int(A.xp.finfo(A.dtype).bits) // 8 * (2 if is_complex(A) else 1)
 
 
-def width(A: LinearOperator, wanted: int | None) -> int:
-    """Columns in a block: as asked, or as fit in memory on both sides of the factor."""
+def width(A: LinearOperator, wanted: int | None = None) -> int:
+    """Columns in a block: as `columns_at_once`, on both sides of the factor."""
     return columns_at_once(A if A.factor is None else A.factor, wanted)
 
 
 def split(X: Array, size: int) -> Iterator[Array]:
     """The columns of X, at most `size` at a time."""
     n = X.shape[1]
-    return (X[:, i : min(i + size, n)] for i in range(0, n, size))
+    return (X if n <= size else X[:, i : min(i + size, n)] for i in range(0, n, size))
 
 
-def coordinates(A: LinearOperator, n: int, size: int) -> Iterator[Array]:
-    """All n coordinate vectors, at most `size` at a time."""
+def coordinates(A: LinearOperator, n: int, size: int | None = None) -> Iterator[Array]:
+    """All n coordinate vectors, at most `size` at a time, or as many as `width` says."""
+    size = width(A) if size is None else size
     for start in range(0, n, size):
         yield A.xp.eye(n, min(size, n - start), k=-start, dtype=A.dtype, device=A.device)
 
@@ -77,21 +78,30 @@ def blocked(product: Callable[[Array], Array], size: int) -> Callable[[Array], A
     def run(X: Array) -> Array:
         if X.shape[1] <= size:
             return product(X)
-        starts = range(0, X.shape[1], size)
-        return namespace(X).concat(
-            [product(X[:, i : min(i + size, X.shape[1])]) for i in starts], axis=-1
-        )
+        return namespace(X).concat([product(part) for part in split(X, size)], axis=-1)
 
     return run
 
 
 def in_blocks(A: LinearOperator, wanted: int | None) -> LinearOperator:
-    """The operator itself, or one whose products run over blocks of columns."""
-    if wanted is None:
+    """The same operator, its products and those of its factor cut into blocks of columns."""
+    if wanted is None or A._columns == (size := columns_at_once(A, wanted)):
         return A
-    size = columns_at_once(A, wanted)
-    adjoint = None if A.rmatmat is None else blocked(A.rmatmat, size)
-    return A._like(A.shape, blocked(A.matmat, size), adjoint)
+    quad: Product = blocked(A.quad, size)  # type: ignore[arg-type]
+    plain = has_plain_form(A)
+    cut: LinearOperator = A._like(
+        A.shape,
+        blocked(A.matmat, size),
+        None if A.rmatmat is None else blocked(A.rmatmat, size),
+        None if plain else quad,
+        factor=None if A.factor is None else in_blocks(A.factor, size),
+        dims=A.dims,
+        exact=A.exact,
+    )
+    object.__setattr__(cut, "_columns", size)
+    if plain:  # a form of products stays one
+        object.__setattr__(cut, "quad", quad)
+    return cut
 
 
 def quadratic_forms(A: LinearOperator) -> Callable[[Array], Array]:
@@ -99,10 +109,11 @@ def quadratic_forms(A: LinearOperator) -> Callable[[Array], Array]:
 
     W is diagonal, of weights about 1 (see `beyond_chance`).
     """
-    if not has_plain_form(A):
-        return lambda X: A.quad(X)[None, :]  # type: ignore[misc]
 
-    return lambda X: forms_of(X, A.matmat(X))
+    def forms(X: Array) -> Array:
+        return forms_of(X, A.matmat(X)) if has_plain_form(A) else A.quad(X)[None, :]  # type: ignore[misc]
+
+    return blocked(forms, columns_at_once(A))
 
 
 def has_plain_form(A: LinearOperator) -> bool:

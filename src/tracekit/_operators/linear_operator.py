@@ -101,6 +101,7 @@ class LinearOperator:
     dims: tuple[int, ...] | None = None
     exact: Mapping[str, Callable[..., Any]] | None = None
     _adjoint: LinearOperator | None = field(default=None, init=False)
+    _columns: int | None = field(default=None, init=False)  # of a product at a time
 
     __array_ufunc__ = None  # NumPy scalars and arrays leave operators alone
 

@@ -19,7 +19,7 @@ from .._arrays import (
     orthonormalise,
 )
 from .._estimates import require_finite
-from .._operators import LinearOperator, blocked
+from .._operators import LinearOperator
 from .leave_one_out import check_adjoint, inexactness
 
 
@@ -144,16 +144,14 @@ def orthonormal_extension(
     return Q, R, upper
 
 
-def adjoint_sketch(
-    A: LinearOperator, Omega: Array, size: int
-) -> tuple[Array, Array, Array, Array, bool]:
+def adjoint_sketch(A: LinearOperator, Omega: Array) -> tuple[Array, Array, Array, Array, bool]:
     """``Q R = A Omega`` and ``Z = A^H Q``, their unit, and whether A is known to be Hermitian.
 
     Where A has no product with its adjoint, A has to be Hermitian, which the sketch shows; what
     eager code refuses is not a number in compiled code.
     """
     xp = A.xp
-    Y = blocked(A.matmat, size)(Omega)
+    Y = A.matmat(Omega)
     require_finite(Y)
     scale = magnitude(Y)
     Q, R, _ = orthonormal_extension(Y / scale, Omega)
@@ -162,7 +160,7 @@ def adjoint_sketch(
     skew = apart > eps_of(G) ** (2 / 3) * xp.sum(abs2(G))
     hermitian = not is_traced(skew) and not bool(skew)
     if A.rmatmat is not None:
-        Z = blocked(A.rmatmat, size)(Q) / scale
+        Z = A.rmatmat(Q) / scale
         check_adjoint(inner(Z, Omega), R)
         return Q, R, Z, scale, hermitian
     if not is_traced(skew) and not hermitian:
@@ -171,5 +169,5 @@ def adjoint_sketch(
             "adjoint, which is needed here; pass rmatmat=, X -> A.H @ X, to LinearOperator"
             + inexactness(G)
         )
-    Z = blocked(A.matmat, size)(Q) / scale
+    Z = A.matmat(Q) / scale
     return Q, R, xp.where(skew, xp.ones_like(Z) * math.nan, Z), scale, True

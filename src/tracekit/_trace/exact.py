@@ -7,8 +7,15 @@ from typing import Any
 
 from .._arrays import Array, colnorm2
 from .._estimates import Estimate, done, exact
-from .._operators import LinearOperator, _itemsize, blocks, exact_cost, maker_price, square
-from .._operators import block_size as _block_size
+from .._operators import (
+    LinearOperator,
+    blocks,
+    columns_at_once,
+    exact_cost,
+    in_blocks,
+    maker_price,
+    square,
+)
 
 
 def exact_trace(A: Any, *, block_size: int | None = None) -> Estimate:
@@ -44,17 +51,17 @@ def exact_trace(A: Any, *, block_size: int | None = None) -> Estimate:
     >>> tk.exact_trace(np.diag([1.0, 2.0, 3.0]))
     Estimate(6.0 +- 0.0, 3 matvecs, exact_trace)
     """
-    return exactly(square(A), block_size)
+    return exactly(in_blocks(square(A), block_size))
 
 
-def exactly(A: LinearOperator, block_size: int | None = None) -> Estimate:
+def exactly(A: LinearOperator) -> Estimate:
     """The trace by products with all coordinate vectors, or as the operator's maker knows it."""
     if A.exact and "trace" in A.exact:
         known = A.exact["trace"]
         name = getattr(known, "method", "exact_trace")
         return done(exact(known(), maker_price(A, "trace"), name), A)
     total, start, n = None, 0, exact_cost(A)
-    for width in blocks(n, _block_size(max(A.shape), _itemsize(A), block_size)):
+    for width in blocks(n, columns_at_once(A)):
         total = exact_part(A, start, width, total)
         start += width
     return done(exact(total, n), A)

@@ -6,10 +6,9 @@ from typing import Any
 
 from .._arrays import Array, Probes, Rng, is_complex
 from .._estimates import Estimate, beyond_chance, done, mean
-from .._operators import blocked, blocks, columns_at_once, exact_cost, quadratic_forms
-from ..probes import Source, distributions
-from .exact import exactly
-from .spending import enter, spend
+from .._operators import blocks, columns_at_once, exact_cost, quadratic_forms
+from ..probes import distributions
+from .spending import Run
 
 
 def hutchinson(
@@ -76,11 +75,14 @@ def hutchinson(
     >>> estimate.num_matvecs
     20
     """
-    A, m = enter(A, num_matvecs, rtol, atol)
-    n, cost = A.shape[0], exact_cost(A)
-    size = columns_at_once(A, block_size)
-    take = distributions.stream(probes, Source(rng, A), n, min(m, cost))
-    forms = blocked(quadratic_forms(A), size)
+    return girard_hutchinson(Run.of(A, num_matvecs, rng, rtol, atol, block_size), probes)
+
+
+def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
+    """The mean of quadratic forms, for a call that is checked."""
+    A, n = run.A, run.A.shape[0]
+    take = distributions.stream(probes, run.source, n, min(run.budget, exact_cost(A)))
+    forms, size = quadratic_forms(A), columns_at_once(A)
     ties = distributions.few_valued(probes, complex_=is_complex(A))
 
     def step(before: Array | None, k: int) -> tuple[Array, Estimate]:
@@ -95,8 +97,9 @@ def hutchinson(
             estimate = beyond_chance(estimate, weighted_forms(samples), correction=correction)
         return samples, done(estimate, A)
 
-    return spend(step, m, lambda: exactly(A, block_size), price=1, cost=cost, rtol=rtol, atol=atol)
+    return run.spend(step)
 
 
 def weighted_forms(forms: Array) -> Array | None:
+    """Of what `quadratic_forms` gives, those that are weighted, where there are any."""
     return forms[1, :] if forms.shape[0] > 1 else None

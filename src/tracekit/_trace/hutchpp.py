@@ -22,19 +22,18 @@ from .._arrays import (
 from .._estimates import Estimate, beyond_chance, done, mean, renamed
 from .._operators import (
     LinearOperator,
-    blocked,
     columns_at_once,
-    exact_cost,
     forms_of,
     has_plain_form,
+    in_blocks,
     price,
     quadratic_forms,
 )
 from .._sketches import check_adjoint, orthonormal_extension
-from ..probes import Source, distributions
+from ..probes import distributions
 from .exact import exactly
-from .hutchinson import hutchinson, weighted_forms
-from .spending import enter
+from .hutchinson import girard_hutchinson, weighted_forms
+from .spending import Run
 
 
 def hutchpp(
@@ -91,22 +90,20 @@ def hutchpp(
     >>> bool(abs(estimate.value - np.trace(A)) < 1e-9 * np.trace(A))  # of rank one: exact
     True
     """
-    A, m = enter(A, num_matvecs)
-    n = A.shape[0]
-    if m >= exact_cost(A):
-        return exactly(A, block_size)
+    run = Run.of(A, num_matvecs, rng, block_size=block_size)
+    A, m = in_blocks(run.A, columns_at_once(run.A)), run.budget
+    if run.affords_exact:
+        return exactly(A)
     k = m // (3 if A.factor is None else 4)
     s = m - (2 if A.factor is None else 3) * k
-    source, size = Source(rng, A), columns_at_once(A, block_size)
-    quad = blocked(A.quad, size)
     if k == 0:
-        return renamed(hutchinson(A, m, rng=rng, probes=probes, block_size=block_size), "hutchpp")
-    S, T = (distributions.draw(probes, source, n, count) for count in (k, s))
-    Y = blocked(A.matmat, size)(S)
+        return renamed(girard_hutchinson(run, probes), "hutchpp")
+    S, T = (run.draw(probes, count) for count in (k, s))
+    Y = A.matmat(S)
     Q, R, _ = orthonormal_extension(Y / magnitude(Y), S)
     T = T - Q @ inner(Q, T)
-    rest = _forms_beside(A, Q, T, size)
-    estimate = mean(A.xp.sum(quad(Q)) + rest[0, :], m, "hutchpp")
+    rest = _forms_beside(A, Q, T)
+    estimate = mean(A.xp.sum(A.quad(Q)) + rest[0, :], m, "hutchpp")
     if distributions.few_valued(probes, complex_=is_complex(A)):
         weighted = weighted_forms(rest)
         vanishing = rest[0, :] if A.factor is not None else weighted
@@ -161,17 +158,17 @@ def nahutchpp(
     >>> bool(abs(estimate.value - np.trace(A)) < 1e-9 * np.trace(A))
     True
     """
-    A, m = enter(A, num_matvecs)
-    n, units = A.shape[0], m // price(A)
-    if m >= exact_cost(A):
-        return exactly(A, block_size)
+    run = Run.of(A, num_matvecs, rng, block_size=block_size)
+    A, m = in_blocks(run.A, columns_at_once(run.A)), run.budget
+    units = m // price(A)
+    if run.affords_exact:
+        return exactly(A)
     if units < 8:
-        return renamed(hutchinson(A, m, rng=rng, block_size=block_size), "nahutchpp")
-    source, size, b = Source(rng, A), columns_at_once(A, block_size), units // 4
+        return renamed(girard_hutchinson(run, distributions.rademacher), "nahutchpp")
+    b = units // 4
     s = m - price(A) * 3 * b
-    S, R, T = (distributions.rademacher(source, n, k) for k in (b, 2 * b, s))
-    adjoint = A.H if A.rmatmat is not None else A
-    Z, W = blocked(A.matmat, size)(R), blocked(adjoint.matmat, size)(S)
+    S, R, T = (run.draw(distributions.rademacher, k) for k in (b, 2 * b, s))
+    Z, W = A.matmat(R), (A.H if A.rmatmat is not None else A).matmat(S)
     scale = magnitude(Z)
     Z, W = Z / scale, W / scale
     corner, whole = inner(S, Z), A.xp.sqrt(norm2(S)) * A.xp.sqrt(norm2(Z))
@@ -181,7 +178,7 @@ def nahutchpp(
     core = A.xp.linalg.pinv(A.xp.where(is_rounding, A.xp.zeros_like(corner), corner))
     low_rank = matrix_trace(core @ inner(W, Z)) * scale
     near = Z @ (core @ inner(W, T)) * scale
-    forms = blocked(quadratic_forms(A), size)(T)
+    forms = quadratic_forms(A)(T)
     rest = forms - forms_of(T, near)[: forms.shape[0], :]
     estimate = mean(low_rank + rest[0, :], m, "nahutchpp")
     if distributions.few_valued(distributions.rademacher, complex_=is_complex(A)):
@@ -189,11 +186,11 @@ def nahutchpp(
     return done(estimate, A)
 
 
-def _forms_beside(A: LinearOperator, Q: Array, T: Array, size: int) -> Array:
+def _forms_beside(A: LinearOperator, Q: Array, T: Array) -> Array:
     """As `quadratic_forms`, of A beside the range of Q, in which no column of T has a part."""
     if A.factor is not None or not has_plain_form(A):
-        return blocked(quadratic_forms(A), size)(T)
-    Y = blocked(A.matmat, size)(T)
+        return quadratic_forms(A)(T)
+    Y = A.matmat(T)
     return forms_of(T, Y - Q @ inner(Q, Y))
 
 

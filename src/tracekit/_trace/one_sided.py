@@ -26,7 +26,16 @@ from .._arrays import (
     namespace,
 )
 from .._estimates import Estimate, beyond_chance, checked_budget, done, exact, mean
-from .._operators import LinearOperator, as_operator, blocked, blocks, columns_at_once, each_column
+from .._operators import (
+    LinearOperator,
+    as_operator,
+    blocks,
+    columns_at_once,
+    each_column,
+    gram,
+    in_blocks,
+    split,
+)
 from ..probes import Source, distributions
 
 
@@ -97,17 +106,16 @@ def one_sided(
     m, n, L_H = checked_budget(num_matvecs), L.shape[0], L.H
     size = columns_at_once(L, block_size)
     source = Source(rng, L)
-    product = L_H.matmat
     if basis is not None:
-        return _informed(L, product, m, _checked_basis(L, basis, m), probes, source, size)
+        A = in_blocks(gram(L), size)
+        return _informed(A, m, _checked_basis(L, basis, m), probes, source)
     if m >= n:
         parts = [L.xp.sum(colnorm2(G)) for _, G in each_column(L_H)]
         return done(exact(sum(parts[1:], parts[0]), n, "one_sided"), L)
-    take, samples, V, G = distributions.stream(probes, source, n, m), [], None, None
+    take, samples, G = distributions.stream(probes, source, n, m), [], None
     for width in blocks(m, m if probes is distributions.orthogonal else size):
-        V = take(width)
-        for part in (V[:, i : min(i + size, width)] for i in range(0, width, size)):
-            G = product(part)
+        for part in split(take(width), size):
+            G = L_H.matmat(part)
             samples.append(colnorm2(G))
     estimate = mean(
         L.xp.concat(samples),
@@ -118,8 +126,8 @@ def one_sided(
     if distributions.few_valued(probes, complex_=is_complex(L)):
         correction = distributions.finite_population(probes, m, n)
         estimate = beyond_chance(estimate, correction=correction, rest=estimate.samples)
-    gram = inner(G, G) if len(samples) == 1 else None
-    return replace(done(estimate, L), kept=gram)
+    K = inner(G, G) if len(samples) == 1 else None
+    return replace(done(estimate, L), kept=K)
 
 
 def range_basis(Y: Array) -> Array:
@@ -214,19 +222,10 @@ def difference_basis(
     return range_basis(xp.stack(moved, axis=1))
 
 
-def _informed(
-    L: LinearOperator,
-    product: Callable[[Array], Array],
-    m: int,
-    Q: Array,
-    probes: Probes,
-    source: Source,
-    size: int,
-) -> Estimate:
+def _informed(A: LinearOperator, m: int, Q: Array, probes: Probes, source: Source) -> Estimate:
     """Exact on the span of Q, one-sided on its complement."""
     n, k = Q.shape
-    quad = blocked(lambda X: colnorm2(product(X)), size)
-    on_span = L.xp.sum(quad(Q))
+    on_span = A.xp.sum(A.quad(Q))  # type: ignore[misc]
     s = min(m - k, n - k)
     U = distributions.draw(probes, source, n, s)
     for _ in range(2):
@@ -236,11 +235,11 @@ def _informed(
         correction = distributions.finite_population(probes, s, n - k)
     else:
         correction = 1.0
-    rest = quad(U)
+    rest = A.quad(U)  # type: ignore[misc]
     estimate = mean(on_span + rest, k + s, "one_sided", correction=correction)
-    if distributions.few_valued(probes, complex_=is_complex(L)):
+    if distributions.few_valued(probes, complex_=is_complex(A)):
         estimate = beyond_chance(estimate, correction=correction, rest=rest)
-    return done(estimate, L)
+    return done(estimate, A)
 
 
 def _checked_basis(L: LinearOperator, basis: Array, m: int) -> Array:

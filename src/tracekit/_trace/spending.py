@@ -1,70 +1,94 @@
-"""Spends a budget whole, or in growing steps until a tolerance is met."""
+"""One call of an estimator: a budget spent whole, or in growing steps until a tolerance is met."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .._arrays import real, refuse_traced, to_number
+from .._arrays import Array, Probes, Rng, real, refuse_traced, to_number
 from .._estimates import Estimate, NotFiniteError, checked_budget, checked_tolerance
-from .._operators import LinearOperator, square
+from .._operators import LinearOperator, exact_cost, in_blocks, square
+from ..probes import Source, distributions
+from .exact import exactly
+
+FIRST = 8  # probes of the first interim check: fewer say too little about their own error
+LEAST = 3  # probes that leave-one-out samples are made of
 
 
-def enter(
-    A: Any, num_matvecs: Any, rtol: float = 0.0, atol: float = 0.0
-) -> tuple[LinearOperator, int]:
-    """The operator and the budget, if both are usable."""
-    checked_tolerance(rtol, atol)
-    return square(A), checked_budget(num_matvecs)
+@dataclass(frozen=True)
+class Run:
+    """One call of an estimator: the operator, the budget, the random source, the tolerances."""
 
+    A: LinearOperator
+    budget: int
+    source: Source
+    rtol: float = 0.0
+    atol: float = 0.0
 
-FIRST = 8  # probes of the first look: fewer say too little about their own error
+    @classmethod
+    def of(
+        cls,
+        A: Any,
+        num_matvecs: Any,
+        rng: Rng,
+        rtol: float = 0.0,
+        atol: float = 0.0,
+        block_size: int | None = None,
+    ) -> Run:
+        """The call, if all that it was given is usable."""
+        checked_tolerance(rtol, atol)
+        A, budget = square(A), checked_budget(num_matvecs)
+        return cls(in_blocks(A, block_size), budget, Source(rng, A), rtol, atol)
 
+    @property
+    def affords_exact(self) -> bool:
+        """Whether the budget suffices for the exact trace."""
+        return self.budget >= exact_cost(self.A)
 
-def spend(
-    step: Callable[[Any, int], tuple[Any, Estimate]],
-    budget: int,
-    exact: Callable[[], Estimate],
-    *,
-    price: int,
-    cost: int,
-    rtol: float,
-    atol: float,
-) -> Estimate:
-    """Spend a budget whole; or, with a tolerance, widen a sketch until the interval is within it.
+    def is_short(self, per_probe: int) -> bool:
+        """Whether there are too few probes to leave one out."""
+        return self.budget // per_probe < LEAST and not self.affords_exact
 
-    ``step(sketch, k) -> (sketch, estimate)`` adds k probes of `price` products each; the first call
-    gets None. ``exact()`` gives the exact answer for `cost` products: it ends a run whose sketch
-    would come to cost as much.
-    """
-    if rtol == atol == 0:
-        return exact() if budget >= cost else step(None, budget // price)[1]
-    sketch, estimate, spent = None, None, 0
-    looks = list(_looks(min(budget, cost - 1) // price))
-    for size in looks:
+    def draw(self, probes: Probes, count: int) -> Array:
+        """The next probes."""
+        return distributions.draw(probes, self.source, self.A.shape[0], count)
+
+    def spend(
+        self, step: Callable[[Any, int], tuple[Any, Estimate]], per_probe: int = 1
+    ) -> Estimate:
+        """Spend the budget whole; or, with a tolerance, until the interval is within it.
+
+        ``step(sketch, k) -> (sketch, estimate)`` adds k probes of `per_probe` products each; the
+        first call gets None. The exact trace is the answer where it is no more expensive.
+        """
+        if self.rtol == self.atol == 0:
+            if self.affords_exact:
+                return exactly(self.A)
+            return step(None, self.budget // per_probe)[1]
+        sketch, estimate, spent, cost = None, None, 0, exact_cost(self.A)
+        sizes = list(_steps(min(self.budget, cost - 1) // per_probe))
         try:
-            sketch, estimate = step(sketch, size)
+            for size in sizes:
+                sketch, estimate = step(sketch, size)
+                if within(estimate, self.rtol, self.atol, len(sizes)):
+                    return estimate
+                spent = estimate.num_matvecs
+                next_costs = per_probe * max(2 * size, FIRST)
+                if self.budget - spent >= cost and spent + next_costs > cost:
+                    break
+            if self.budget - spent >= cost:
+                return replace(exactly(self.A), num_matvecs=spent + cost)
         except NotFiniteError as error:
             raise NotFiniteError(str(error), estimate) from None
-        if within(estimate, rtol, atol, len(looks)):
-            return estimate
-        spent = estimate.num_matvecs
-        if budget - spent >= cost and spent + price * max(2 * size, FIRST) > cost:
-            break
-    if budget - spent >= cost:
-        try:
-            return replace(exact(), num_matvecs=spent + cost)
-        except NotFiniteError as error:
-            raise NotFiniteError(str(error), estimate) from None
-    assert estimate is not None
-    return replace(estimate, converged=False)
+        assert estimate is not None
+        return replace(estimate, converged=False)
 
 
-def within(estimate: Estimate, rtol: float, atol: float, looks: int) -> bool:
-    """Whether the interval is inside the tolerance, at a level that allows for several looks."""
+def within(estimate: Estimate, rtol: float, atol: float, checks: int) -> bool:
+    """Whether the interval is inside the tolerance, at a level that allows for several checks."""
     refuse_traced(estimate.value)
-    level = 1 - 0.05 / max(looks, 1)  # Bonferroni
+    level = 1 - 0.05 / max(checks, 1)  # Bonferroni
     return half_width(estimate, level) <= atol + rtol * abs(to_number(estimate.value))
 
 
@@ -75,10 +99,10 @@ def half_width(estimate: Estimate, level: float) -> float:
     return max(to_number(center - low).real, to_number(high - center).real)
 
 
-def _looks(total: int) -> Iterator[int]:
+def _steps(total: int) -> Iterator[int]:
     """Steps that double what was spent: 8, 8, 16, 32, ..."""
-    done = 0
-    while done < total:
-        size = min(max(done, FIRST), total - done)
+    spent = 0
+    while spent < total:
+        size = min(max(spent, FIRST), total - spent)
         yield size
-        done += size
+        spent += size

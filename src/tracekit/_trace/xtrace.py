@@ -6,7 +6,7 @@ from typing import Any
 
 from .._arrays import Probes, Rng
 from .._estimates import Estimate, renamed
-from .._operators import exact_cost, in_blocks, price
+from .._operators import price
 from .._sketches import (
     RangeSketch,
     factor_sketch,
@@ -15,10 +15,9 @@ from .._sketches import (
     nystrom_sketch,
     range_sketch,
 )
-from ..probes import Source, distributions
-from .exact import exactly
-from .hutchinson import hutchinson
-from .spending import enter, spend
+from ..probes import distributions
+from .hutchinson import girard_hutchinson
+from .spending import Run
 
 
 def xtrace(
@@ -80,29 +79,23 @@ def xtrace(
     >>> bool(abs(estimate.value - np.trace(A)) < 0.01)
     True
     """
-    A, m = enter(A, num_matvecs, rtol, atol)
-    n, k = A.shape[0], m // (2 * price(A))
-    cost = exact_cost(A)
-    if k < 3 and m < cost:
-        return renamed(
-            hutchinson(A, m, rng=rng, probes=probes, rtol=rtol, atol=atol, block_size=block_size),
-            "xtrace",
-        )
-    source, blocky = Source(rng, A), in_blocks(A, block_size)
+    run = Run.of(A, num_matvecs, rng, rtol, atol, block_size)
+    per_probe = 2 * price(run.A)
+    if run.is_short(per_probe):
+        return renamed(girard_hutchinson(run, probes), "xtrace")
     resphere = _resphered(probes, joint=False)
 
     def step(sketch: RangeSketch | None, b: int) -> tuple[RangeSketch, Estimate]:
-        Omega = distributions.draw(probes, source, n, b)
-        sketch = range_sketch(blocky, Omega, sketch)
+        sketch = range_sketch(run.A, run.draw(probes, b), sketch)
         samples, left_out = leave_one_out.xtrace(
             sketch.Omega, sketch.Q, sketch.R, sketch.Z, resphere=resphere
         )
-        spent = price(A) * sketch.num_matvecs
-        return sketch, leave_one_out_estimate(samples, left_out, sketch.scale, spent, "xtrace", A)
+        spent = price(run.A) * sketch.num_matvecs
+        return sketch, leave_one_out_estimate(
+            samples, left_out, sketch.scale, spent, "xtrace", run.A
+        )
 
-    return spend(
-        step, m, lambda: exactly(A, block_size), price=2 * price(A), cost=cost, rtol=rtol, atol=atol
-    )
+    return run.spend(step, per_probe)
 
 
 def xnystrace(
@@ -162,38 +155,30 @@ def xnystrace(
     >>> bool(abs(estimate.value - np.trace(A)) < 1e-6)
     True
     """
-    A, m = enter(A, num_matvecs, rtol, atol)
-    n, k = A.shape[0], m // price(A)
-    cost = exact_cost(A)
-    if k < 3 and m < cost:
-        return renamed(
-            hutchinson(A, m, rng=rng, probes=probes, rtol=rtol, atol=atol, block_size=block_size),
-            "xnystrace",
-        )
-    source, resphere = Source(rng, A), _resphered(probes, joint=True)
-    L = A.factor if A.factor is None else in_blocks(A.factor, block_size)
-    blocky = in_blocks(A, block_size)
+    run = Run.of(A, num_matvecs, rng, rtol, atol, block_size)
+    per_probe, L = price(run.A), run.A.factor
+    if run.is_short(per_probe):
+        return renamed(girard_hutchinson(run, probes), "xnystrace")
+    resphere = _resphered(probes, joint=True)
 
     def step(sketch: Any, b: int) -> tuple[Any, Estimate]:
-        Omega = distributions.draw(probes, source, n, b)
+        Omega = run.draw(probes, b)
         if L is None:
-            sketch = nystrom_sketch(blocky, Omega, sketch)
+            sketch = nystrom_sketch(run.A, Omega, sketch)
             samples, left_out = leave_one_out.xnystrace(sketch.Omega, sketch.Y, resphere=resphere)
             scale = sketch.scale
         else:
-            sketch = factor_sketch(L, Omega, source.signs((L.shape[1], b)), sketch)
+            sketch = factor_sketch(L, Omega, run.source.signs((L.shape[1], b)), sketch)
             samples, left_out = leave_one_out.factored(
                 sketch.Omega, sketch.R, sketch.Z, resphere=resphere
             )
             scale = sketch.scale * sketch.scale
         spent = sketch.num_matvecs
         return sketch, leave_one_out_estimate(
-            samples, left_out, scale, spent, "xnystrace", A, semidefinite=True
+            samples, left_out, scale, spent, "xnystrace", run.A, semidefinite=True
         )
 
-    return spend(
-        step, m, lambda: exactly(A, block_size), price=price(A), cost=cost, rtol=rtol, atol=atol
-    )
+    return run.spend(step, per_probe)
 
 
 def _resphered(probes: Probes, *, joint: bool) -> bool:
