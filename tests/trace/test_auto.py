@@ -566,12 +566,12 @@ def test_products_that_fail_end_the_run_with_what_was_paid_for(form: str, end: s
 
 def test_memory_that_runs_out_is_told_from_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries raise RuntimeErrors of their own; other errors of ours are not hidden."""
-    from tracekit import _adaptive
+    from tracekit._trace import adaptive
 
     class OutOfMemoryError(RuntimeError):
         """As of torch.cuda."""
 
-    A, sketched = dense("i^-2"), _adaptive.sketch_of_products
+    A, sketched = dense("i^-2"), adaptive.sketch_of_products
     for error in (MemoryError(), OutOfMemoryError("CUDA"), RuntimeError("RESOURCE_EXHAUSTED: 9 GB"),
                   RuntimeError("DefaultCPUAllocator: can't allocate memory")):  # fmt: skip
         calls = iter([sketched])
@@ -581,11 +581,11 @@ def test_memory_that_runs_out_is_told_from_mistakes(monkeypatch: pytest.MonkeyPa
                 return work(*given)
             raise error
 
-        monkeypatch.setattr(_adaptive, "sketch_of_products", second)
+        monkeypatch.setattr(adaptive, "sketch_of_products", second)
         with pytest.warns(RuntimeWarning, match="trace returns what 16 products gave"):
             estimate = trace(A, rtol=1e-4, rng=0)
         assert (estimate.num_matvecs, estimate.converged) == (16, False)
-    monkeypatch.setattr(_adaptive, "sketch_of_products", lambda *_: raises(RuntimeError("odd"))())
+    monkeypatch.setattr(adaptive, "sketch_of_products", lambda *_: raises(RuntimeError("odd"))())
     with pytest.raises(RuntimeError, match="odd"):
         trace(A, rtol=1e-4, rng=0)
 
@@ -595,17 +595,17 @@ def test_memory_is_bounded_and_the_rest_streamed(
     form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Right whatever may be held, unbiased, covered, and resumed and repeated as ever."""
-    from tracekit import _adaptive
+    from tracekit._trace import state
 
     truth = float(np.trace(dense("i^-2", 300)))
     room = 16
-    monkeypatch.setattr(_adaptive, "HELD", room * 4 * 300 * 8)
+    monkeypatch.setattr(state, "HELD", room * 4 * 300 * 8)
     z, covered = [], 0
     for seed in range(40):
         A, counter, hints = operator(form, "i^-2", 300)
         estimate = tk.trace(A, rtol=0.0, max_matvecs=150, rng=seed, **hints)
         assert 149 <= estimate.num_matvecs == counter.total <= 150
-        assert estimate.kept[0].Omega.shape[1] == room
+        assert estimate.kept.state.Omega.shape[1] == room
         assert "memory is bounded: 16 of" in estimate.reason
         assert estimate.samples.shape[0] > 100
         low, high = estimate.confidence_interval()
@@ -617,19 +617,20 @@ def test_memory_is_bounded_and_the_rest_streamed(
     half = tk.trace(A, rtol=0.0, max_matvecs=90, rng=39, **hints)
     assert tk.resume(A, half, rtol=0.0, max_matvecs=150).num_matvecs == counter.total >= 149
     signs = tk.trace(callable_of(dense("1+U", 300)), rtol=0.0, max_matvecs=150, rng=0)
-    assert signs.kept[0].Omega.shape[1] == 8  # of plain probes only samples are kept
+    assert signs.kept.state.Omega.shape[1] == 8  # of plain probes only samples are kept
 
 
 def test_the_bound_is_what_the_documentation_says() -> None:
-    from tracekit import _adaptive
+    from tracekit._sketches import RangeSketch
+    from tracekit._trace import state
 
     assert "512 MB" in str(tk.trace.__doc__)
-    assert _adaptive.HELD == 512 * 2**20
+    assert state.HELD == 512 * 2**20
     for n, itemsize, dtype in ((500_000, 8, "float64"), (500_000, 16, "complex128"),
                                (10**6, 4, "float32"), (10**8, 8, "float64")):  # fmt: skip
         A = tk.LinearOperator((n, n), lambda X: X, dtype=dtype)
-        ask = _adaptive.Ask(A, 0.0, 0.0, np.inf, n, "range", False, None, None)
-        assert ask.room == max(8, 2**29 // (4 * n * itemsize))
+        request = state.Request(A, 0.0, 0.0, np.inf, n, RangeSketch, False, None, None)
+        assert request.room == max(8, 2**29 // (4 * n * itemsize))
 
 
 @forms

@@ -294,9 +294,9 @@ def _deflated(
 ) -> tuple[Array, Callable[[Array], Array]]:
     """The partial trace of a low-rank part of A, and the product with A without it."""
     Omega = distributions.normal(source, A.shape[0], b)
-    Q, _, Z, scale, hermitian = adjoint_sketch(A, Omega)
-    Z = Z * scale
-    if not hermitian:
+    sketch = adjoint_sketch(A, Omega)
+    Q, Z = sketch.Q, sketch.Z * sketch.scale
+    if not sketch.hermitian:
         return axes.cross(Q, Z), lambda X: A.matmat(X) - Q @ inner(Z, X)
     half = axes.cross(Q, Z - Q @ (inner(Q, Z) / 2))
 

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._arrays import (
-    Array,
-    Probes,
-    Rng,
-    abs2,
-    inner,
-    is_traced,
-    magnitude,
-    orthonormalise,
-    real,
-)
-from .._estimates import Estimate, checked_budget, renamed, require_finite
-from .._operators import LinearOperator, diagonal_cost, in_blocks, price, square, width
-from .._sketches import adjoint_sketch, leave_one_out, leave_one_out_estimate
+from .._arrays import Array, Probes, Rng, abs2, is_traced, real
+from .._estimates import Estimate, checked_budget, renamed
+from .._operators import diagonal_cost, in_blocks, price, square, width
+from .._sketches import adjoint_sketch, factor_sketch, leave_one_out_estimate, nystrom_sketch
 from ..probes import Source, distributions
 from .diagonal import diagonal
 
@@ -98,12 +88,10 @@ def xdiag(
         return renamed(estimate, "xdiag")
     Omega = law(Source(rng, A), n, k)
     A = in_blocks(A, width(A, block_size))
-    if A.factor is not None:
-        Q, R, Z, scale = _factor_sketch(A.factor, Omega)
-    else:
-        Q, R, Z, scale, _ = adjoint_sketch(A, Omega)
-    samples, left_out = leave_one_out.xdiag(Omega, Q, R, Z)
-    return leave_one_out_estimate(samples, left_out, scale, 2 * k, "xdiag", A)
+    L = A.factor
+    sketch = adjoint_sketch(A, Omega) if L is None else factor_sketch(L, Omega)
+    samples, left_out = sketch.diagonal_samples()
+    return leave_one_out_estimate(samples, left_out, sketch.unit, 2 * k, "xdiag", A)
 
 
 def xnysdiag(
@@ -175,28 +163,12 @@ def xnysdiag(
         return renamed(diagonal(A, m, rng=rng, probes=law, block_size=block_size), "xnysdiag")
     Omega = law(Source(rng, A), A.shape[0], k)
     A = in_blocks(A, width(A, block_size))
-    if A.factor is not None:
-        B, R, _, scale = _factor_sketch(A.factor, Omega)
-        samples, left_out = leave_one_out.xdiag(Omega, B, R, B)
-    else:
-        Y = A.matmat(Omega)
-        scale = magnitude(Y)
-        Y = Y / scale
-        samples, left_out = leave_one_out.xnysdiag(Omega, Y)
+    L = A.factor
+    sketch = nystrom_sketch(A, Omega) if L is None else factor_sketch(L, Omega)
+    samples, left_out = sketch.diagonal_samples()
     left_out = None if left_out is None else real(left_out)
     spent = price(A) * k
-    return leave_one_out_estimate(real(samples), left_out, scale, spent, "xnysdiag", A)
-
-
-def _factor_sketch(L: LinearOperator, Omega: Array) -> tuple[Array, Array, Array, Array]:
-    """``V R = L^H Omega`` and ``F = L V``, which stands for both sides, and their unit."""
-    G = L.H.matmat(Omega)
-    require_finite(G)
-    scale = magnitude(G)
-    V, R = orthonormalise(G / scale)
-    F = L.matmat(V) / scale
-    leave_one_out.check_adjoint(inner(F, Omega), R)
-    return F, R, F, scale * scale
+    return leave_one_out_estimate(real(samples), left_out, sketch.unit, spent, "xnysdiag", A)
 
 
 def _unimodular(probes: Probes) -> Probes:

@@ -18,7 +18,6 @@ from .._arrays import (
     magnitude,
     namespace,
     norm2,
-    orthonormalise,
     real,
     to_number,
 )
@@ -33,7 +32,7 @@ from .._operators import (
     price,
     square,
 )
-from .._sketches import moments, orthonormal_extension
+from .._sketches import factor_sketch, moments, orthonormal_extension
 from ..probes import Source, distributions
 from .moment_samples import INFLATION
 from .spectral_summary import frobenius_norm
@@ -296,26 +295,14 @@ def _shared_pairs(
 
 def _nystrom_pairs(L1: LinearOperator, L2: LinearOperator, Omega: Array, dtype: Any) -> _Pairs:
     """Both deflated by their own Nystrom approximations: b columns through each L and L^H."""
-    first, second = _nystrom_factor(L1, Omega), _nystrom_factor(L2, Omega)
+    sketches = factor_sketch(L1, Omega), factor_sketch(L2, Omega)
+    first, second = ((sketch.Z, sketch.R) for sketch in sketches)
     cross, one, two = (
         moments.nystrom_pairs(Omega, *pair)
-        for pair in (
-            (first[:2], second[:2]),
-            (first[:2], first[:2]),
-            (second[:2], second[:2]),
-        )
+        for pair in ((first, second), (first, first), (second, second))
     )
-    scales = first[2] ** 2, second[2] ** 2
+    scales = sketches[0].unit, sketches[1].unit
     return _Pairs(cross, one, two, scales, 4 * Omega.shape[1], INFLATION, dtype)
-
-
-def _nystrom_factor(L: LinearOperator, Omega: Array) -> tuple[Array, Array, Array]:
-    """F and R with ``A Omega = F R`` and ``F F^H`` the Nystrom approximation of ``A = L L^H``."""
-    G = L.H.matmat(Omega)
-    require_finite(G)
-    scale = magnitude(G)
-    V, R = orthonormalise(G / scale)
-    return L.matmat(V) / scale, R, scale
 
 
 def _exact_factor_pairs(L1: LinearOperator, L2: LinearOperator, dtype: Any) -> _Pairs:

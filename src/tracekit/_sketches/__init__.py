@@ -5,6 +5,9 @@ from .lanczos import Krylov
 from .leave_one_out import check_adjoint, leave_one_out_estimate
 from .moments import zonal
 from .range_sketch import (
+    AdjointSketch,
+    FactorSketch,
+    NystromSketch,
     RangeSketch,
     adjoint_sketch,
     factor_sketch,
@@ -15,7 +18,10 @@ from .range_sketch import (
 )
 
 __all__ = [
+    "AdjointSketch",
+    "FactorSketch",
     "Krylov",
+    "NystromSketch",
     "RangeSketch",
     "adjoint_sketch",
     "check_adjoint",

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 from .._arrays import (
     Array,
     Product,
     abs2,
     adjoint,
+    coldot,
+    colnorm2,
     device_of,
     eps_of,
     inner,
     is_traced,
     magnitude,
+    matrix_trace,
     namespace,
     orthonormalise,
+    real,
 )
 from .._estimates import require_finite
 from .._operators import LinearOperator
+from . import leave_one_out
 from .leave_one_out import check_adjoint, inexactness
+
+Samples = tuple[Array, Array | None]
+S = TypeVar("S", bound="RangeSketch")
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,79 @@ class RangeSketch:
     Z: Array
     scale: Array
 
+    name: ClassVar[str] = "range"
+    method: ClassVar[str] = "xtrace"
+    semidefinite: ClassVar[bool] = False
+    matvecs_per_probe: ClassVar[int] = 2
+
+    @property
+    def num_probes(self) -> int:
+        """Probes that are sketched."""
+        return int(self.Q.shape[1])
+
     @property
     def num_matvecs(self) -> int:
         """Products spent."""
-        return 2 * int(self.Q.shape[1])
+        return 2 * self.num_probes
+
+    @property
+    def unit(self) -> Array:
+        """What samples are in units of."""
+        return self.scale
+
+    @staticmethod
+    def forms(Omega: Array, Y: Array) -> Array:
+        """``x^H A x`` of every probe, from its product."""
+        return coldot(Omega, Y)
+
+    def samples(self, *, resphere: bool) -> Samples:
+        """Leave-one-out samples of the trace, and jackknife replicates."""
+        return leave_one_out.xtrace(self.Omega, self.Q, self.R, self.Z, resphere=resphere)
+
+    def tested_by(self, Omega: Array, Y: Array) -> Array:
+        """Samples of the trace by other probes on the sphere and their products."""
+        n, Qh = Omega.shape[0], adjoint(self.Q)
+        W = Qh @ Omega
+        rest = Omega - self.Q @ W
+        form = coldot(rest, Y - self.Z @ W) * ((n - self.num_probes) / colnorm2(rest))
+        return matrix_trace(Qh @ self.Z) + form
+
+
+@dataclass(frozen=True)
+class FactorSketch(RangeSketch):
+    """``Q R = L^H Omega`` and ``Z = L Q``: ``Z Z^H`` is the Nystrom approximation of ``L L^H``.
+
+    Samples are in units of the square of `scale`.
+    """
+
+    name = "factor"
+    method = "xnystrace"
+    semidefinite = True
+
+    @property
+    def unit(self) -> Array:
+        """What samples are in units of."""
+        return self.scale * self.scale
+
+    @staticmethod
+    def forms(Omega: Array, Y: Array) -> Array:
+        """``x^H A x`` of every probe, from its product with ``L^H``."""
+        return colnorm2(Y)
+
+    def samples(self, *, resphere: bool) -> Samples:
+        """Leave-one-out samples of the trace, and jackknife replicates."""
+        return leave_one_out.factored(self.Omega, self.R, self.Z, resphere=resphere)
+
+    def diagonal_samples(self) -> Samples:
+        """Leave-one-out samples of the diagonal, and jackknife replicates."""
+        check_adjoint(inner(self.Z, self.Omega), self.R)
+        return leave_one_out.xdiag(self.Omega, self.Z, self.R, self.Z)
+
+    def tested_by(self, Omega: Array, Y: Array) -> Array:
+        """Samples of the trace by other probes on the sphere and their products."""
+        rest = Y - self.Q @ (adjoint(self.Q) @ Y)
+        form = colnorm2(rest) * _growth(self.Omega, Omega)
+        return namespace(Y).sum(abs2(self.Z)) + form
 
 
 @dataclass(frozen=True)
@@ -53,50 +131,110 @@ class NystromSketch:
     Y: Array
     scale: Array
 
+    name: ClassVar[str] = "nystrom"
+    method: ClassVar[str] = "xnystrace"
+    semidefinite: ClassVar[bool] = True
+    matvecs_per_probe: ClassVar[int] = 1
+    forms = staticmethod(coldot)
+
+    @property
+    def num_probes(self) -> int:
+        """Probes that are sketched."""
+        return int(self.Y.shape[1])
+
     @property
     def num_matvecs(self) -> int:
         """Products spent, if A has no factor."""
-        return int(self.Y.shape[1])
+        return self.num_probes
+
+    @property
+    def unit(self) -> Array:
+        """What samples are in units of."""
+        return self.scale
+
+    def samples(self, *, resphere: bool) -> Samples:
+        """Leave-one-out samples of the trace, and jackknife replicates."""
+        return leave_one_out.xnystrace(self.Omega, self.Y, resphere=resphere)
+
+    def diagonal_samples(self) -> Samples:
+        """Leave-one-out samples of the diagonal, and jackknife replicates."""
+        return leave_one_out.xnysdiag(self.Omega, self.Y)
+
+    def tested_by(self, Omega: Array, Y: Array) -> Array:
+        """Samples of the trace by other probes on the sphere and their products."""
+        xp, n, gram = namespace(Y), Omega.shape[0], inner(self.Omega, self.Omega)
+        B, _, _, nu = leave_one_out.nystrom_factor(
+            self.Omega, self.Y, gram, "xtrace, or trace without psd"
+        )
+        form = real(coldot(Omega, Y)) + colnorm2(Omega) * nu
+        form = form - colnorm2(adjoint(B) @ Omega)
+        form = form * _growth(self.Omega, Omega)
+        return xp.astype(xp.sum(abs2(B)) - n * nu + form, Y.dtype)
+
+
+@dataclass(frozen=True)
+class AdjointSketch:
+    """``Q R = A Omega`` and ``Z = A^H Q``, in units of `scale`; whether A is known as Hermitian."""
+
+    Omega: Array
+    Q: Array
+    R: Array
+    Z: Array
+    scale: Array
+    hermitian: bool
+
+    @property
+    def unit(self) -> Array:
+        """What samples are in units of."""
+        return self.scale
+
+    def diagonal_samples(self) -> Samples:
+        """Leave-one-out samples of the diagonal, and jackknife replicates."""
+        return leave_one_out.xdiag(self.Omega, self.Q, self.R, self.Z)
 
 
 def range_sketch(A: LinearOperator, Omega: Array, sketch: RangeSketch | None = None) -> RangeSketch:
-    """Sketch the range of A, or widen a sketch by block Gram-Schmidt; no product is spent twice."""
+    """Sketch the range of A, or extend a sketch by block Gram-Schmidt."""
     Y = A.matmat(Omega)
     scale = magnitude(Y) if sketch is None else sketch.scale
-    return sketch_of_products(A.matmat, Omega, Y / scale, scale, sketch)
+    return sketch_of_products(RangeSketch, A.matmat, Omega, Y / scale, scale, sketch, Omega)
 
 
 def factor_sketch(
-    L: LinearOperator, Omega: Array, jitter: Array, sketch: RangeSketch | None = None
-) -> RangeSketch:
-    """``Q R = L^H Omega`` and ``Z = L Q``: ``Z Z^H`` is the Nystrom approximation of ``L L^H``.
+    L: LinearOperator,
+    Omega: Array,
+    jitter: Array | None = None,
+    sketch: FactorSketch | None = None,
+) -> FactorSketch:
+    """Sketch ``L L^H`` from ``L^H Omega``, or extend a sketch.
 
-    `jitter` holds probes with as many rows as L has columns.
+    `jitter` holds probes with as many rows as L has columns; without it, columns that depend on
+    others are completed by arbitrary ones.
     """
     Y = L.H.matmat(Omega)
     scale = magnitude(Y) if sketch is None else sketch.scale
-    return sketch_of_products(L.matmat, Omega, Y / scale, scale, sketch, jitter)
+    return sketch_of_products(FactorSketch, L.matmat, Omega, Y / scale, scale, sketch, jitter)
 
 
 def sketch_of_products(
+    kind: type[S],
     product: Product,
     Omega: Array,
     Y: Array,
     scale: Array,
-    sketch: RangeSketch | None = None,
-    jitter: Array | None = None,
-) -> RangeSketch:
+    sketch: S | None,
+    jitter: Array | None,
+) -> S:
     """A sketch from products `Y` that were spent on Omega before, and ``Z = product(Q)``."""
-    jitter = Omega if jitter is None else jitter
     Q, R, upper = orthonormal_extension(Y, jitter, sketch.Q if sketch else None)
     require_finite(R)
     Z = product(Q) / scale
     require_finite(Z)
     if sketch is None:
-        return RangeSketch(Omega, Q, R, Z, scale)
+        return kind(Omega, Q, R, Z, scale)
     concat = namespace(Q).concat
     low = namespace(Q).zeros((R.shape[0], sketch.R.shape[1]), dtype=R.dtype, device=device_of(R))
-    return RangeSketch(
+    return kind(
         concat([sketch.Omega, Omega], axis=1),
         concat([sketch.Q, Q], axis=1),
         concat([concat([sketch.R, upper], axis=1), concat([low, R], axis=1)], axis=0),
@@ -122,17 +260,17 @@ def nystrom_sketch(
 
 
 def orthonormal_extension(
-    Y: Array, Omega: Array, before: Array | None = None, *, jitter: float | None = None
+    Y: Array, Omega: Array | None, before: Array | None = None, *, jitter: float | None = None
 ) -> tuple[Array, Array, Array | None]:
     """``Y = before @ upper + Q R`` with Q orthonormal and orthogonal to `before`.
 
     A multiple of the probes, of relative size `jitter` (rounding level by default), is added to Y:
     it makes Y of full rank where the range is exhausted, and changes next to nothing otherwise.
     """
-    xp = namespace(Y)
-    relative = eps_of(Y) if jitter is None else jitter
-    tiny = xp.max(xp.abs(Y)) * (relative / math.sqrt(Y.shape[0]))
-    Y = Y + Omega * tiny
+    if Omega is not None:
+        relative = eps_of(Y) if jitter is None else jitter
+        tiny = namespace(Y).max(namespace(Y).abs(Y)) * (relative / math.sqrt(Y.shape[0]))
+        Y = Y + Omega * tiny
     if before is None:
         return *orthonormalise(Y), None
     upper, Q, R = None, Y, None
@@ -144,11 +282,11 @@ def orthonormal_extension(
     return Q, R, upper
 
 
-def adjoint_sketch(A: LinearOperator, Omega: Array) -> tuple[Array, Array, Array, Array, bool]:
-    """``Q R = A Omega`` and ``Z = A^H Q``, their unit, and whether A is known to be Hermitian.
+def adjoint_sketch(A: LinearOperator, Omega: Array) -> AdjointSketch:
+    """Sketch A and its adjoint.
 
-    Where A has no product with its adjoint, A has to be Hermitian, which the sketch shows; what
-    eager code refuses is not a number in compiled code.
+    Where A has no product with its adjoint, A has to be Hermitian, which the sketch shows. What
+    eager code refuses is NaN in compiled code.
     """
     xp = A.xp
     Y = A.matmat(Omega)
@@ -162,7 +300,7 @@ def adjoint_sketch(A: LinearOperator, Omega: Array) -> tuple[Array, Array, Array
     if A.rmatmat is not None:
         Z = A.rmatmat(Q) / scale
         check_adjoint(inner(Z, Omega), R)
-        return Q, R, Z, scale, hermitian
+        return AdjointSketch(Omega, Q, R, Z, scale, hermitian)
     if not is_traced(skew) and not hermitian:
         raise TypeError(
             "this operator is not Hermitian, as its products show, and has no product with its "
@@ -170,4 +308,13 @@ def adjoint_sketch(A: LinearOperator, Omega: Array) -> tuple[Array, Array, Array
             + inexactness(G)
         )
     Z = A.matmat(Q) / scale
-    return Q, R, xp.where(skew, xp.ones_like(Z) * math.nan, Z), scale, True
+    Z = xp.where(skew, xp.ones_like(Z) * math.nan, Z)
+    return AdjointSketch(Omega, Q, R, Z, scale, True)
+
+
+def _growth(sketched: Array, Omega: Array) -> Array:
+    """From the remainders of probes outside the span of `sketched` to the sphere of that space."""
+    xp, (n, b) = namespace(Omega), sketched.shape
+    gram, W = adjoint(sketched) @ sketched, adjoint(sketched) @ Omega
+    inside = real(coldot(W, xp.linalg.solve(gram, W)))
+    return (n - b) / (colnorm2(Omega) - inside)

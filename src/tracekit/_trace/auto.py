@@ -11,25 +11,21 @@ from typing import Any
 from .._arrays import Rng, namespace
 from .._estimates import Estimate, NotFiniteError, checked_budget, checked_tolerance, done, exact
 from .._operators import exact_cost, square
+from .._sketches import FactorSketch, NystromSketch, RangeSketch
 from ..probes import Source
 from .adaptive import (
-    Ask,
-    Callback,
-    Look,
+    Check,
     ProductError,
-    State,
     Step,
+    add_exact_block,
     attempted,
+    evaluate,
+    extend,
     next_step,
-    read,
-    saved,
-    sum_on,
-    widen,
-    write,
 )
-from .exact import exactly
 from .hutchinson import hutchinson
-from .spending import FIRST, within
+from .spending import FIRST, exact_trace_of, within
+from .state import Callback, Paused, Request, Sketch, State, saved, write
 
 SMALL = 64  # up to this dimension the exact trace costs no more than a few looks
 
@@ -92,7 +88,7 @@ def trace(
 
     Notes
     -----
-    The exact sum if n is at most 64. Otherwise the first look is at 8 sign vectors, the best plain
+    The exact sum if n is at most 64. Otherwise the first check is at 8 sign vectors, the best plain
     probes: they do where the diagonal dominates, or the tolerance is rough. Where more would need
     40 products or more, these 8 are sketched, and the estimates of smaller variance are kept from
     then on: of plain sign vectors, or of XTrace, or of XNysTrace if A is positive semidefinite,
@@ -121,26 +117,26 @@ def trace(
     >>> tk.trace(np.diag([1.0, 2.0, 3.0])).num_matvecs  # a matrix is read instead
     0
     """
-    ask = _asked(A, rtol, atol, max_matvecs, psd, hermitian, callback, checkpoint)
-    A = ask.A
+    request = _request(A, rtol, atol, max_matvecs, psd, hermitian, callback, checkpoint)
+    A = request.A
     if A.exact is not None and "entries" in A.exact:
         found = exact(A.exact["entries"](), 0, "sum_of_diagonal")
         return done(replace(found, reason="the matrix is given: its diagonal is summed"), A)
-    if ask.limit >= ask.cost and (ask.cost <= SMALL or rtol == atol == 0):
+    if request.limit >= request.cost and (request.cost <= SMALL or rtol == atol == 0):
         known = A.exact is not None and "trace" in A.exact
-        found = exactly(A)
+        found = exact_trace_of(A)
         free = known and not found.num_matvecs
         reason = "its maker knows it" if free else f"exact for {found.num_matvecs} products"
         return replace(found, reason=reason)
-    if ask.limit < FIRST * ask.price:
-        estimate = hutchinson(A, int(ask.limit), rng=rng)
-        reason = f"{ask.limit} products are too few to sketch"
+    if request.limit < FIRST * request.kind.matvecs_per_probe:
+        estimate = hutchinson(A, int(request.limit), rng=rng)
+        reason = f"{request.limit} products are too few to sketch"
         converged = rtol == atol == 0 or within(estimate, rtol, atol, 1)
         return replace(estimate, reason=reason, converged=converged)
     source = Source(rng, A)
     if checkpoint is not None and not source.state():
         raise TypeError("the state of this generator cannot be saved; pass an int to rng")
-    return _run(ask, source, saved(ask, source))
+    return _run(request, source, saved(request, source))
 
 
 def resume(
@@ -194,28 +190,28 @@ def resume(
     kept = getattr(estimate, "kept", None)
     if kept is None and getattr(estimate, "standard_error", None) == 0:
         return estimate  # exact
-    if not (isinstance(kept, tuple) and len(kept) == 3 and isinstance(kept[0], State)):
+    if not isinstance(kept, Paused):
         raise ValueError(
             f"{estimate!r} keeps no products to go on from; pass an estimate that trace or resume "
             "returned"
         )
-    state, source, mode = kept
-    psd = True if mode == "nystrom" else None
-    ask = _asked(A, rtol, atol, max_matvecs, psd, None, callback, checkpoint)
-    Omega, op = state.Omega, ask.A
-    here = (op.shape[0], op.xp, op.dtype, ask.mode)
-    if (Omega.shape[0], namespace(Omega), Omega.dtype, mode) != here:
-        made = "made by gram" if mode == "factor" else "not made by gram"
+    state, source, kind = kept.state, kept.source, kept.kind
+    psd = True if kind is NystromSketch else None
+    request = _request(A, rtol, atol, max_matvecs, psd, None, callback, checkpoint)
+    Omega, op = state.Omega, request.A
+    here = (op.shape[0], op.xp, op.dtype, request.kind)
+    if (Omega.shape[0], namespace(Omega), Omega.dtype, kind) != here:
+        made = "made by gram" if kind is FactorSketch else "not made by gram"
         raise ValueError(
             f"the estimate is of an operator of dimension {Omega.shape[0]} and dtype {Omega.dtype} "
             f"of {namespace(Omega).__name__}, {made}, and this one is {op!r}; pass the "
             "operator it came from"
         )
     source.restore(state.draws)
-    return _run(ask, source, state)
+    return _run(request, source, state)
 
 
-def _asked(
+def _request(
     A: Any,
     rtol: float,
     atol: float,
@@ -224,7 +220,7 @@ def _asked(
     hermitian: bool | None,
     callback: Callback | None,
     checkpoint: str | Path | None,
-) -> Ask:
+) -> Request:
     checked_tolerance(rtol, atol)
     operator = square(A)
     if (psd is False or hermitian is False) and operator.factor is not None:
@@ -239,55 +235,60 @@ def _asked(
         raise ValueError(
             f"checkpoint {str(path)!r} is in a folder that does not exist; make it first"
         )
-    mode = "factor" if operator.factor is not None else "nystrom" if psd else "range"
-    return Ask(
-        operator, rtol, atol, limit, exact_cost(operator), mode, bool(hermitian), callback, path
+    if operator.factor is not None:
+        kind: type[Sketch] = FactorSketch
+    else:
+        kind = NystromSketch if psd else RangeSketch
+    return Request(
+        operator, rtol, atol, limit, exact_cost(operator), kind, bool(hermitian), callback, path
     )
 
 
-def _run(ask: Ask, source: Source, state: State) -> Estimate:
+def _run(request: Request, source: Source, state: State) -> Estimate:
     """Spend, read and look, until one of them ends it; the loop knows only what `state` holds."""
-    look: Look | None = None
+    check: Check | None = None
     try:
         while True:
-            if state.columns == ask.cost:
+            if state.columns == request.cost:
                 reason = "estimating would have cost more"
-                return done(exact(state.total, state.spent, reason=reason), ask.A)
+                return done(exact(state.total, state.spent, reason=reason), request.A)
             if state.Omega is not None:
-                if look is None or state.columns == 0:
-                    look = attempted(read, ask, state)
-                kept = (state, source, ask.mode)
-                estimate = replace(look.estimate, num_matvecs=state.spent, kept=kept)
-                look = look._replace(estimate=estimate)
-                told = ask.callback is not None and ask.callback(estimate)
+                if check is None or state.columns == 0:
+                    check = attempted(evaluate, request, state)
+                kept = Paused(state, source, request.kind)
+                estimate = replace(check.estimate, num_matvecs=state.spent, kept=kept)
+                check = check._replace(estimate=estimate)
+                told = request.callback is not None and request.callback(estimate)
                 if estimate.converged:
                     return estimate
                 if told:
                     return _ended(estimate, "ended by the callback")
-            step = next_step(ask, state, look)
-            if look is not None and step.kind == "end":
-                spent_all = ask.rtol == ask.atol == 0
-                return replace(_ended(look.estimate, "the budget is spent"), converged=spent_all)
-            state = attempted(_stepped, ask, state, source, step, look)
-            if ask.checkpoint is not None:
-                write(ask, state, source)
+            step = next_step(request, state, check)
+            if check is not None and step.kind == "end":
+                spent_all = request.rtol == request.atol == 0
+                return replace(_ended(check.estimate, "the budget is spent"), converged=spent_all)
+            state = attempted(_stepped, request, state, source, step, check)
+            if request.checkpoint is not None:
+                write(request, state, source)
     except KeyboardInterrupt:
-        if look is None:
+        if check is None:
             raise
-        return _ended(look.estimate, "ended by Ctrl-C")
+        return _ended(check.estimate, "ended by Ctrl-C")
     except NotFiniteError as error:
-        raise NotFiniteError(str(error), look and look.estimate) from None
+        raise NotFiniteError(str(error), check and check.estimate) from None
     except ProductError as failed:
         cause = failed.__cause__ or failed
-        if look is None:
+        if check is None:
             raise cause from cause.__cause__
-        return _failed(look.estimate, cause)
+        return _failed(check.estimate, cause)
 
 
-def _stepped(ask: Ask, state: State, source: Source, step: Step, look: Look | None) -> State:
+def _stepped(
+    request: Request, state: State, source: Source, step: Step, check: Check | None
+) -> State:
     if step.kind == "sum":
-        return sum_on(ask, state)
-    return widen(ask, state, source, step, math.inf if look is None else look.gain)
+        return add_exact_block(request, state)
+    return extend(request, state, source, step, math.inf if check is None else check.gain)
 
 
 def _failed(estimate: Estimate, error: BaseException) -> Estimate:

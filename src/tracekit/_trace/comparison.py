@@ -16,10 +16,10 @@ from .._arrays import to_number
 from .._estimates import Estimate, checked_budget
 from .._operators import LinearOperator, exact_cost, square
 from ..probes import distributions
-from .exact import exactly
 from .hutchinson import hutchinson
 from .hutchpp import hutchpp, nahutchpp
 from .one_sided import one_sided
+from .spending import exact_trace_of
 from .xtrace import xnystrace, xtrace
 
 BUDGETS = 10, 20, 40, 80, 160
@@ -314,7 +314,7 @@ def checked_budgets(num_matvecs: Any, cost: int) -> tuple[int, ...]:
 
 def _checked_exact(A: LinearOperator, exact: Any) -> float | complex:
     if exact is None:
-        value = to_number(exactly(A).value)
+        value = to_number(exact_trace_of(A).value)
     else:
         try:
             value = to_number(exact)

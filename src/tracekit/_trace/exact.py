@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from .._arrays import Array, colnorm2
-from .._estimates import Estimate, done, exact
-from .._operators import (
-    LinearOperator,
-    blocks,
-    columns_at_once,
-    exact_cost,
-    in_blocks,
-    maker_price,
-    square,
-)
+from .._estimates import Estimate
+from .._operators import in_blocks, square
+from .spending import exact_trace_of
 
 
 def exact_trace(A: Any, *, block_size: int | None = None) -> Estimate:
@@ -51,32 +42,4 @@ def exact_trace(A: Any, *, block_size: int | None = None) -> Estimate:
     >>> tk.exact_trace(np.diag([1.0, 2.0, 3.0]))
     Estimate(6.0 +- 0.0, 3 matvecs, exact_trace)
     """
-    return exactly(in_blocks(square(A), block_size))
-
-
-def exactly(A: LinearOperator) -> Estimate:
-    """The trace by products with all coordinate vectors, or as the operator's maker knows it."""
-    if A.exact and "trace" in A.exact:
-        known = A.exact["trace"]
-        name = getattr(known, "method", "exact_trace")
-        return done(exact(known(), maker_price(A, "trace"), name), A)
-    total, start, n = None, 0, exact_cost(A)
-    for width in blocks(n, columns_at_once(A)):
-        total = exact_part(A, start, width, total)
-        start += width
-    return done(exact(total, n), A)
-
-
-def exact_part(A: LinearOperator, start: int, width: int, before: Array | None = None) -> Array:
-    """The sum of some diagonal entries, added to that of the entries before."""
-    L, quad, n = A.factor, A.quad, A.shape[0]
-    if L is not None and L.shape[1] < n:  # tr(L L^H) = tr(L^H L)
-        n = L.shape[1]
-        quad = partial(_colnorm2_of, L)
-    columns = A.xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
-    part = A.xp.sum(quad(columns))  # type: ignore[misc]
-    return part if before is None else before + part
-
-
-def _colnorm2_of(L: LinearOperator, X: Array) -> Array:
-    return colnorm2(L.matmat(X))
+    return exact_trace_of(in_blocks(square(A), block_size))

@@ -31,9 +31,8 @@ from .._operators import (
 )
 from .._sketches import check_adjoint, orthonormal_extension
 from ..probes import distributions
-from .exact import exactly
 from .hutchinson import girard_hutchinson, weighted_forms
-from .spending import Run
+from .spending import Run, exact_trace_of
 
 
 def hutchpp(
@@ -93,7 +92,7 @@ def hutchpp(
     run = Run.of(A, num_matvecs, rng, block_size=block_size)
     A, m = in_blocks(run.A, columns_at_once(run.A)), run.budget
     if run.affords_exact:
-        return exactly(A)
+        return exact_trace_of(A)
     k = m // (3 if A.factor is None else 4)
     s = m - (2 if A.factor is None else 3) * k
     if k == 0:
@@ -162,7 +161,7 @@ def nahutchpp(
     A, m = in_blocks(run.A, columns_at_once(run.A)), run.budget
     units = m // price(A)
     if run.affords_exact:
-        return exactly(A)
+        return exact_trace_of(A)
     if units < 8:
         return renamed(girard_hutchinson(run, distributions.rademacher), "nahutchpp")
     b = units // 4

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from .._arrays import Array, Probes, Rng, real, refuse_traced, to_number
-from .._estimates import Estimate, NotFiniteError, checked_budget, checked_tolerance
-from .._operators import LinearOperator, exact_cost, in_blocks, square
+from .._arrays import Array, Probes, Rng, colnorm2, real, refuse_traced, to_number
+from .._estimates import Estimate, NotFiniteError, checked_budget, checked_tolerance, done, exact
+from .._operators import (
+    LinearOperator,
+    blocks,
+    columns_at_once,
+    exact_cost,
+    in_blocks,
+    maker_price,
+    square,
+)
 from ..probes import Source, distributions
-from .exact import exactly
 
 FIRST = 8  # probes of the first interim check: fewer say too little about their own error
 LEAST = 3  # probes that leave-one-out samples are made of
@@ -64,7 +72,7 @@ class Run:
         """
         if self.rtol == self.atol == 0:
             if self.affords_exact:
-                return exactly(self.A)
+                return exact_trace_of(self.A)
             return step(None, self.budget // per_probe)[1]
         sketch, estimate, spent, cost = None, None, 0, exact_cost(self.A)
         sizes = list(_steps(min(self.budget, cost - 1) // per_probe))
@@ -78,11 +86,35 @@ class Run:
                 if self.budget - spent >= cost and spent + next_costs > cost:
                     break
             if self.budget - spent >= cost:
-                return replace(exactly(self.A), num_matvecs=spent + cost)
+                return replace(exact_trace_of(self.A), num_matvecs=spent + cost)
         except NotFiniteError as error:
             raise NotFiniteError(str(error), estimate) from None
         assert estimate is not None
         return replace(estimate, converged=False)
+
+
+def exact_trace_of(A: LinearOperator) -> Estimate:
+    """The trace by products with all coordinate vectors, or as the operator's maker knows it."""
+    if A.exact and "trace" in A.exact:
+        known = A.exact["trace"]
+        name = getattr(known, "method", "exact_trace")
+        return done(exact(known(), maker_price(A, "trace"), name), A)
+    total, start, n = None, 0, exact_cost(A)
+    for width in blocks(n, columns_at_once(A)):
+        total = exact_part(A, start, width, total)
+        start += width
+    return done(exact(total, n), A)
+
+
+def exact_part(A: LinearOperator, start: int, width: int, before: Array | None = None) -> Array:
+    """The sum of some diagonal entries, added to that of the entries before."""
+    L, quad, n = A.factor, A.quad, A.shape[0]
+    if L is not None and L.shape[1] < n:  # tr(L L^H) = tr(L^H L)
+        n = L.shape[1]
+        quad = partial(_colnorm2_of, L)
+    columns = A.xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
+    part = A.xp.sum(quad(columns))  # type: ignore[misc]
+    return part if before is None else before + part
 
 
 def within(estimate: Estimate, rtol: float, atol: float, checks: int) -> bool:
@@ -106,3 +138,7 @@ def _steps(total: int) -> Iterator[int]:
         size = min(max(spent, FIRST), total - spent)
         yield size
         spent += size
+
+
+def _colnorm2_of(L: LinearOperator, X: Array) -> Array:
+    return colnorm2(L.matmat(X))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from .._arrays import Probes, Rng
+from .._arrays import Array, Probes, Rng
 from .._estimates import Estimate, renamed
 from .._operators import price
 from .._sketches import (
+    FactorSketch,
+    NystromSketch,
     RangeSketch,
     factor_sketch,
-    leave_one_out,
     leave_one_out_estimate,
     nystrom_sketch,
     range_sketch,
@@ -80,22 +83,8 @@ def xtrace(
     True
     """
     run = Run.of(A, num_matvecs, rng, rtol, atol, block_size)
-    per_probe = 2 * price(run.A)
-    if run.is_short(per_probe):
-        return renamed(girard_hutchinson(run, probes), "xtrace")
-    resphere = _resphered(probes, joint=False)
-
-    def step(sketch: RangeSketch | None, b: int) -> tuple[RangeSketch, Estimate]:
-        sketch = range_sketch(run.A, run.draw(probes, b), sketch)
-        samples, left_out = leave_one_out.xtrace(
-            sketch.Omega, sketch.Q, sketch.R, sketch.Z, resphere=resphere
-        )
-        spent = price(run.A) * sketch.num_matvecs
-        return sketch, leave_one_out_estimate(
-            samples, left_out, sketch.scale, spent, "xtrace", run.A
-        )
-
-    return run.spend(step, per_probe)
+    extend = partial(range_sketch, run.A)
+    return _leave_one_out(run, RangeSketch, extend, 2 * price(run.A), probes)
 
 
 def xnystrace(
@@ -156,26 +145,41 @@ def xnystrace(
     True
     """
     run = Run.of(A, num_matvecs, rng, rtol, atol, block_size)
-    per_probe, L = price(run.A), run.A.factor
-    if run.is_short(per_probe):
-        return renamed(girard_hutchinson(run, probes), "xnystrace")
-    resphere = _resphered(probes, joint=True)
+    L = run.A.factor
+    if L is None:
+        return _leave_one_out(run, NystromSketch, partial(nystrom_sketch, run.A), 1, probes)
 
-    def step(sketch: Any, b: int) -> tuple[Any, Estimate]:
-        Omega = run.draw(probes, b)
-        if L is None:
-            sketch = nystrom_sketch(run.A, Omega, sketch)
-            samples, left_out = leave_one_out.xnystrace(sketch.Omega, sketch.Y, resphere=resphere)
-            scale = sketch.scale
-        else:
-            sketch = factor_sketch(L, Omega, run.source.signs((L.shape[1], b)), sketch)
-            samples, left_out = leave_one_out.factored(
-                sketch.Omega, sketch.R, sketch.Z, resphere=resphere
-            )
-            scale = sketch.scale * sketch.scale
-        spent = sketch.num_matvecs
+    def extend(Omega: Array, sketch: FactorSketch | None) -> FactorSketch:
+        jitter = run.source.signs((L.shape[1], Omega.shape[1]))
+        return factor_sketch(L, Omega, jitter, sketch)
+
+    return _leave_one_out(run, FactorSketch, extend, 2, probes)
+
+
+def _leave_one_out(
+    run: Run,
+    kind: type[RangeSketch | NystromSketch],
+    extend: Callable[[Array, Any], Any],
+    per_probe: int,
+    probes: Probes,
+) -> Estimate:
+    """The mean of leave-one-out samples of a sketch, which ``extend(Omega, sketch)`` makes."""
+    if run.is_short(per_probe):
+        return renamed(girard_hutchinson(run, probes), kind.method)
+    resphere = _resphered(probes, joint=kind.semidefinite)
+
+    def step(sketch: Any, count: int) -> tuple[Any, Estimate]:
+        sketch = extend(run.draw(probes, count), sketch)
+        samples, left_out = sketch.samples(resphere=resphere)
+        spent = per_probe * sketch.num_probes
         return sketch, leave_one_out_estimate(
-            samples, left_out, scale, spent, "xnystrace", run.A, semidefinite=True
+            samples,
+            left_out,
+            sketch.unit,
+            spent,
+            kind.method,
+            run.A,
+            semidefinite=kind.semidefinite,
         )
 
     return run.spend(step, per_probe)
