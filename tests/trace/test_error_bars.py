@@ -15,8 +15,8 @@ from conftest import KINDS, PSD, Library, by_products, matrix
 
 import tracekit as tk
 from tracekit import probes
+from tracekit._estimates import combined_error
 from tracekit._estimates import samples as samples_module
-from tracekit._sketches import leave_one_out
 from tracekit._trace import adaptive
 from tracekit.testing import benchmark_spectra, known_spectrum
 
@@ -209,12 +209,12 @@ def test_combined_errors_at_the_edges() -> None:
     spread = np.asarray(0.5)
     for b in (4, 8):
         samples = np.arange(1.0, b + 1)
-        assert leave_one_out.combined_error(samples, None, spread) == 0.5
-        equal = leave_one_out.combined_error(samples, np.full(b, 7.0), spread)
+        assert combined_error(samples, None, spread) == 0.5
+        equal = combined_error(samples, np.full(b, 7.0), spread)
         assert equal == (0.5 if b == 4 else 0.0)
         for scale in (1e-300, 1.0, 1e300):
             replicates = np.array([1.0, 1.1, 0.9, 1.0] * (b // 4)) * scale
-            found = leave_one_out.combined_error(samples * scale, replicates, spread * scale)
+            found = combined_error(samples * scale, replicates, spread * scale)
             jackknife = math.sqrt((b - 1) / b * 0.02 * (b // 4))
             expected = 0.5 if b == 4 else math.sqrt(jackknife * 0.5)
             assert found / scale == pytest.approx(expected, rel=1e-12)

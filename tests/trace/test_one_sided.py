@@ -204,11 +204,11 @@ def test_the_gram_of_the_sketch_is_kept(law: Any, cplx: bool) -> None:
     estimate = tk.one_sided(A, 7, rng=2, probes=law)
     V = np.concatenate(blocks, axis=1)
     expected = V.conj().T @ L @ L.conj().T @ V
-    np.testing.assert_allclose(estimate.kept, expected, rtol=1e-10, atol=1e-12)
-    assert np.trace(estimate.kept).real / 7 == pytest.approx(
+    np.testing.assert_allclose(estimate.kept.gram, expected, rtol=1e-10, atol=1e-12)
+    assert np.trace(estimate.kept.gram).real / 7 == pytest.approx(
         complex(estimate.value).real, rel=1e-12
     )
-    np.testing.assert_allclose(np.diag(estimate.kept).real, estimate.samples, rtol=1e-12)
+    np.testing.assert_allclose(np.diag(estimate.kept.gram).real, estimate.samples, rtol=1e-12)
 
 
 @every_law

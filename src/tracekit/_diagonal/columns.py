@@ -45,7 +45,7 @@ def outer_products(
     V, known = None, None
     if b > 0:
         G = L.H.matmat(distributions.normal(source, n, b))
-        require_finite(G)
+        require_finite(G, "diagonal", columns=G)
         V, _ = orthonormalise(G / magnitude(G))
         known = total(A.xp.sum(form(L.matmat(part)), axis=-1) for part in split(V, width(A)))
     running = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, abs2, conj, is_complex, weights
-from .._estimates import Estimate, add, checked_budget, done, exact, fitted
+from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted
 from .._operators import (
     LinearOperator,
     columns_cost,
@@ -92,17 +92,17 @@ def diagonal(
     A = in_blocks(A, width(A, block_size))
     if m is None or m >= diagonal_cost(A):
         value, spent = exact_diagonal(A)
-        return done(exact(value, spent, "diagonal"), A)
+        return finalize(exact(value, spent, "diagonal"), A, "diagonal")
     source = Source(rng, A)
     if A.factor is not None:
-        return done(outer_products(A, m, abs2, source, probes, "diagonal"), A)
+        return finalize(outer_products(A, m, abs2, source, probes, "diagonal"), A, "diagonal")
     running = None
     for Omega in drawn(A, probes, source, A.shape[0], m):
         running = add(running, A.matmat(Omega), Omega)
     assert running is not None
     correction = distributions.finite_population(probes, m, A.shape[0])
     tie = 0.5 if distributions.few_valued(probes, complex_=is_complex(A)) else None
-    return done(fitted(running, m, "diagonal", correction=correction, tie=tie), A)
+    return finalize(fitted(running, m, "diagonal", correction=correction, tie=tie), A, "diagonal")
 
 
 def block_traces(
@@ -172,14 +172,14 @@ def block_traces(
     if m is None or m >= diagonal_cost(A):
         entries, spent = exact_diagonal(A)
         value = axes.summed(entries[:, None])[:, 0]
-        return done(exact(value, spent, "block_traces"), A)
+        return finalize(exact(value, spent, "block_traces"), A, "diagonal")
     source = Source(rng, A)
     if A.factor is not None:
 
         def norms(X: Array) -> Array:
             return axes.summed(abs2(X))
 
-        return done(outer_products(A, m, norms, source, probes, "block_traces"), A)
+        return finalize(outer_products(A, m, norms, source, probes, "block_traces"), A, "diagonal")
     running = None
     few = distributions.few_valued(probes, complex_=is_complex(A))
     for Omega in drawn(A, probes, source, A.shape[0], m):
@@ -192,7 +192,7 @@ def block_traces(
     correction = distributions.finite_population(probes, m, A.shape[0])
     tie = 0.75 if few else None
     estimate = fitted(running, m, "block_traces", correction=correction, tie=tie, weighted=few)
-    return done(estimate, A)
+    return finalize(estimate, A, "diagonal")
 
 
 def exact_diagonal(A: LinearOperator) -> tuple[Array, int]:

@@ -20,7 +20,7 @@ from .._arrays import (
     magnitude,
     weights,
 )
-from .._estimates import Estimate, add, checked_budget, done, exact, fitted
+from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted
 from .._operators import (
     Axes,
     LinearOperator,
@@ -323,4 +323,4 @@ def _finished(estimate: Estimate, A: LinearOperator) -> Estimate:
         standard_error=even(estimate.standard_error),
         skewness=None if skewness is None else even(skewness),
     )
-    return done(estimate, A)
+    return finalize(estimate, A, "partial trace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, abs2, is_traced, real
-from .._estimates import Estimate, checked_budget, renamed
+from .._estimates import Estimate, checked_budget, with_method
 from .._operators import diagonal_cost, in_blocks, price, square, width
 from .._sketches import adjoint_sketch, factor_sketch, leave_one_out_estimate, nystrom_sketch
 from ..probes import Source, distributions
@@ -85,7 +85,7 @@ def xdiag(
     law = _unimodular(probes)
     if num_matvecs >= diagonal_cost(A) or k < 3:
         estimate = diagonal(A, num_matvecs, rng=rng, probes=law, block_size=block_size)
-        return renamed(estimate, "xdiag")
+        return with_method(estimate, "xdiag")
     Omega = law(Source(rng, A), n, k)
     A = in_blocks(A, width(A, block_size))
     L = A.factor
@@ -160,7 +160,7 @@ def xnysdiag(
     m, law = checked_budget(num_matvecs), _unimodular(probes)
     k = m // price(A)
     if m >= diagonal_cost(A) or k < 3:
-        return renamed(diagonal(A, m, rng=rng, probes=law, block_size=block_size), "xnysdiag")
+        return with_method(diagonal(A, m, rng=rng, probes=law, block_size=block_size), "xnysdiag")
     Omega = law(Source(rng, A), A.shape[0], k)
     A = in_blocks(A, width(A, block_size))
     L = A.factor

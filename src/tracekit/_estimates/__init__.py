@@ -2,34 +2,43 @@
 
 from .budget import checked_budget, checked_tolerance
 from .estimate import (
+    ErrorParts,
     Estimate,
     NotFiniteError,
-    done,
+    ProbeGram,
     exact,
-    renamed,
+    finalize,
     require_finite,
     scaled,
     t_quantile,
+    with_method,
 )
+from .jackknife import FEW, combined_error, jackknife, mixed_error
 from .running_mean import add, fitted
 from .samples import beyond_chance, few, mean, skewness_of, standard_error
 
 __all__ = [
+    "FEW",
+    "ErrorParts",
     "Estimate",
     "NotFiniteError",
+    "ProbeGram",
     "add",
     "beyond_chance",
     "checked_budget",
     "checked_tolerance",
-    "done",
+    "combined_error",
     "exact",
     "few",
+    "finalize",
     "fitted",
+    "jackknife",
     "mean",
-    "renamed",
+    "mixed_error",
     "require_finite",
     "scaled",
     "skewness_of",
     "standard_error",
     "t_quantile",
+    "with_method",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from .._arrays import (
     namespace,
     real,
     register_as_pytree,
+    to_host,
     to_number,
 )
 
@@ -56,6 +57,23 @@ class NotFiniteError(ValueError):
 NotFiniteError.__module__ = "tracekit"
 
 
+class ErrorParts(NamedTuple):
+    """The two parts of a standard error, and the error of a gradient."""
+
+    monte_carlo: Array
+    quadrature: Array
+    solves: Array | None = None  # relative, of those that a gradient is made of; None without one
+
+
+class ProbeGram(NamedTuple):
+    """The Gram matrix ``V^H L L^H V`` of the probes V of `one_sided`."""
+
+    gram: Array
+
+
+_LEAF, _LEFT_OUT = {"pytree": "leaf"}, {"pytree": "left out"}
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Estimate:
     """A random estimate: its value, its standard error, and what it cost.
@@ -83,8 +101,9 @@ class Estimate:
         Why this method was chosen, where it was chosen for the caller.
     skewness : array or None
         Of independent samples; makes the interval of skewed ones asymmetric. None elsewhere.
-    kept : object or None, optional
-        Products that further numbers can be read from or that can be added to.
+    kept : record or None, optional
+        What else the products tell: the parts of the error (`trace_function`), the Gram matrix of
+        the probes (`one_sided`), or the run that `resume` goes on with (`trace`).
 
     Notes
     -----
@@ -103,16 +122,16 @@ class Estimate:
     (45.0, 8)
     """
 
-    value: Array
-    standard_error: Array
+    value: Array = field(metadata=_LEAF)
+    standard_error: Array = field(metadata=_LEAF)
     num_matvecs: int
     method: str = ""
-    samples: Array | None = None
+    samples: Array | None = field(default=None, metadata=_LEAF)
     converged: bool = True
     dof: int = 0
     reason: str = ""
-    skewness: Array | None = None
-    kept: Any = None
+    skewness: Array | None = field(default=None, metadata=_LEAF)
+    kept: Any = field(default=None, metadata=_LEFT_OUT)
 
     def __post_init__(self) -> None:
         register_as_pytree(Estimate, _flatten, _unflatten)
@@ -270,13 +289,24 @@ def exact(value: Array, num_matvecs: int, method: str = "exact_trace", **more: A
     return Estimate(value, namespace(value).zeros_like(real(value)), num_matvecs, method, **more)
 
 
-def require_finite(x: Array) -> None:
-    """Raise NotFiniteError if values that are known hold NaN or infinity."""
-    if not is_finite(x):
-        raise NotFiniteError(
-            "the operator's products contain NaN or infinity, so no trace can be estimated; "
-            "check the operator with tracekit.testing.adjoint_test or by A @ x on a vector of yours"
-        )
+def require_finite(x: Array, quantity: str = "", *, columns: Array | None = None) -> None:
+    """Raise NotFiniteError if values that are known hold NaN or infinity.
+
+    The error names the `quantity` that was wanted, and the first of the `columns` that is not
+    finite: products, or what is made of each of them, along the last axis.
+    """
+    if is_finite(x):
+        return
+    where = ""
+    if columns is not None and not is_finite(columns):
+        finite = np.isfinite(to_host(columns))
+        bad = np.flatnonzero(~finite.all(axis=tuple(range(finite.ndim - 1))))
+        where = f" (first in column {bad[0]} of {finite.shape[-1]})"
+    what = f"its {quantity} cannot" if quantity else "nothing can"
+    raise NotFiniteError(
+        f"the operator's products contain NaN or infinity{where}, so that {what} be estimated; "
+        "check the operator with tracekit.testing.adjoint_test or by A @ x on a vector of yours"
+    )
 
 
 def t_quantile(level: float, dof: int) -> float:
@@ -310,20 +340,21 @@ def _plain(x: Array) -> Any:
     return number if math.isfinite(abs(value)) else None
 
 
-_ARRAYS = ("value", "standard_error", "samples", "skewness")
+def _names(kind: str) -> list[str]:
+    return [f.name for f in fields(Estimate) if f.metadata.get("pytree", "static") == kind]
 
 
 def _flatten(estimate: Estimate) -> tuple[list[Any], tuple[Any, ...]]:
-    rest = tuple(
-        getattr(estimate, f.name) for f in fields(Estimate) if f.name not in (*_ARRAYS, "kept")
-    )
-    return [getattr(estimate, name) for name in _ARRAYS], rest
+    leaves, static = ([getattr(estimate, x) for x in _names(kind)] for kind in ("leaf", "static"))
+    return leaves, tuple(static)
 
 
-def _unflatten(arrays: Any, rest: Any) -> Estimate:
-    names = [f.name for f in fields(Estimate) if f.name not in (*_ARRAYS, "kept")]
+def _unflatten(leaves: Any, static: Any) -> Estimate:
     estimate = object.__new__(Estimate)
-    for name, value in zip((*_ARRAYS, *names, "kept"), (*arrays, *rest, None), strict=True):
+    parts = dict.fromkeys(_names("left out"))
+    parts |= dict(zip(_names("leaf"), leaves, strict=True))
+    parts |= dict(zip(_names("static"), static, strict=True))
+    for name, value in parts.items():
         object.__setattr__(estimate, name, value)
     return estimate
 
@@ -338,12 +369,20 @@ def scaled(estimate: Estimate, scale: Array) -> Estimate:
     )
 
 
-def done(estimate: Estimate, A: Space) -> Estimate:
-    """The estimate in the operator's dtype, if it is finite."""
-    require_finite(estimate.value)
+def finalize(
+    estimate: Estimate,
+    A: Space | None = None,
+    quantity: str = "trace",
+    *,
+    columns: Array | None = None,
+) -> Estimate:
+    """The estimate, if it is finite; in the dtype of the operator, if that is given."""
+    require_finite(estimate.value, quantity, columns=columns)
+    if A is None:
+        return estimate
     return replace(estimate, value=A.xp.astype(estimate.value, A.dtype, copy=False))
 
 
-def renamed(estimate: Estimate, method: str) -> Estimate:
+def with_method(estimate: Estimate, method: str) -> Estimate:
     """The same estimate under the name of the estimator that was called."""
     return replace(estimate, method=method)

@@ -17,7 +17,7 @@ from .._arrays import (
     real,
     to_number,
 )
-from .._estimates import Estimate
+from .._estimates import Estimate, finalize
 from .._operators import LinearOperator, gram, price, square
 from .._sketches import Krylov, lanczos
 from ..functions import inv, log
@@ -25,7 +25,7 @@ from ..probes import distributions
 from .deflation import Deflated
 from .quadrature import SHARE
 from .slq import sampled
-from .trace_function import asked, done, exactly, is_affordable
+from .trace_function import asked, exactly, is_affordable
 
 
 def logdet(
@@ -91,7 +91,7 @@ def logdet(
     A = square(A, "determinant")
     ask = asked(A, log, num_matvecs, distributions.rademacher, depth, 1, deflate)
     if is_affordable(ask):
-        return done(exactly(A, log, "logdet"))
+        return finalize(exactly(A, log, "logdet"), quantity="log-determinant")
     seen = [False]
 
     def beside(K: Krylov, rest: Deflated, Omega: Array) -> Array:
@@ -108,7 +108,7 @@ def logdet(
         value = estimate.value + namespace(tilts).mean(tilts)
         estimate = replace(estimate, value=value, samples=estimate.samples + tilts)
         estimate = _with_its_solves(estimate)
-    return done(estimate)
+    return finalize(estimate, quantity="log-determinant")
 
 
 def _with_its_solves(estimate: Estimate) -> Estimate:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._arrays import Array, Probes, colnorm2, conj, eps_of, namespace, positive, real, to_number
-from .._estimates import Estimate, mean, standard_error
+from .._estimates import ErrorParts, Estimate, mean, standard_error
 from .._operators import LinearOperator
 from .._sketches import Krylov, lanczos
 from ..functions import Function, inv, is_semidefinite, values
@@ -24,14 +24,6 @@ SHARE = 0.1  # of the trace of |f|(A), an error that tells that the rule has not
 APART = 4  # residuals between a Ritz value and the next that make it stand apart
 SOLVED = 0.01  # relative error of a solve that is good enough for any gradient
 ROUNDING = 50  # in units of eps: below that changes of forms are rounding
-
-
-class ErrorSplit(NamedTuple):
-    """The two parts of a standard error, and the error of a gradient."""
-
-    monte_carlo: Array
-    quadrature: Array
-    solves: Array | None = None  # relative, of those that a gradient is made of; None without one
 
 
 class Sampling(NamedTuple):
@@ -201,7 +193,7 @@ def estimated(
         found,
         standard_error=both,
         converged=run.settled,
-        kept=ErrorSplit(found.standard_error, quadrature, solve_error(batches)),
+        kept=ErrorParts(found.standard_error, quadrature, solve_error(batches)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, adjoint, conj, device_of, is_complex
-from .._estimates import Estimate, checked_budget, exact, require_finite
+from .._estimates import Estimate, checked_budget, exact, finalize, require_finite
 from .._operators import LinearOperator, columns_cost, dense, square
 from .._sketches import Krylov, lanczos
 from ..functions import Function, values
@@ -197,8 +197,8 @@ def estimated(
     A = square(A, "function")
     ask = asked(A, f, num_matvecs, probes, depth, block, deflate)
     if is_affordable(ask):
-        return done(exactly(A, f, method))
-    return done(sampled(ask, rng, method)[0])
+        return finalize(exactly(A, f, method), quantity="trace of f(A)")
+    return finalize(sampled(ask, rng, method)[0], quantity="trace of f(A)")
 
 
 def asked(
@@ -258,9 +258,3 @@ def exactly(A: LinearOperator, f: Function, method: str) -> Estimate:
         x = xp.concat([s * s, gone])
     y = values(f, x, squared=L is not None)
     return exact(xp.sum(y, axis=-1), cost, method)
-
-
-def done(estimate: Estimate) -> Estimate:
-    """The estimate, if it is finite."""
-    require_finite(estimate.value)
-    return estimate

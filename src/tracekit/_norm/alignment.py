@@ -81,7 +81,7 @@ def inner(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     got = _pairs(A, B, num_matvecs, rng)
     xp, unit = namespace(got.cross), got.scales[0] * got.scales[1]
     value = xp.astype(xp.mean(got.cross) * unit, got.dtype, copy=False)
-    require_finite(value)
+    require_finite(value, "inner product")
     if got.inflation == 0:
         return exact(value, got.spent, "inner")
     error = standard_error(got.cross) * got.inflation * unit
@@ -135,7 +135,7 @@ def alignment(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
             raise ValueError("an operator is zero, so the alignment is 0 / 0; pass another one")
     size = xp.sqrt(a) * xp.sqrt(b)
     value = xp.astype(x / size, got.dtype, copy=False)
-    require_finite(value)
+    require_finite(value, "alignment")
     if got.inflation == 0:
         return exact(value, got.spent, "alignment")
     tilt = (got.cross - x) / size - x / size * ((got.first - a) / a + (got.second - b) / b) / 2
@@ -209,7 +209,7 @@ def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> 
     if not is_traced(size) and to_number(size).real == 0:
         raise ValueError("the kernel or the target is zero, so the alignment is 0 / 0")
     value = numerator / size
-    require_finite(value)
+    require_finite(value, "alignment")
     error = K.xp.abs(value) * (norm.standard_error / norm.value)
     spent = norm.num_matvecs + k
     return replace(
@@ -267,8 +267,8 @@ def _products(A: LinearOperator, B: LinearOperator, X: Array) -> tuple[Array, Ar
 
 
 def _scaled(Y1: Array, Y2: Array) -> tuple[Array, Array, tuple[Array, Array]]:
-    require_finite(Y1)
-    require_finite(Y2)
+    for Y in (Y1, Y2):
+        require_finite(Y, "alignment", columns=Y)
     scales = magnitude(Y1), magnitude(Y2)
     return Y1 / scales[0], Y2 / scales[1], scales
 

@@ -22,7 +22,7 @@ from .._arrays import (
     real,
     triangular_dual,
 )
-from .._estimates import few, require_finite, standard_error
+from .._estimates import combined_error, few, require_finite, standard_error
 from .._operators import LinearOperator, dense, each_column, price
 from .._sketches import leave_one_out, moments, orthonormal_extension
 from ..probes import Source, distributions
@@ -47,14 +47,14 @@ class MomentSamples(NamedTuple):
         """Of the mean of samples: jackknife and spread, or the spread times a factor."""
         spread = standard_error(samples)
         if left_out is not None:
-            return leave_one_out.combined_error(samples, left_out, spread)
+            return combined_error(samples, left_out, spread)
         return spread * few(samples.shape[-1]) * (factor if self.shared else 1.0)
 
     def variance(self, samples: Array, left_out: Array | None, factor: float) -> Array:
         """Of the mean of samples, as likely too small as too large: `error` is on the safe side."""
         spread = standard_error(samples)
         if left_out is not None:
-            error = leave_one_out.combined_error(samples, left_out, spread, few=0)
+            error = combined_error(samples, left_out, spread, few=0)
         else:
             error = spread * (factor if self.shared else 1.0)
         return error * error
@@ -73,7 +73,7 @@ def moment_samples(
     Omega = distributions.sphere(source, n, b)
     Q0, R0 = orthonormalise(Omega)
     Z0 = A.matmat(Q0)
-    require_finite(Z0)
+    require_finite(Z0, "norm", columns=Z0)
     scale = magnitude(Z0)
     Z0 = Z0 / scale
     H0 = inner(Q0, Z0)
@@ -98,7 +98,7 @@ def rectangular_samples(A: LinearOperator, m: int, rng: Rng) -> MomentSamples:
         return _independent(A, distributions.sphere(source, n, m))
     Omega = distributions.sphere(source, n, b)
     Y = A.matmat(Omega)
-    require_finite(Y)
+    require_finite(Y, "norm", columns=Y)
     scale = magnitude(Y)
     Q, R = orthonormalise(Y / scale)
     return _two_sided(A, Omega, Q, R, scale, 2 * b)
@@ -106,7 +106,7 @@ def rectangular_samples(A: LinearOperator, m: int, rng: Rng) -> MomentSamples:
 
 def _independent(A: LinearOperator, Omega: Array) -> MomentSamples:
     Y = A.matmat(Omega)
-    require_finite(Y)
+    require_finite(Y, "norm", columns=Y)
     scale = magnitude(Y)
     traces = coldot(Omega, Y / scale) if A.shape[0] == A.shape[1] else None
     return MomentSamples(traces, colnorm2(Y / scale), scale, Omega.shape[1] * price(A), False)
@@ -129,7 +129,7 @@ def _factored_krylov(L: LinearOperator, Omega: Array) -> MomentSamples:
     Lh, (n, b) = L.H.matmat, Omega.shape
     Q0, R0 = orthonormalise(Omega)
     G0 = Lh(Q0)
-    require_finite(G0)
+    require_finite(G0, "norm", columns=G0)
     scale = magnitude(G0)
     Z0 = L.matmat(G0 / scale) / scale
     Q1, C = _second_block(Omega, Q0, R0, Z0)
@@ -184,14 +184,14 @@ def exact_moments(A: LinearOperator) -> tuple[Array, Array, Array]:
     xp, L = A.xp, A.factor
     if L is not None:  # both from the Gram matrix of all columns of L or L^H
         G = dense(L.H if L.shape[0] <= L.shape[1] else L)
-        require_finite(G)
+        require_finite(G, "norm", columns=G)
         scale = magnitude(G)
         K = adjoint(G / scale) @ (G / scale)
         return real(matrix_trace(K)), norm2(K), scale * scale
     B = A if A.shape[1] <= A.shape[0] or A.rmatmat is None else A.H
     parts = []
     for E, Y in each_column(B):
-        require_finite(Y)
+        require_finite(Y, "norm", columns=Y)
         scale = magnitude(Y)
         rows = E[: min(Y.shape[0], E.shape[0]), :]
         t = xp.sum(coldot(rows, Y[: rows.shape[0], :] / scale))

@@ -24,7 +24,7 @@ from .._arrays import (
     to_number,
 )
 from .._arrays import real as real_part
-from .._estimates import Estimate, checked_budget, few, require_finite, skewness_of
+from .._estimates import Estimate, checked_budget, few, jackknife, require_finite, skewness_of
 from .._operators import LinearOperator, as_operator, blocked, columns_at_once, common_dtype
 from .._sketches import zonal
 from ..probes import Source, distributions
@@ -182,7 +182,7 @@ def _probe_grams(
     V = distributions.orthogonal(Source(rng, first), n, m) * n**-0.5
     sketches = [blocked(L.H.matmat, columns_at_once(L, None))(V) for L in operators]
     for G in sketches:
-        require_finite(G)
+        require_finite(G, "norm", columns=G)
     scales = [magnitude(G) for G in sketches]
     sketches = [G / scale for G, scale in zip(sketches, scales, strict=True)]
     return [inner(G, G) for G in sketches], scales, m, m * len(operators)
@@ -221,8 +221,7 @@ def _jackknife(
         return got, real_part(got) * 0.0 + (0.0 if m == n else math.inf), None
     xp = namespace(got)
     replicates = value(*left_out, m - 1)
-    rest = 1 - m / n
-    deviation = replicates - xp.mean(replicates)
-    error = xp.sqrt(xp.sum(abs2(deviation)) * ((m - 1) / m * rest)) * factor
+    corrected, deviation, share = jackknife(got, replicates, 1 - m / n)
+    error = xp.sqrt(xp.sum(abs2(deviation)) * share) * factor
     pseudo = got * m - replicates * (m - 1)
-    return got - (xp.mean(replicates) - got) * ((m - 1) * rest), error, skewness_of(pseudo)
+    return corrected, error, skewness_of(pseudo)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from .._arrays import Array, Rng, abs2, conj, is_traced, namespace, real, to_number
-from .._estimates import Estimate, checked_budget, exact, require_finite
+from .._estimates import Estimate, checked_budget, exact, finalize, with_method
 from .._operators import LinearOperator, as_operator, maker_price, square
 from .moment_samples import (
     INFLATION,
@@ -122,7 +121,7 @@ def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     """
     A, m = as_operator(A), checked_budget(num_matvecs)
     if A.exact and "norm" in A.exact and m >= (spent := maker_price(A, "norm")):
-        return _finite(exact(A.exact["norm"](), spent, "frobenius_norm"))
+        return finalize(exact(A.exact["norm"](), spent, "frobenius_norm"), quantity="norm")
     if m >= exact_cost(A):
         return _exact_norm(A)
     if A.factor is not None and m < 9:
@@ -186,7 +185,9 @@ def _summary(got: MomentSamples, A: LinearOperator) -> SpectralSummary:
     value = xp.astype(t * got.scale, A.dtype, copy=False)
     rank = Estimate(numerator / f, got.error(tilt, ratios, INFLATION), spent, method, dof=dof)
     trace = Estimate(value, error * got.scale, spent, method, samples=traces * got.scale, dof=dof)
-    return SpectralSummary(_finite(trace), replace(_norm(got), method=method), _finite(rank))
+    return SpectralSummary(
+        finalize(trace), with_method(_norm(got), method), finalize(rank, quantity="effective rank")
+    )
 
 
 def _norm(got: MomentSamples) -> Estimate:
@@ -197,16 +198,9 @@ def _norm(got: MomentSamples) -> Estimate:
     root = xp.sqrt(xp.where(square < 0, xp.zeros_like(square), square))
     safe = xp.where(root > 0, root, xp.ones_like(root))
     dof = squares.shape[0] - 1
-    return _finite(
-        Estimate(
-            root * got.scale, error / (2 * safe) * got.scale, got.spent, "frobenius_norm", dof=dof
-        )
-    )
-
-
-def _finite(estimate: Estimate) -> Estimate:
-    require_finite(estimate.value)
-    return estimate
+    error = error / (2 * safe) * got.scale
+    estimate = Estimate(root * got.scale, error, got.spent, "frobenius_norm", dof=dof)
+    return finalize(estimate, quantity="norm")
 
 
 def _nonzero(f: Array, what: str) -> Array:

@@ -2,7 +2,7 @@
 
 from . import lanczos, leave_one_out, moments
 from .lanczos import Krylov
-from .leave_one_out import check_adjoint, leave_one_out_estimate
+from .leave_one_out import check_adjoint, check_hermitian, leave_one_out_estimate
 from .moments import zonal
 from .range_sketch import (
     AdjointSketch,
@@ -25,6 +25,7 @@ __all__ = [
     "RangeSketch",
     "adjoint_sketch",
     "check_adjoint",
+    "check_hermitian",
     "factor_sketch",
     "lanczos",
     "leave_one_out",

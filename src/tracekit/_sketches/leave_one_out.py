@@ -37,10 +37,8 @@ from .._arrays import (
     to_number,
     triangular_dual,
 )
-from .._estimates import Estimate, done, mean, require_finite, scaled
+from .._estimates import FEW, Estimate, combined_error, finalize, mean, require_finite, scaled
 from .._operators import LinearOperator
-
-FEW = 8  # samples
 
 
 def xtrace(
@@ -228,25 +226,6 @@ def zero_where(
     return samples, xp.where(nothing, xp.zeros_like(replicates), replicates)
 
 
-def combined_error(
-    samples: Array, replicates: Array | None, spread: Array, few: int = FEW
-) -> Array:
-    """Geometric mean of the leave-one-out `spread` and the jackknife; of few samples the larger.
-
-    The spread alone is too small, since the samples share their sketch; the jackknife is
-    conservative (Efron and Stein, 1981). Below `few` samples either may be small by chance.
-    """
-    if replicates is None:
-        return spread
-    xp, b = namespace(samples), samples.shape[-1]
-    deviation = replicates - xp.mean(replicates, axis=-1, keepdims=True)
-    scale = magnitude(deviation)
-    jackknife = xp.sqrt(xp.sum(abs2(deviation / scale), axis=-1)) * scale * math.sqrt((b - 1) / b)
-    if b < few:
-        return xp.where(jackknife < spread, spread, jackknife)
-    return xp.sqrt(jackknife) * xp.sqrt(spread)
-
-
 def resphered(form: Array, length: Array, dimension: int, n: int) -> Array:
     """The quadratic form of a remainder, scaled from its squared length to the sphere it lies on.
 
@@ -355,4 +334,5 @@ def leave_one_out_estimate(
         error = error + math.inf if b < 5 else error
     elif semidefinite and b >= FEW:
         error = error * (1 + 2 / b)
-    return done(scaled(replace(estimate, standard_error=error), scale), A)
+    estimate = scaled(replace(estimate, standard_error=error), scale)
+    return finalize(estimate, A, "diagonal" if entries else "trace")

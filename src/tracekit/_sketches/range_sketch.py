@@ -197,7 +197,7 @@ def range_sketch(A: LinearOperator, Omega: Array, sketch: RangeSketch | None = N
     """Sketch the range of A, or extend a sketch by block Gram-Schmidt."""
     Y = A.matmat(Omega)
     scale = magnitude(Y) if sketch is None else sketch.scale
-    return sketch_of_products(RangeSketch, A.matmat, Omega, Y / scale, scale, sketch, Omega)
+    return sketch_of_products(RangeSketch, A.matmat, Omega, Y / scale, scale, sketch, Omega, Y)
 
 
 def factor_sketch(
@@ -213,7 +213,7 @@ def factor_sketch(
     """
     Y = L.H.matmat(Omega)
     scale = magnitude(Y) if sketch is None else sketch.scale
-    return sketch_of_products(FactorSketch, L.matmat, Omega, Y / scale, scale, sketch, jitter)
+    return sketch_of_products(FactorSketch, L.matmat, Omega, Y / scale, scale, sketch, jitter, Y)
 
 
 def sketch_of_products(
@@ -224,10 +224,14 @@ def sketch_of_products(
     scale: Array,
     sketch: S | None,
     jitter: Array | None,
+    columns: Array | None = None,
 ) -> S:
-    """A sketch from products `Y` that were spent on Omega before, and ``Z = product(Q)``."""
+    """A sketch from products `Y` that were spent on Omega before, and ``Z = product(Q)``.
+
+    `columns` are the products as they came, which an error may name one of.
+    """
     Q, R, upper = orthonormal_extension(Y, jitter, sketch.Q if sketch else None)
-    require_finite(R)
+    require_finite(R, columns=columns)
     Z = product(Q) / scale
     require_finite(Z)
     if sketch is None:
@@ -290,7 +294,7 @@ def adjoint_sketch(A: LinearOperator, Omega: Array) -> AdjointSketch:
     """
     xp = A.xp
     Y = A.matmat(Omega)
-    require_finite(Y)
+    require_finite(Y, columns=Y)
     scale = magnitude(Y)
     Q, R, _ = orthonormal_extension(Y / scale, Omega)
     G = inner(Omega, Y / scale)

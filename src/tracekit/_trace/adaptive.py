@@ -22,15 +22,16 @@ from .._estimates import (
     Estimate,
     NotFiniteError,
     beyond_chance,
-    done,
+    finalize,
     mean,
+    mixed_error,
     require_finite,
     scaled,
     standard_error,
     t_quantile,
 )
 from .._operators import blocks, columns_at_once
-from .._sketches import NystromSketch, leave_one_out, sketch_of_products
+from .._sketches import NystromSketch, check_hermitian, sketch_of_products
 from ..probes import Source, distributions
 from .spending import FIRST, exact_part, half_width
 from .state import GROWTH, Request, Sketch, State
@@ -117,7 +118,7 @@ def add_exact_block(request: Request, state: State) -> State:
     fits = columns_at_once(request.A, None)
     width = min(max(request.cost // 16, FIRST), fits, request.cost - state.columns)
     total = _product(lambda _: exact_part(request.A, state.columns, width, state.total), None)
-    require_finite(total)
+    require_finite(total, "trace")
     return replace(state, total=total, columns=state.columns + width, spent=state.spent + width)
 
 
@@ -131,7 +132,7 @@ def _with_signs(request: Request, state: State, source: Source, new: int) -> Sta
     for width in blocks(new, columns_at_once(request.A, None)):
         quad: Any = request.A.quad
         samples = _product(quad, distributions.rademacher(source, n, width)) / unit
-        require_finite(samples)
+        require_finite(samples, "trace", columns=samples)
         parts.append(samples)
         state = replace(state, spent=state.spent + width)
     return replace(state, plain=request.A.xp.concat(parts), sketch=None)
@@ -195,7 +196,7 @@ def _with_probes(request: Request, state: State, Omega: Array) -> State:
     """More probes that are held, with their products."""
     xp, Y = request.A.xp, _products(request, Omega)
     if request.hermitian and request.A.factor is None:
-        leave_one_out.check_hermitian(adjoint(Omega) @ Y, eps_of(Y))
+        check_hermitian(adjoint(Omega) @ Y, eps_of(Y))
     scale = magnitude(Y) if state.scale is None else state.scale
     Y = Y / scale
     spent = state.spent + int(Omega.shape[1])
@@ -211,7 +212,7 @@ def _products(request: Request, Omega: Array) -> Array:
     """``A Omega``, or ``L^H Omega``."""
     Y = _product((request.A if request.A.factor is None else request.A.factor.H).matmat, Omega)
     refuse_traced(Y)
-    require_finite(Y)
+    require_finite(Y, "trace", columns=Y)
     return Y
 
 
@@ -248,7 +249,7 @@ def evaluate(request: Request, state: State) -> Check:
         gain = _ratio(_variance(forms if state.deflated else signs), _variance(tested))
         deflated = state.deflated or gain >= (1 if request.kind is NystromSketch else PAYS)
         estimate = found if deflated else estimate
-    estimate = done(scaled(estimate, _unit(request, state)), request.A)
+    estimate = finalize(scaled(estimate, _unit(request, state)), request.A)
     converged = half_width(estimate, request.level(state.spent)) <= request.wanted(estimate)
     return Check(replace(estimate, converged=converged), gain, deflated)
 
@@ -290,7 +291,7 @@ def _deflated(request: Request, state: State, sketch: Sketch) -> tuple[Estimate,
         share = min(FIRST / b, 1.0)
         replicates = [(share, plain_left_out), (1 - share, left_out)]
     estimate = mean(samples, state.spent, sketch.method, independent=False)
-    error = _mixed_error(samples, replicates, estimate.standard_error)
+    error = mixed_error(samples, replicates, estimate.standard_error)
     estimate = replace(estimate, standard_error=error)
     parts = [] if state.tested is None else [state.tested]
     if state.held > b:
@@ -303,21 +304,6 @@ def _deflated(request: Request, state: State, sketch: Sketch) -> tuple[Estimate,
     reason += f"; {why}: {b} of {b + s} probes are sketched"
     estimate = _pooled(estimate, mean(tested, 0, ""), samples.shape[0], s)
     return replace(estimate, reason=reason), tested
-
-
-def _mixed_error(
-    samples: Array, replicates: list[tuple[float, Array | None]], spread: Array
-) -> Array:
-    """The geometric mean of two errors, where the jackknife's square is a mean by these shares."""
-    xp = namespace(samples)
-    errors = [
-        (share, leave_one_out.combined_error(samples, left_out, spread))
-        for share, left_out in replicates
-        if share > 0
-    ]
-    unit = magnitude(xp.stack([error for _, error in errors]))
-    parts = [share * (error / unit) ** 4 for share, error in errors]
-    return xp.sum(xp.stack(parts), axis=0) ** 0.25 * unit
 
 
 def _pooled(first: Estimate, second: Estimate, b: int, s: int) -> Estimate:

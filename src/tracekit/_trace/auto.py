@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from .._arrays import Rng, namespace
-from .._estimates import Estimate, NotFiniteError, checked_budget, checked_tolerance, done, exact
+from .._estimates import (
+    Estimate,
+    NotFiniteError,
+    checked_budget,
+    checked_tolerance,
+    exact,
+    finalize,
+)
 from .._operators import exact_cost, square
 from .._sketches import FactorSketch, NystromSketch, RangeSketch
 from ..probes import Source
@@ -121,7 +128,7 @@ def trace(
     A = request.A
     if A.exact is not None and "entries" in A.exact:
         found = exact(A.exact["entries"](), 0, "sum_of_diagonal")
-        return done(replace(found, reason="the matrix is given: its diagonal is summed"), A)
+        return finalize(replace(found, reason="the matrix is given: its diagonal is summed"), A)
     if request.limit >= request.cost and (request.cost <= SMALL or rtol == atol == 0):
         known = A.exact is not None and "trace" in A.exact
         found = exact_trace_of(A)
@@ -251,7 +258,7 @@ def _run(request: Request, source: Source, state: State) -> Estimate:
         while True:
             if state.columns == request.cost:
                 reason = "estimating would have cost more"
-                return done(exact(state.total, state.spent, reason=reason), request.A)
+                return finalize(exact(state.total, state.spent, reason=reason), request.A)
             if state.Omega is not None:
                 if check is None or state.columns == 0:
                     check = attempted(evaluate, request, state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, is_complex
-from .._estimates import Estimate, beyond_chance, done, mean
+from .._estimates import Estimate, beyond_chance, finalize, mean
 from .._operators import blocks, columns_at_once, exact_cost, quadratic_forms
 from ..probes import distributions
 from .spending import Run
@@ -95,7 +95,7 @@ def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
         estimate = mean(samples[0, :], spent, "hutchinson", correction=correction)
         if ties:
             estimate = beyond_chance(estimate, weighted_forms(samples), correction=correction)
-        return samples, done(estimate, A)
+        return samples, finalize(estimate, A, columns=samples[0, :])
 
     return run.spend(step)
 

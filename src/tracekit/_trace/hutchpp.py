@@ -19,7 +19,14 @@ from .._arrays import (
     norm2,
     to_number,
 )
-from .._estimates import Estimate, beyond_chance, done, mean, renamed
+from .._estimates import (
+    Estimate,
+    beyond_chance,
+    finalize,
+    mean,
+    require_finite,
+    with_method,
+)
 from .._operators import (
     LinearOperator,
     columns_at_once,
@@ -96,7 +103,7 @@ def hutchpp(
     k = m // (3 if A.factor is None else 4)
     s = m - (2 if A.factor is None else 3) * k
     if k == 0:
-        return renamed(girard_hutchinson(run, probes), "hutchpp")
+        return with_method(girard_hutchinson(run, probes), "hutchpp")
     S, T = (run.draw(probes, count) for count in (k, s))
     Y = A.matmat(S)
     Q, R, _ = orthonormal_extension(Y / magnitude(Y), S)
@@ -107,7 +114,7 @@ def hutchpp(
         weighted = weighted_forms(rest)
         vanishing = rest[0, :] if A.factor is not None else weighted
         estimate = beyond_chance(estimate, weighted, rest=vanishing, surplus=_surplus(R))
-    return done(estimate, A)
+    return finalize(estimate, A)
 
 
 def nahutchpp(
@@ -163,11 +170,12 @@ def nahutchpp(
     if run.affords_exact:
         return exact_trace_of(A)
     if units < 8:
-        return renamed(girard_hutchinson(run, distributions.rademacher), "nahutchpp")
+        return with_method(girard_hutchinson(run, distributions.rademacher), "nahutchpp")
     b = units // 4
     s = m - price(A) * 3 * b
     S, R, T = (run.draw(distributions.rademacher, k) for k in (b, 2 * b, s))
     Z, W = A.matmat(R), (A.H if A.rmatmat is not None else A).matmat(S)
+    require_finite(inner(S, Z), "trace", columns=Z)  # which must not be inverted
     scale = magnitude(Z)
     Z, W = Z / scale, W / scale
     corner, whole = inner(S, Z), A.xp.sqrt(norm2(S)) * A.xp.sqrt(norm2(Z))
@@ -182,7 +190,7 @@ def nahutchpp(
     estimate = mean(low_rank + rest[0, :], m, "nahutchpp")
     if distributions.few_valued(distributions.rademacher, complex_=is_complex(A)):
         estimate = beyond_chance(estimate, weighted_forms(rest))
-    return done(estimate, A)
+    return finalize(estimate, A)
 
 
 def _forms_beside(A: LinearOperator, Q: Array, T: Array) -> Array:

@@ -25,7 +25,7 @@ from .._arrays import (
     magnitude,
     namespace,
 )
-from .._estimates import Estimate, beyond_chance, checked_budget, done, exact, mean
+from .._estimates import Estimate, ProbeGram, beyond_chance, checked_budget, exact, finalize, mean
 from .._operators import (
     LinearOperator,
     as_operator,
@@ -74,7 +74,7 @@ def one_sided(
     Returns
     -------
     Estimate
-        Unbiased. ``kept`` holds the Gram matrix ``V^H L L^H V`` of the probes V where they fit in
+        Unbiased. ``kept.gram`` is the Gram matrix ``V^H L L^H V`` of the probes V where they fit in
         one block, so that norms can be read from the same products.
 
     Raises
@@ -111,7 +111,7 @@ def one_sided(
         return _informed(A, m, _checked_basis(L, basis, m), probes, source)
     if m >= n:
         parts = [L.xp.sum(colnorm2(G)) for _, G in each_column(L_H)]
-        return done(exact(sum(parts[1:], parts[0]), n, "one_sided"), L)
+        return finalize(exact(sum(parts[1:], parts[0]), n, "one_sided"), L)
     take, samples, G = distributions.stream(probes, source, n, m), [], None
     for width in blocks(m, m if probes is distributions.orthogonal else size):
         for part in split(take(width), size):
@@ -126,8 +126,8 @@ def one_sided(
     if distributions.few_valued(probes, complex_=is_complex(L)):
         correction = distributions.finite_population(probes, m, n)
         estimate = beyond_chance(estimate, correction=correction, rest=estimate.samples)
-    K = inner(G, G) if len(samples) == 1 else None
-    return replace(done(estimate, L), kept=K)
+    kept = ProbeGram(inner(G, G)) if len(samples) == 1 else None
+    return replace(finalize(estimate, L, columns=estimate.samples), kept=kept)
 
 
 def range_basis(Y: Array) -> Array:
@@ -239,7 +239,7 @@ def _informed(A: LinearOperator, m: int, Q: Array, probes: Probes, source: Sourc
     estimate = mean(on_span + rest, k + s, "one_sided", correction=correction)
     if distributions.few_valued(probes, complex_=is_complex(A)):
         estimate = beyond_chance(estimate, correction=correction, rest=rest)
-    return done(estimate, A)
+    return finalize(estimate, A)
 
 
 def _checked_basis(L: LinearOperator, basis: Array, m: int) -> Array:

@@ -8,7 +8,14 @@ from functools import partial
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, colnorm2, real, refuse_traced, to_number
-from .._estimates import Estimate, NotFiniteError, checked_budget, checked_tolerance, done, exact
+from .._estimates import (
+    Estimate,
+    NotFiniteError,
+    checked_budget,
+    checked_tolerance,
+    exact,
+    finalize,
+)
 from .._operators import (
     LinearOperator,
     blocks,
@@ -98,12 +105,12 @@ def exact_trace_of(A: LinearOperator) -> Estimate:
     if A.exact and "trace" in A.exact:
         known = A.exact["trace"]
         name = getattr(known, "method", "exact_trace")
-        return done(exact(known(), maker_price(A, "trace"), name), A)
+        return finalize(exact(known(), maker_price(A, "trace"), name), A)
     total, start, n = None, 0, exact_cost(A)
     for width in blocks(n, columns_at_once(A)):
         total = exact_part(A, start, width, total)
         start += width
-    return done(exact(total, n), A)
+    return finalize(exact(total, n), A)
 
 
 def exact_part(A: LinearOperator, start: int, width: int, before: Array | None = None) -> Array:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from .._arrays import Array, Probes, Rng
-from .._estimates import Estimate, renamed
+from .._estimates import Estimate, with_method
 from .._operators import price
 from .._sketches import (
     FactorSketch,
@@ -165,7 +165,7 @@ def _leave_one_out(
 ) -> Estimate:
     """The mean of leave-one-out samples of a sketch, which ``extend(Omega, sketch)`` makes."""
     if run.is_short(per_probe):
-        return renamed(girard_hutchinson(run, probes), kind.method)
+        return with_method(girard_hutchinson(run, probes), kind.method)
     resphere = _resphered(probes, joint=kind.semidefinite)
 
     def step(sketch: Any, count: int) -> tuple[Any, Estimate]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._estimates import jackknife
 from .._sketches import zonal
 
 Host = np.ndarray[Any, Any]
@@ -154,10 +155,9 @@ def _jackknife(sizes: Sizes, values: Host) -> tuple[Reading, Host]:
     whole, replicates = float(values[0]), values[1:]
     if replicates.size == 0:
         return Reading(whole, 0.0, 0), replicates
-    s, mean = sizes.s, float(replicates.mean())
-    deviation = (replicates - mean) * math.sqrt((s - 1) / s * sizes.rest)
-    corrected = whole - (s - 1) * sizes.rest * (mean - whole)
-    return Reading(corrected, float(deviation @ deviation), s - 1), deviation
+    corrected, deviation, share = jackknife(whole, replicates, sizes.rest)
+    deviation = deviation * math.sqrt(share)
+    return Reading(float(corrected), float(deviation @ deviation), sizes.s - 1), deviation
 
 
 def _least_variance(x: Host, X: Host, ratios: list[float], numbers: int) -> tuple[Host, float]:
