@@ -1,5 +1,6 @@
 """Linear operators as values: the record, conversion, combination, blocks, costs, tensor axes."""
 
+from .basis import checked_basis
 from .blocks import (
     _itemsize,
     block_size,
@@ -33,6 +34,7 @@ __all__ = [
     "blocked",
     "blocks",
     "centered",
+    "checked_basis",
     "columns_at_once",
     "columns_cost",
     "common_dtype",

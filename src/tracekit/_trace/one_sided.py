@@ -19,7 +19,6 @@ from .._arrays import (
     floating,
     householder_qr,
     inner,
-    is_array,
     is_complex,
     is_traced,
     magnitude,
@@ -30,6 +29,7 @@ from .._operators import (
     LinearOperator,
     as_operator,
     blocks,
+    checked_basis,
     columns_at_once,
     each_column,
     gram,
@@ -108,7 +108,7 @@ def one_sided(
     source = Source(rng, L)
     if basis is not None:
         A = in_blocks(gram(L), size)
-        return _informed(A, m, _checked_basis(L, basis, m), probes, source)
+        return _informed(A, m, _orthonormal_basis(L, basis, m), probes, source)
     if m >= n:
         parts = [L.xp.sum(colnorm2(G)) for _, G in each_column(L_H)]
         return finalize(exact(sum(parts[1:], parts[0]), n, "one_sided"), L)
@@ -242,22 +242,11 @@ def _informed(A: LinearOperator, m: int, Q: Array, probes: Probes, source: Sourc
     return finalize(estimate, A)
 
 
-def _checked_basis(L: LinearOperator, basis: Array, m: int) -> Array:
-    """The basis in the operator's dtype, if it is one."""
-    n, shape = L.shape[0], tuple(getattr(basis, "shape", ()))
-    if not is_array(basis) or namespace(basis) is not L.xp:
-        raise TypeError(
-            f"basis is {type(basis).__name__}, not an array of {L.xp.__name__}; convert it"
-        )
-    if len(shape) != 2 or shape[0] != n or not 0 < shape[1] < min(m, n):
-        raise ValueError(
-            f"basis of shape {shape} does not suit dimension {n} and {m} products; pass (n, k) "
-            "orthonormal columns with k below both"
-        )
-    if is_complex(basis) and not is_complex(L):
-        raise TypeError("a complex basis does not suit a real operator; pass a real one")
+def _orthonormal_basis(L: LinearOperator, basis: Array, m: int) -> Array:
+    """The basis in the operator's dtype, if it is orthonormal and leaves products for the rest."""
+    basis = checked_basis(L, basis, m, 1)
     basis = L.xp.astype(basis, floating(basis.dtype, L.xp, L.device), copy=False)
-    defect = L.xp.max(L.xp.abs(inner(basis, basis) - eye_like(basis, shape[1])))
+    defect = L.xp.max(L.xp.abs(inner(basis, basis) - eye_like(basis, basis.shape[1])))
     if not is_traced(defect) and not bool(defect < eps_of(basis) ** 0.5):
         raise ValueError("the columns of basis are not orthonormal; pass range_basis(basis)")
     return householder_qr(L.xp.astype(basis, L.dtype, copy=False))[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from .._arrays import (
     dtype_name,
     eps_of,
     householder_qr,
-    is_array,
     is_complex,
     magnitude,
     namespace,
@@ -24,7 +22,7 @@ from .._arrays import (
     to_number,
 )
 from .._estimates import require_finite
-from .._operators import LinearOperator, blocked, columns_at_once
+from .._operators import LinearOperator, blocked, checked_basis, columns_at_once
 from ..probes import Source
 from . import control_variates
 from .control_variates import Host
@@ -52,9 +50,9 @@ class Probing:
             W, k = A.xp.eye(n, dtype=A.dtype, device=A.device), n
         else:
             given = self._basis is not None
-            Q = _checked_basis(A, self._basis, m) if given else self._leading(A, source, m // 2)
+            Q = checked_basis(A, self._basis, m, 4) if given else self._leading(A, source, m // 2)
             k = Q.shape[1]
-            W = _with(Q, source.normal((n, m - k)))
+            W = _with(A.xp.astype(Q, A.dtype, copy=False), source.normal((n, m - k)))
         self.W, self.sizes = W, control_variates.Sizes(n - k, k, m - k, is_complex(A))
 
     def check(self, A: LinearOperator) -> None:
@@ -142,18 +140,3 @@ def _on_host(X: Array) -> Host:
     except RuntimeError:  # a device that NumPy cannot reach
         K = np.array([[to_number(X[i, j]) for j in range(X.shape[1])] for i in range(X.shape[0])])
     return K.astype(np.complex128) if is_complex(X) else K.real.astype(np.float64)
-
-
-def _checked_basis(A: LinearOperator, basis: Any, m: int) -> Array:
-    """The basis in the operator's dtype, if it is one."""
-    shape = tuple(getattr(basis, "shape", ()))
-    if not is_array(basis) or namespace(basis) is not A.xp:
-        raise TypeError(f"basis is {type(basis).__name__}, not an array of {A.xp.__name__}")
-    if len(shape) != 2 or shape[0] != A.shape[0] or not 0 < shape[1] <= m - 4:
-        raise ValueError(
-            f"basis of shape {shape} does not suit dimension {A.shape[0]} and {m} products a step; "
-            f"pass (n, k) columns with k of at most {m - 4}"
-        )
-    if is_complex(basis) and not is_complex(A):
-        raise TypeError("a complex basis does not suit a real operator; pass a real one")
-    return A.xp.astype(basis, A.dtype, copy=False)
