@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ._arrays import (
     Array,
-    Device,
     DType,
-    Namespace,
     Rng,
     abs2,
     adjoint,
@@ -29,7 +26,7 @@ from ._arrays import (
     norm2,
 )
 from ._operators import as_operator
-from .probes import Source, distributions
+from .probes import Place, Source, distributions
 
 __all__ = [
     "adjoint_test",
@@ -280,7 +277,7 @@ def known_spectrum(eigenvalues: Array, *, rng: Rng = 0, dtype: DType | None = No
             f"eigenvalues of shape {tuple(eigenvalues.shape)} are not one vector; pass shape (n,)"
         )
     xp, device = namespace(eigenvalues), device_of(eigenvalues)
-    place = _Space(floating(dtype or eigenvalues.dtype, xp, device), xp, device)
+    place = Place(floating(dtype or eigenvalues.dtype, xp, device), xp, device)
     if is_complex(eigenvalues) and not is_complex(place):
         raise ValueError(
             f"no symmetric matrix of dtype {place.dtype} has complex eigenvalues; "
@@ -331,15 +328,6 @@ def benchmark_spectra(n: int, *, rng: Rng = 0) -> dict[str, Array]:
         "1+U": 1.0 + np.random.default_rng(rng).random(n),
         "0.7^i": 0.7**i,
     }
-
-
-@dataclass(frozen=True)
-class _Space:
-    """Where the arrays to be drawn live."""
-
-    dtype: DType
-    xp: Namespace
-    device: Device
 
 
 def _dense_trace(A: Any) -> tuple[complex, float]:

@@ -8,11 +8,11 @@ from .._arrays import Array, Probes, Rng, abs2, conj, is_complex, weights
 from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted
 from .._operators import (
     LinearOperator,
-    columns_cost,
+    all_columns_cost,
     coordinates,
-    diagonal_cost,
+    exact_diagonal_cost,
     in_blocks,
-    maker_price,
+    known_cost,
     read_axes,
     square,
     total,
@@ -90,7 +90,7 @@ def diagonal(
     A = square(A, "diagonal")
     m = None if num_matvecs is None else checked_budget(num_matvecs)
     A = in_blocks(A, width(A, block_size))
-    if m is None or m >= diagonal_cost(A):
+    if m is None or m >= exact_diagonal_cost(A):
         value, spent = exact_diagonal(A)
         return finalize(exact(value, spent, "diagonal"), A, "diagonal")
     source = Source(rng, A)
@@ -169,7 +169,7 @@ def block_traces(
     axes = read_axes(A, dims, axis)
     m = None if num_probes is None else checked_budget(num_probes, "num_probes")
     A = in_blocks(A, width(A, block_size))
-    if m is None or m >= diagonal_cost(A):
+    if m is None or m >= exact_diagonal_cost(A):
         entries, spent = exact_diagonal(A)
         value = axes.summed(entries[:, None])[:, 0]
         return finalize(exact(value, spent, "block_traces"), A, "diagonal")
@@ -198,8 +198,8 @@ def block_traces(
 def exact_diagonal(A: LinearOperator) -> tuple[Array, int]:
     """The diagonal, and what it cost."""
     if A.exact and "diagonal" in A.exact:
-        return A.exact["diagonal"](), maker_price(A, "diagonal")
-    cost = columns_cost(A)
+        return A.exact["diagonal"](), known_cost(A, "diagonal")
+    cost = all_columns_cost(A)
     if A.factor is not None and cost < A.shape[0]:
         parts = (abs2(A.factor.matmat(E)) for E in coordinates(A, cost))
         return total(A.xp.sum(part, axis=-1) for part in parts), cost

@@ -24,7 +24,7 @@ from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted
 from .._operators import (
     Axes,
     LinearOperator,
-    columns_cost,
+    all_columns_cost,
     coordinates,
     in_blocks,
     read_axes,
@@ -130,10 +130,10 @@ def partial_trace(
     m = None if num_probes is None else checked_budget(num_probes, "num_probes")
     b, A = _checked_rank(A, rank, m), in_blocks(A, width(A, block_size))
     n, K = A.shape[0], axes.kept
-    price = (m or 0) if A.factor is not None else K * (m or 0) + 2 * (b or 0)
-    if m is None or price >= columns_cost(A):
+    cost = (m or 0) if A.factor is not None else K * (m or 0) + 2 * (b or 0)
+    if m is None or cost >= all_columns_cost(A):
         value = _exact_factored(A, axes) if A.factor is not None else _exact(A, axes)
-        return _finished(exact(value, columns_cost(A), "partial_trace"), A)
+        return _finished(exact(value, all_columns_cost(A), "partial_trace"), A)
     source = Source(rng, A)
     if A.factor is not None:
         A = in_blocks(A, max(1, min(width(A), ENTRIES // K**2)))
@@ -147,7 +147,7 @@ def partial_trace(
     assert running is not None
     correction, tie = distributions.finite_population(probes, m, n // K), 0.75 if few else None
     estimate = fitted(
-        running, price, "partial_trace", known=known, correction=correction, tie=tie, weighted=few
+        running, cost, "partial_trace", known=known, correction=correction, tie=tie, weighted=few
     )
     return _finished(estimate, A)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from .._arrays import Array, Probes, Rng, abs2, is_traced, real
 from .._estimates import Estimate, checked_budget, with_method
-from .._operators import diagonal_cost, in_blocks, price, square, width
+from .._operators import exact_diagonal_cost, in_blocks, matvecs_per_column, square, width
 from .._sketches import adjoint_sketch, factor_sketch, leave_one_out_estimate, nystrom_sketch
 from ..probes import Source, distributions
 from .diagonal import diagonal
@@ -83,7 +83,7 @@ def xdiag(
     A = square(A, "diagonal")
     n, k = A.shape[0], checked_budget(num_matvecs) // 2
     law = _unimodular(probes)
-    if num_matvecs >= diagonal_cost(A) or k < 3:
+    if num_matvecs >= exact_diagonal_cost(A) or k < 3:
         estimate = diagonal(A, num_matvecs, rng=rng, probes=law, block_size=block_size)
         return with_method(estimate, "xdiag")
     Omega = law(Source(rng, A), n, k)
@@ -158,8 +158,8 @@ def xnysdiag(
     """
     A = square(A, "diagonal")
     m, law = checked_budget(num_matvecs), _unimodular(probes)
-    k = m // price(A)
-    if m >= diagonal_cost(A) or k < 3:
+    k = m // matvecs_per_column(A)
+    if m >= exact_diagonal_cost(A) or k < 3:
         return with_method(diagonal(A, m, rng=rng, probes=law, block_size=block_size), "xnysdiag")
     Omega = law(Source(rng, A), A.shape[0], k)
     A = in_blocks(A, width(A, block_size))
@@ -167,7 +167,7 @@ def xnysdiag(
     sketch = nystrom_sketch(A, Omega) if L is None else factor_sketch(L, Omega)
     samples, left_out = sketch.diagonal_samples()
     left_out = None if left_out is None else real(left_out)
-    spent = price(A) * k
+    spent = matvecs_per_column(A) * k
     return leave_one_out_estimate(real(samples), left_out, sketch.unit, spent, "xnysdiag", A)
 
 

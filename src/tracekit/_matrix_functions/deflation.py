@@ -36,7 +36,7 @@ from .._arrays import (
     namespace,
 )
 from .._estimates import require_finite
-from .._operators import LinearOperator, gram, price
+from .._operators import LinearOperator, gram, matvecs_per_column
 from .._sketches import factor_sketch, lanczos, nystrom_sketch
 from ..functions import Function, inv, is_semidefinite, log, values
 from ..probes import Source, distributions
@@ -101,7 +101,7 @@ class Deflated:
 
 def cost(A: LinearOperator, f: Function) -> int:
     """Products that a column of the sketch costs."""
-    return price(A) if is_semidefinite(f) else lanczos.cost(A, STEPS)
+    return matvecs_per_column(A) if is_semidefinite(f) else lanczos.cost(A, STEPS)
 
 
 def dimension(f: Function, columns: int) -> int:

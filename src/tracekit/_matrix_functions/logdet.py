@@ -18,7 +18,7 @@ from .._arrays import (
     to_number,
 )
 from .._estimates import Estimate, finalize
-from .._operators import LinearOperator, gram, price, square
+from .._operators import LinearOperator, gram, matvecs_per_column, square
 from .._sketches import Krylov, lanczos
 from ..functions import inv, log
 from ..probes import distributions
@@ -100,7 +100,9 @@ def logdet(
             solved, Omega = rest.scaled(solved), rest.scaled(Omega)
         return coldot(solved, A.matmat(Omega))
 
-    ask = ask._replace(A=_constant(A, seen), beside=beside, price=price(A), needed=lambda: seen[0])
+    ask = ask._replace(
+        A=_constant(A, seen), beside=beside, price=matvecs_per_column(A), needed=lambda: seen[0]
+    )
     estimate, slopes = sampled(ask, rng, "logdet")
     if slopes is not None:
         slopes = real(slopes)

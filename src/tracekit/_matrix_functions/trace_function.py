@@ -6,7 +6,7 @@ from typing import Any
 
 from .._arrays import Array, Probes, Rng, adjoint, conj, device_of, is_complex
 from .._estimates import Estimate, checked_budget, exact, finalize, require_finite
-from .._operators import LinearOperator, columns_cost, dense, square
+from .._operators import LinearOperator, all_columns_cost, dense, square
 from .._sketches import Krylov, lanczos
 from ..functions import Function, values
 from ..probes import distributions
@@ -237,14 +237,14 @@ def asked(
 
 def is_affordable(ask: Sampling) -> bool:
     """Whether all eigenvalues can be had."""
-    cost = columns_cost(ask.A)
+    cost = all_columns_cost(ask.A)
     bits = int(ask.A.xp.finfo(ask.A.dtype).bits) * (2 if is_complex(ask.A) else 1)
     return ask.budget >= cost and cost * ask.A.shape[0] * bits // 8 <= GIGABYTE
 
 
 def exactly(A: LinearOperator, f: Function, method: str) -> Estimate:
     """By all eigenvalues: of A, or of the smaller Gram matrix of its factor."""
-    xp, n, L, cost = A.xp, A.shape[0], A.factor, columns_cost(A)
+    xp, n, L, cost = A.xp, A.shape[0], A.factor, all_columns_cost(A)
     if L is None:
         D = dense(A)
         require_finite(D)

@@ -29,7 +29,7 @@ from .._operators import (
     common_dtype,
     dense,
     each_column,
-    price,
+    matvecs_per_column,
     square,
 )
 from .._sketches import factor_sketch, moments, orthonormal_extension
@@ -235,7 +235,7 @@ def _pairs(A: Any, B: Any, num_matvecs: Any, rng: Rng) -> _Pairs:
     if A.shape != B.shape:
         raise ValueError(f"operators of shapes {A.shape} and {B.shape} have no inner product")
     dtype = common_dtype(A, B)
-    each = price(A) + price(B)
+    each = matvecs_per_column(A) + matvecs_per_column(B)
     if m < each:
         raise ValueError(f"num_matvecs={m} is too few for one probe of both; pass at least {each}")
     if A.factor is not None and B.factor is not None:
@@ -331,7 +331,7 @@ def _exact_pairs(A: LinearOperator, B: LinearOperator, dtype: Any) -> _Pairs:
     cross = sum(x * (u / top1) * (v / top2) for (x, _, _), (u, v) in zip(sums, units, strict=True))
     first = sum(a * (u / top1) ** 2 for (_, a, _), (u, _) in zip(sums, units, strict=True))
     second = sum(b * (v / top2) ** 2 for (_, _, b), (_, v) in zip(sums, units, strict=True))
-    spent = A.shape[1] * (price(A) + price(B))
+    spent = A.shape[1] * (matvecs_per_column(A) + matvecs_per_column(B))
     samples = cross[None], real(first)[None], real(second)[None]
     return _Pairs(*samples, (top1, top2), spent, 0.0, dtype)
 

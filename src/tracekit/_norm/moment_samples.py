@@ -23,7 +23,7 @@ from .._arrays import (
     triangular_dual,
 )
 from .._estimates import combined_error, few, require_finite, standard_error
-from .._operators import LinearOperator, dense, each_column, price
+from .._operators import LinearOperator, dense, each_column, matvecs_per_column
 from .._sketches import leave_one_out, moments, orthonormal_extension
 from ..probes import Source, distributions
 
@@ -109,7 +109,9 @@ def _independent(A: LinearOperator, Omega: Array) -> MomentSamples:
     require_finite(Y, "norm", columns=Y)
     scale = magnitude(Y)
     traces = coldot(Omega, Y / scale) if A.shape[0] == A.shape[1] else None
-    return MomentSamples(traces, colnorm2(Y / scale), scale, Omega.shape[1] * price(A), False)
+    return MomentSamples(
+        traces, colnorm2(Y / scale), scale, Omega.shape[1] * matvecs_per_column(A), False
+    )
 
 
 def _two_sided(
@@ -170,13 +172,6 @@ def _is_hermitian(H: Array) -> bool:
     xp = namespace(H)
     skew, size = (xp.sum(abs2(X)) for X in (H - adjoint(H), H))
     return bool(skew <= eps_of(H) * size)
-
-
-def exact_cost(A: LinearOperator) -> int:
-    """Products that the exact norm costs."""
-    if A.factor is not None:
-        return min(A.factor.shape)
-    return min(A.shape) if A.rmatmat is not None else A.shape[1]
 
 
 def exact_moments(A: LinearOperator) -> tuple[Array, Array, Array]:

@@ -6,12 +6,11 @@ from typing import Any
 
 from .._arrays import Array, Rng, abs2, conj, is_traced, namespace, real, to_number
 from .._estimates import Estimate, checked_budget, exact, finalize, with_method
-from .._operators import LinearOperator, as_operator, maker_price, square
+from .._operators import LinearOperator, as_operator, exact_norm_cost, known_cost, square
 from .moment_samples import (
     INFLATION,
     NORM_INFLATION,
     MomentSamples,
-    exact_cost,
     exact_moments,
     moment_samples,
     rectangular_samples,
@@ -73,7 +72,7 @@ def spectral_summary(A: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSu
     2.5
     """
     A, m = square(A, "effective rank"), checked_budget(num_matvecs)
-    if m >= exact_cost(A):
+    if m >= exact_norm_cost(A):
         return _exact_summary(A)
     if A.factor is not None and m < 9:
         return one_sided_summary(A.factor, m, rng=rng)
@@ -120,9 +119,9 @@ def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     True
     """
     A, m = as_operator(A), checked_budget(num_matvecs)
-    if A.exact and "norm" in A.exact and m >= (spent := maker_price(A, "norm")):
+    if A.exact and "norm" in A.exact and m >= (spent := known_cost(A, "norm")):
         return finalize(exact(A.exact["norm"](), spent, "frobenius_norm"), quantity="norm")
-    if m >= exact_cost(A):
+    if m >= exact_norm_cost(A):
         return _exact_norm(A)
     if A.factor is not None and m < 9:
         return one_sided_norm(A.factor, m, rng)
@@ -211,13 +210,13 @@ def _nonzero(f: Array, what: str) -> Array:
 
 def _exact_norm(A: LinearOperator) -> Estimate:
     _, f, scale = exact_moments(A)
-    return exact(A.xp.sqrt(f) * scale, exact_cost(A), "frobenius_norm")
+    return exact(A.xp.sqrt(f) * scale, exact_norm_cost(A), "frobenius_norm")
 
 
 def _exact_summary(A: LinearOperator) -> SpectralSummary:
     t, f, scale = exact_moments(A)
     f = _nonzero(f, "the effective rank")
-    spent, method = exact_cost(A), "spectral_summary"
+    spent, method = exact_norm_cost(A), "spectral_summary"
     value = A.xp.astype(t * scale, A.dtype, copy=False)
     return SpectralSummary(
         exact(value, spent, method),

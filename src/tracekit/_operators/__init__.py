@@ -20,7 +20,14 @@ from .blocks import (
 )
 from .combine import block_diagonal, centered, counted, gram, vstack
 from .convert import as_operator, square
-from .costs import columns_cost, diagonal_cost, exact_cost, maker_price, price
+from .costs import (
+    all_columns_cost,
+    exact_diagonal_cost,
+    exact_norm_cost,
+    exact_trace_cost,
+    known_cost,
+    matvecs_per_column,
+)
 from .linear_operator import LinearOperator, common_dtype
 from .tensor_axes import Axes, read_axes, with_dims
 
@@ -28,6 +35,7 @@ __all__ = [
     "Axes",
     "LinearOperator",
     "_itemsize",
+    "all_columns_cost",
     "as_operator",
     "block_diagonal",
     "block_size",
@@ -36,20 +44,20 @@ __all__ = [
     "centered",
     "checked_basis",
     "columns_at_once",
-    "columns_cost",
     "common_dtype",
     "coordinates",
     "counted",
     "dense",
-    "diagonal_cost",
     "each_column",
-    "exact_cost",
+    "exact_diagonal_cost",
+    "exact_norm_cost",
+    "exact_trace_cost",
     "forms_of",
     "gram",
     "has_plain_form",
     "in_blocks",
-    "maker_price",
-    "price",
+    "known_cost",
+    "matvecs_per_column",
     "quadratic_forms",
     "read_axes",
     "split",

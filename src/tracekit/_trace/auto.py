@@ -17,7 +17,7 @@ from .._estimates import (
     exact,
     finalize,
 )
-from .._operators import exact_cost, square
+from .._operators import exact_trace_cost, square
 from .._sketches import FactorSketch, NystromSketch, RangeSketch
 from ..probes import Source
 from .adaptive import (
@@ -247,7 +247,15 @@ def _request(
     else:
         kind = NystromSketch if psd else RangeSketch
     return Request(
-        operator, rtol, atol, limit, exact_cost(operator), kind, bool(hermitian), callback, path
+        operator,
+        rtol,
+        atol,
+        limit,
+        exact_trace_cost(operator),
+        kind,
+        bool(hermitian),
+        callback,
+        path,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._arrays import to_number
 from .._estimates import Estimate, checked_budget
-from .._operators import LinearOperator, exact_cost, square
+from .._operators import LinearOperator, exact_trace_cost, square
 from ..probes import distributions
 from .hutchinson import hutchinson
 from .hutchpp import hutchpp, nahutchpp
@@ -267,7 +267,7 @@ def compare(
     A = square(A)
     truth = _checked_exact(A, exact)
     A = replace(A, exact=None)  # its methods shall estimate what its maker knows
-    budgets = checked_budgets(num_matvecs, exact_cost(A))
+    budgets = checked_budgets(num_matvecs, exact_trace_cost(A))
     seeds = _checked_seeds(rng, num_seeds)
     methods = applicable_methods(A, psd) if methods is None else _checked_methods(methods)
     errors = np.empty((len(methods), len(budgets), len(seeds)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from .._arrays import Array, Probes, Rng, is_complex
 from .._estimates import Estimate, beyond_chance, finalize, mean
-from .._operators import blocks, columns_at_once, exact_cost, quadratic_forms
+from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms
 from ..probes import distributions
 from .spending import Run
 
@@ -81,7 +81,7 @@ def hutchinson(
 def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
     """The mean of quadratic forms, for a call that is checked."""
     A, n = run.A, run.A.shape[0]
-    take = distributions.stream(probes, run.source, n, min(run.budget, exact_cost(A)))
+    take = distributions.stream(probes, run.source, n, min(run.budget, exact_trace_cost(A)))
     forms, size = quadratic_forms(A), columns_at_once(A)
     ties = distributions.few_valued(probes, complex_=is_complex(A))
 

@@ -33,7 +33,7 @@ from .._operators import (
     forms_of,
     has_plain_form,
     in_blocks,
-    price,
+    matvecs_per_column,
     quadratic_forms,
 )
 from .._sketches import check_adjoint, orthonormal_extension
@@ -166,13 +166,13 @@ def nahutchpp(
     """
     run = Run.of(A, num_matvecs, rng, block_size=block_size)
     A, m = in_blocks(run.A, columns_at_once(run.A)), run.budget
-    units = m // price(A)
+    units = m // matvecs_per_column(A)
     if run.affords_exact:
         return exact_trace_of(A)
     if units < 8:
         return with_method(girard_hutchinson(run, distributions.rademacher), "nahutchpp")
     b = units // 4
-    s = m - price(A) * 3 * b
+    s = m - matvecs_per_column(A) * 3 * b
     S, R, T = (run.draw(distributions.rademacher, k) for k in (b, 2 * b, s))
     Z, W = A.matmat(R), (A.H if A.rmatmat is not None else A).matmat(S)
     require_finite(inner(S, Z), "trace", columns=Z)  # which must not be inverted

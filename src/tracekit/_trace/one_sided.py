@@ -36,7 +36,7 @@ from .._operators import (
     in_blocks,
     split,
 )
-from ..probes import Source, distributions
+from ..probes import Place, Source, distributions
 
 
 def one_sided(
@@ -208,13 +208,12 @@ def difference_basis(
         )
     if step is not None and not step > 0:
         raise ValueError(f"step={step!r} is no length; pass a positive number, or None")
-    space = LinearOperator(
-        (1, theta.shape[0]), lambda X: X, dtype=theta.dtype, xp=xp, device=device_of(theta)
-    )
+    device = device_of(theta)
+    place = Place(floating(theta.dtype, xp, device), xp, device)
     length = xp.sqrt(xp.sum(abs2(theta)))
     length = xp.where(length > 0, length, xp.ones_like(length))
     h = length * (step if step is not None else eps_of(theta) ** (1 / 3))
-    P = distributions.sphere(Source(rng, space), theta.shape[0], k) * (
+    P = distributions.sphere(Source(rng, place), theta.shape[0], k) * (
         h / math.sqrt(theta.shape[0])
     )
     here = xp.reshape(f(theta), (-1,))

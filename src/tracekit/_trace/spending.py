@@ -20,9 +20,9 @@ from .._operators import (
     LinearOperator,
     blocks,
     columns_at_once,
-    exact_cost,
+    exact_trace_cost,
     in_blocks,
-    maker_price,
+    known_cost,
     square,
 )
 from ..probes import Source, distributions
@@ -59,7 +59,7 @@ class Run:
     @property
     def affords_exact(self) -> bool:
         """Whether the budget suffices for the exact trace."""
-        return self.budget >= exact_cost(self.A)
+        return self.budget >= exact_trace_cost(self.A)
 
     def is_short(self, per_probe: int) -> bool:
         """Whether there are too few probes to leave one out."""
@@ -81,7 +81,7 @@ class Run:
             if self.affords_exact:
                 return exact_trace_of(self.A)
             return step(None, self.budget // per_probe)[1]
-        sketch, estimate, spent, cost = None, None, 0, exact_cost(self.A)
+        sketch, estimate, spent, cost = None, None, 0, exact_trace_cost(self.A)
         sizes = list(_steps(min(self.budget, cost - 1) // per_probe))
         try:
             for size in sizes:
@@ -105,8 +105,8 @@ def exact_trace_of(A: LinearOperator) -> Estimate:
     if A.exact and "trace" in A.exact:
         known = A.exact["trace"]
         name = getattr(known, "method", "exact_trace")
-        return finalize(exact(known(), maker_price(A, "trace"), name), A)
-    total, start, n = None, 0, exact_cost(A)
+        return finalize(exact(known(), known_cost(A, "trace"), name), A)
+    total, start, n = None, 0, exact_trace_cost(A)
     for width in blocks(n, columns_at_once(A)):
         total = exact_part(A, start, width, total)
         start += width

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._arrays import Array, Probes, Rng
 from .._estimates import Estimate, with_method
-from .._operators import price
+from .._operators import matvecs_per_column
 from .._sketches import (
     FactorSketch,
     NystromSketch,
@@ -84,7 +84,7 @@ def xtrace(
     """
     run = Run.of(A, num_matvecs, rng, rtol, atol, block_size)
     extend = partial(range_sketch, run.A)
-    return _leave_one_out(run, RangeSketch, extend, 2 * price(run.A), probes)
+    return _leave_one_out(run, RangeSketch, extend, 2 * matvecs_per_column(run.A), probes)
 
 
 def xnystrace(

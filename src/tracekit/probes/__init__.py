@@ -26,6 +26,7 @@ from .distributions import (
     stream,
     tiled,
 )
+from .source import Place as Place
 from .source import Source
 
 __all__ = [

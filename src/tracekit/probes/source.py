@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
-from .._arrays import Array, Rng, Space, is_complex, real_dtype, wrapped
+from .._arrays import (
+    Array,
+    Device,
+    DType,
+    Namespace,
+    Rng,
+    Space,
+    is_complex,
+    real_dtype,
+    wrapped,
+)
 from .generators import generator_of
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where arrays are drawn to, where there is no operator."""
+
+    dtype: DType
+    xp: Namespace
+    device: Device
 
 
 class Source:
