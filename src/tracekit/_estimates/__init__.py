@@ -14,6 +14,7 @@ from .estimate import (
     with_method,
 )
 from .jackknife import FEW, combined_error, jackknife, mixed_error
+from .plots import plot_band, plot_density, plot_errors
 from .running_mean import add, fitted
 from .samples import beyond_chance, few, mean, skewness_of, standard_error
 
@@ -35,6 +36,9 @@ __all__ = [
     "jackknife",
     "mean",
     "mixed_error",
+    "plot_band",
+    "plot_density",
+    "plot_errors",
     "require_finite",
     "scaled",
     "skewness_of",

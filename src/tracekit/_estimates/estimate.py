@@ -21,6 +21,7 @@ from .._arrays import (
     to_host,
     to_number,
 )
+from .plots import plot_samples
 
 
 class NotFiniteError(ValueError):
@@ -238,21 +239,12 @@ class Estimate:
         ImportError
             If matplotlib is not installed.
         """
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots()[1] if ax is None else ax
-        value = to_number(self.value).real
+        samples = self.samples
+        if samples is not None:
+            samples = [to_number(x).real for x in _entries(samples)]
         low, high = (to_number(end).real for end in self.confidence_interval(level))
-        if self.samples is not None:
-            samples = np.asarray([to_number(x).real for x in _entries(self.samples)])
-            ax.plot(np.arange(1, samples.size + 1), samples, ".", color="0.6", label="samples")
-        if math.isfinite(low):
-            ax.axhspan(low, high, alpha=0.2, label=f"{level:.0%} interval")
-        ax.axhline(value, label=f"estimate ({self.method})")
-        ax.set_xlabel("sample")
-        ax.set_ylabel("value")
-        ax.legend()
-        return ax
+        value, label = to_number(self.value).real, f"estimate ({self.method})"
+        return plot_samples(ax, samples, value, (low, high), level, label)
 
     def __complex__(self) -> complex:
         return to_number(self.value)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, Rng, abs2, device_of, namespace, to_host, to_number
-from .._estimates import checked_budget
+from .._estimates import checked_budget, plot_density
 from .._operators import square
 from .._sketches import lanczos
 from ..probes import Source, distributions
@@ -98,16 +98,11 @@ class SpectralDensity:
         ImportError
             If matplotlib is not installed.
         """
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots()[1] if ax is None else ax
         xp, margin = namespace(self.nodes), 0.08 * self._breadth()
         low, high = to_number(xp.min(self.nodes)).real, to_number(xp.max(self.nodes)).real
         x = np.linspace(low - margin, high + margin, 600)
         where = xp.asarray(x, dtype=self.nodes.dtype, device=device_of(self.nodes))
-        ax.plot(x, to_host(self.density(where, width)))
-        ax.set(xlabel="eigenvalue", ylabel="share of all per unit", ylim=(0, None))
-        return ax
+        return plot_density(ax, x, to_host(self.density(where, width)))
 
     def _breadth(self) -> float:
         """Of the spectrum; where it is one point, of that."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from .._arrays import Array, Product, real_dtype
 from .convert import as_operator
-from .linear_operator import LinearOperator, common_dtype, compose
+from .linear_operator import Known, LinearOperator, common_dtype, compose
 
 
 def gram(L: LinearOperator) -> LinearOperator:
@@ -255,18 +255,16 @@ def counted(A: Any) -> tuple[LinearOperator, Counter]:
 
 
 def _counted_exact(A: LinearOperator, counter: Counter) -> dict[str, Callable[[], Array]] | None:
-    """What the operator's maker knows, counted as quadratic forms where it costs something."""
+    """What is known in closed form, counted as quadratic forms where it costs something."""
 
-    def count(known: Callable[[], Array]) -> Callable[[], Array]:
-        price = getattr(known, "num_matvecs", 0)
+    def count(known: Callable[[], Array]) -> Known:
+        cost = getattr(known, "num_matvecs", 0)
 
         def counting() -> Array:
-            counter.quads += price
+            counter.quads += cost
             return known()
 
-        counting.num_matvecs = price  # type: ignore[attr-defined]
-        counting.method = getattr(known, "method", "exact_trace")  # type: ignore[attr-defined]
-        return counting
+        return Known(counting, cost, getattr(known, "method", "exact_trace"))
 
     return {name: count(known) for name, known in A.exact.items()} if A.exact else None
 

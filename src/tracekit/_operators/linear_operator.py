@@ -32,6 +32,19 @@ from .._arrays import (
 from .checked_product import Checked
 
 
+@dataclass(frozen=True)
+class Known:
+    """A quantity in closed form: a function, the products that it spends, and its name."""
+
+    value: Callable[[], Array]
+    num_matvecs: int = 0
+    method: str = "exact_trace"
+
+    def __call__(self) -> Array:
+        """The quantity."""
+        return self.value()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class LinearOperator:
     """A linear map known by its block products, spelled as SciPy spells them.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import to_number
-from .._estimates import Estimate, checked_budget
+from .._estimates import Estimate, checked_budget, plot_errors
 from .._operators import LinearOperator, exact_trace_cost, square
 from ..probes import distributions
 from .hutchinson import hutchinson
@@ -155,28 +155,18 @@ class Comparison:
         ImportError
             If matplotlib is not installed.
         """
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(layout="constrained")[1] if ax is None else ax
         positive = self.errors[self.errors > 0]
         least = positive.min() if positive.size else float(np.finfo(np.float64).eps)
-        lower, median, upper = np.maximum(self.quartiles, least)
-        for i, name in enumerate(self.methods):
-            colour = _COLOURS[i % len(_COLOURS)]
-            marker = _MARKERS[i % len(_MARKERS)]  # told apart without colour too
-            products = self.spent[i]
-            ax.fill_between(products, lower[i], upper[i], color=colour, alpha=0.15, linewidth=0)
-            ax.plot(products, median[i], color=colour, marker=marker, markersize=5, label=name)
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_xticks(self.num_matvecs, [str(m) for m in self.num_matvecs])
-        ax.set_xticks([], minor=True)
-        ax.set_xlabel("products")
-        ax.set_ylabel(self._what)
-        ax.set_title(f"median and quartiles of {self.errors.shape[-1]} seeds", fontsize="medium")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize="small")
-        return ax
+        title = f"median and quartiles of {self.errors.shape[-1]} seeds"
+        return plot_errors(
+            ax,
+            self.methods,
+            self.spent,
+            np.maximum(self.quartiles, least),
+            self.num_matvecs,
+            self._what,
+            title,
+        )
 
     @property
     def _what(self) -> str:
@@ -350,7 +340,3 @@ def _checked_methods(methods: Any) -> dict[str, Method]:
             "{'xtrace': tracekit.xtrace}"
         )
     return dict(methods)
-
-
-_COLOURS = "#0072B2", "#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#000000"
-_MARKERS = "osv<^D*"

@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from .._arrays import Array, Rng, beside, namespace, real_dtype, to_number
-from .._estimates import Estimate, NotFiniteError, checked_budget
+from .._estimates import Estimate, NotFiniteError, checked_budget, plot_band
 from .._operators import square
 from . import control_variates
 from .compression import Probing, compression
@@ -260,31 +260,14 @@ class Tracker:
                 f"there is no {quantity!r} of {len(self._points)} steps to draw; update the "
                 f"tracker, and pass one of {', '.join(names)}"
             )
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(layout="constrained")[1] if ax is None else ax
         estimates = [getattr(point, quantity) for point in self._points]
         steps = [point.step for point in self._points]
         values = [to_number(estimate.value).real for estimate in estimates]
         ends = [estimate.confidence_interval(level) for estimate in estimates]
         low, high = ([to_number(end[i]).real for end in ends] for i in (0, 1))
-        (line,) = ax.plot(steps, values, label=quantity.replace("_", " "))
-        ax.fill_between(
-            steps,
-            low,
-            high,
-            color=line.get_color(),
-            alpha=0.2,
-            linewidth=0,
-            label=f"{level:.0%} band",
-        )
         at = [i for i, point in enumerate(self._points) if point.anchored]
-        ax.plot([steps[i] for i in at], [values[i] for i in at], "o", color=line.get_color(),
-                markersize=4, label="anchors")  # fmt: skip
-        ax.set_xlabel("step")
-        ax.set_ylabel(quantity.replace("_", " "))
-        ax.legend(frameon=False)
-        return ax
+        label, band = quantity.replace("_", " "), f"{level:.0%} band"
+        return plot_band(ax, steps, values, (low, high), at, label, band, "anchors")
 
     def __repr__(self) -> str:
         count = sum(point.anchored for point in self._points)
