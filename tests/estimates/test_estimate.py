@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import FrozenInstanceError, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import twins
 from conftest import Library, installed, matrix
 
 import tracekit as tk
-from tracekit._estimates import samples
+from tracekit._estimates import jackknife, require_finite, samples
 
 STOCHASTIC = (tk.hutchinson, tk.hutchpp, tk.xtrace, tk.xnystrace)
 
@@ -228,3 +229,48 @@ def test_estimates_of_trace_come_back_from_other_processes() -> None:
     A = tk.LinearOperator((500, 500), twins.decaying_rows)
     fine = tk.resume(A, estimate, rtol=1e-3)
     assert float(fine) == float(tk.resume(A, here, rtol=1e-3))
+
+
+# Values that are not finite -------------------------------------------------------------------
+
+
+def with_nan_in(column: int) -> tk.LinearOperator:
+    """Of dimension 60, one column of whose products is not finite."""
+
+    def product(X: np.ndarray) -> np.ndarray:
+        where = np.arange(X.shape[1]) == column
+        return np.where(where, np.nan, X)
+
+    return tk.LinearOperator((60, 60), product, product)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "quantity"),
+    [(tk.hutchinson, "trace"), (tk.one_sided, "trace"), (tk.frobenius_norm, "norm")],
+    ids=lambda x: getattr(x, "__name__", x),
+)
+def test_an_error_for_nan_names_the_quantity_and_the_column(estimator: Any, quantity: str) -> None:
+    with pytest.raises(tk.NotFiniteError, match=r"\(first in column 3 of \d+\)") as error:
+        estimator(with_nan_in(3), 20, rng=0)
+    assert f"so that its {quantity} cannot be estimated; " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_for_nan_in_one_number_names_no_column() -> None:
+    with pytest.raises(tk.NotFiniteError, match="infinity, so that nothing can be estimated; "):
+        require_finite(np.asarray(np.inf))
+    with pytest.raises(tk.NotFiniteError, match=r"\(first in column 0 of 2\), so that its norm"):
+        require_finite(np.asarray(np.nan), "norm", columns=np.asarray([[np.inf, 0.0]]))
+
+
+def test_the_jackknife_is_that_of_the_textbook() -> None:
+    """Of a square of a mean, whose bias it takes off."""
+    x = np.random.default_rng(0).standard_normal(9)
+    whole = np.mean(x) ** 2
+    replicates = np.asarray([np.mean(np.delete(x, i)) ** 2 for i in range(9)])
+    corrected, deviation, share = jackknife(whole, replicates)
+    assert corrected == pytest.approx(9 * whole - 8 * np.mean(replicates))
+    assert np.sum(deviation**2) * share == pytest.approx(
+        8 / 9 * np.sum((replicates - np.mean(replicates)) ** 2)
+    )
+    assert corrected == pytest.approx(whole - np.var(x, ddof=1) / 9)

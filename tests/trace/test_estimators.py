@@ -14,6 +14,7 @@ from conftest import KINDS, PSD, Library, installed, library, matrix
 
 import tracekit as tk
 from tracekit import probes
+from tracekit._operators import has_plain_form, in_blocks
 from tracekit._sketches import leave_one_out
 from tracekit._sketches.range_sketch import nystrom_sketch, range_sketch
 from tracekit.testing import benchmark_spectra, known_spectrum, unbiasedness_test
@@ -645,3 +646,37 @@ def test_not_a_number_ends_the_search_and_keeps_what_was_paid_for(estimator: Any
         estimator(A, 150, rng=0, rtol=1e-15)
     assert 0 < caught.value.estimate.num_matvecs <= 40
     assert np.isfinite(float(caught.value.estimate))
+
+
+@pytest.mark.parametrize("form", ["products", "adjoint", "gram", "own form"])
+def test_an_operator_in_blocks_keeps_its_structure(form: str) -> None:
+    """Factor, dims, exact values and the kind of quadratic form; no product is wider than asked."""
+    M, widths = np.random.default_rng(0).standard_normal((12, 12)), list[int]()
+
+    def noted(M: np.ndarray) -> Any:
+        def product(X: np.ndarray) -> np.ndarray:
+            widths.append(X.shape[1])
+            return M @ X
+
+        return product
+
+    back = None if form == "products" else noted(M.T)
+    quad = None if form != "own form" else lambda X: np.sum(X * noted(M)(X), axis=0)
+    known = {"trace": lambda: np.asarray(1.0)}
+    A = tk.LinearOperator(M.shape, noted(M), back, quad, dims=(3, 4), exact=known)
+    A = tk.gram(A) if form == "gram" else A
+    B = in_blocks(A, 5)
+    assert (B.dims, B.exact) == (A.dims, A.exact)
+    assert (B.factor is None, B.rmatmat is None) == (A.factor is None, A.rmatmat is None)
+    assert has_plain_form(B) == has_plain_form(A) == (form in ("products", "adjoint"))
+    assert in_blocks(B, 5) is B
+    assert in_blocks(A, None) is A
+    X = np.random.default_rng(1).standard_normal((12, 11))
+    pairs = [(A.matmat, B.matmat), (A.quad, B.quad)]
+    pairs += [] if A.rmatmat is None else [(A.H.matmat, B.H.matmat)]
+    pairs += [] if A.factor is None else [(A.factor.H.matmat, B.factor.H.matmat)]
+    for whole, cut in pairs:
+        expected = whole(X)
+        widths.clear()
+        np.testing.assert_allclose(cut(X), expected, rtol=1e-12)
+        assert set(widths) == {5, 1}
