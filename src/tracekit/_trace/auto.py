@@ -246,21 +246,12 @@ def _request(
         kind: type[Sketch] = FactorSketch
     else:
         kind = NystromSketch if psd else RangeSketch
-    return Request(
-        operator,
-        rtol,
-        atol,
-        limit,
-        exact_trace_cost(operator),
-        kind,
-        bool(hermitian),
-        callback,
-        path,
-    )
+    cost = exact_trace_cost(operator)
+    return Request(operator, rtol, atol, limit, cost, kind, bool(hermitian), callback, path)
 
 
 def _run(request: Request, source: Source, state: State) -> Estimate:
-    """Spend, read and look, until one of them ends it; the loop knows only what `state` holds."""
+    """Spend, estimate and check, until one ends it; the loop knows only what `state` holds."""
     check: Check | None = None
     try:
         while True:
