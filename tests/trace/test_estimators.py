@@ -15,8 +15,7 @@ from conftest import KINDS, PSD, Library, installed, library, matrix
 import tracekit as tk
 from tracekit import probes
 from tracekit._operators import has_plain_form, in_blocks
-from tracekit._sketches import leave_one_out
-from tracekit._sketches.range_sketch import nystrom_sketch, range_sketch
+from tracekit._sketches import nystrom_sketch, range_sketch
 from tracekit.testing import benchmark_spectra, known_spectrum, unbiasedness_test
 
 STOCHASTIC = (tk.hutchinson, tk.hutchpp, tk.xtrace, tk.xnystrace)
@@ -77,14 +76,10 @@ def fixed(Omega: np.ndarray) -> Any:
 
 def samples_of(A: np.ndarray, Omega: np.ndarray, reading: str, *, resphere: bool) -> Any:
     """Spend, then read: leave-one-out samples and the jackknife's replicates."""
-    op = tk.as_operator(A)
-    if reading == "xtrace":
-        sketch = range_sketch(op, Omega)
-        got = leave_one_out.xtrace(Omega, sketch.Q, sketch.R, sketch.Z, resphere=resphere)
-        return tuple(None if x is None else x * sketch.scale for x in got)
-    sketch = nystrom_sketch(op, Omega)
-    got = leave_one_out.xnystrace(Omega, sketch.Y, resphere=resphere)
-    return tuple(None if x is None else x * sketch.scale for x in got)
+    make = range_sketch if reading == "xtrace" else nystrom_sketch
+    sketch = make(tk.as_operator(A), Omega)
+    got = sketch.samples(resphere=resphere)
+    return tuple(None if x is None else x * sketch.unit for x in got)
 
 
 # Equal to the naive textbook versions ---------------------------------------------------------
