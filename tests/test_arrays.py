@@ -36,6 +36,28 @@ def test_squared_moduli_are_real(lib: Library, x: np.ndarray) -> None:
     assert _arrays.colnorm2(lib.array(x)).dtype == lib.real
 
 
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_skewness_is_relative_and_zero_of_zero(lib: Library, scale: float) -> None:
+    G = np.stack([XC[:3], XC[:3] + XC[:3].conj().T, np.zeros((3, 3))])
+    got = lib.numpy(lib.call(_arrays.skew, lib.array(G * scale)))
+    expected = np.linalg.norm(G[0] - G[0].conj().T) / np.linalg.norm(G[0])
+    np.testing.assert_allclose(got, [expected, 0.0, 0.0], rtol=20 * lib.eps, atol=20 * lib.eps)
+
+
+@pytest.mark.parametrize(("power", "accepted", "silently"), [(0.3, 0, 0), (0.4, 1, 0), (0.6, 1, 1)])
+def test_what_is_a_little_skew_is_not_refused_but_not_taken_for_hermitian(
+    eager: Library, power: float, accepted: int, silently: int
+) -> None:
+    S = X[:3] + X[:3].T
+    K = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 0]])
+    G = eager.array(S + K * (np.linalg.norm(S) / np.linalg.norm(2 * K) * eager.eps**power))
+    assert _arrays.is_hermitian(G) == silently
+    if accepted:
+        return _arrays.require_hermitian(G, "pass another")
+    with pytest.raises(ValueError, match="not Hermitian; pass another"):
+        _arrays.require_hermitian(G, "pass another")
+
+
 ORTHONORMALISE = (_arrays.householder_qr, _arrays.cholesky_qr2, _arrays.orthonormalise)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ._arrays import (
     Array,
+    ArraySpace,
     DType,
     Rng,
     abs2,
@@ -26,7 +27,7 @@ from ._arrays import (
     norm2,
 )
 from ._operators import as_operator
-from .probes import Place, Source, distributions
+from .probes import Source, distributions
 
 __all__ = [
     "adjoint_test",
@@ -277,7 +278,7 @@ def known_spectrum(eigenvalues: Array, *, rng: Rng = 0, dtype: DType | None = No
             f"eigenvalues of shape {tuple(eigenvalues.shape)} are not one vector; pass shape (n,)"
         )
     xp, device = namespace(eigenvalues), device_of(eigenvalues)
-    place = Place(floating(dtype or eigenvalues.dtype, xp, device), xp, device)
+    place = ArraySpace(floating(dtype or eigenvalues.dtype, xp, device), xp, device)
     if is_complex(eigenvalues) and not is_complex(place):
         raise ValueError(
             f"no symmetric matrix of dtype {place.dtype} has complex eigenvalues; "

@@ -155,7 +155,7 @@ def test_inner_products_and_their_replicates_are_their_twins(field: str) -> None
 @fields
 def test_the_variance_is_that_of_the_diagonal_in_all_bases(field: str) -> None:
     sizes, K, _ = compressed(field, 5, 30)
-    look, B = control_variates.look(sizes, K, K), K[3:, 3:]
+    look, B = control_variates.evaluate(sizes, K, K), K[3:, 3:]
     rng, found = np.random.default_rng(0), []
     for _ in range(4000):
         X = rng.standard_normal((5, 5))
@@ -185,9 +185,9 @@ def test_weights_leave_the_least_variance() -> None:
 def test_an_anchor_is_the_mean_over_old_and_fresh_probes() -> None:
     """With the ratio 1 / 2 of variances, two thirds of the weight are the fresh probes'."""
     sizes, K, _ = compressed("real", 5, 30)
-    own = control_variates.look(sizes, K, K)
+    own = control_variates.evaluate(sizes, K, K)
     known = control_variates.Reading(own.trace + 3.0, 1.0, 9)
-    anchor = control_variates.Anchor(own, known, own.norm, 0.5)
+    anchor = control_variates.Calibration(own, known, own.norm, 0.5)
     reading, _ = control_variates.trace(sizes, own, [anchor])
     assert reading.value == pytest.approx(own.trace + 2.0)
 

@@ -22,6 +22,7 @@ from .formulas import (
 from .libraries import (
     NAMESPACES,
     Array,
+    ArraySpace,
     Device,
     DType,
     Namespace,
@@ -56,10 +57,13 @@ from .libraries import (
     to_number,
     wrapped,
 )
+from .symmetry import LOOSE, check_adjoint, inexactness, is_hermitian, require_hermitian, skew
 
 __all__ = [
+    "LOOSE",
     "NAMESPACES",
     "Array",
+    "ArraySpace",
     "DType",
     "Device",
     "Namespace",
@@ -71,6 +75,7 @@ __all__ = [
     "adjoint",
     "as_declared",
     "beside",
+    "check_adjoint",
     "cholesky",
     "cholesky_qr2",
     "coldot",
@@ -88,11 +93,13 @@ __all__ = [
     "eye_like",
     "floating",
     "householder_qr",
+    "inexactness",
     "inner",
     "is_array",
     "is_complex",
     "is_differentiated",
     "is_finite",
+    "is_hermitian",
     "is_lazy",
     "is_traced",
     "library_of",
@@ -109,6 +116,8 @@ __all__ = [
     "real_dtype",
     "refuse_traced",
     "register_as_pytree",
+    "require_hermitian",
+    "skew",
     "to_host",
     "to_number",
     "triangular_dual",

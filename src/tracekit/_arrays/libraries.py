@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any, Protocol, TypeAlias, cast
@@ -41,6 +42,15 @@ class Space(Protocol):
     @property
     def device(self) -> Device:
         """Where."""
+
+
+@dataclass(frozen=True)
+class ArraySpace:
+    """A dtype, library and device, for arrays that belong to no operator."""
+
+    dtype: DType
+    xp: Namespace
+    device: Device
 
 
 def namespace(*arrays: Any) -> Namespace:
@@ -227,9 +237,9 @@ def refuse_traced(x: Array) -> None:
 def library_of(A: Any) -> Namespace:
     """The array library of a foreign object: what it says, or where class, dtype, device are of."""
     for name in ("xp", "_xp"):
-        told = getattr(A, name, None)
-        if told is not None and hasattr(told, "asarray"):
-            return cast(Namespace, told)
+        declared = getattr(A, name, None)
+        if declared is not None and hasattr(declared, "asarray"):
+            return cast(Namespace, declared)
     for thing in (A, getattr(A, "dtype", None), getattr(A, "device", None)):
         found = NAMESPACES.get(package_of(type(thing)))
         if found is not None:

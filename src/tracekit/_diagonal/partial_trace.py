@@ -11,13 +11,12 @@ from .._arrays import (
     Array,
     Probes,
     Rng,
-    abs2,
     adjoint,
     eps_of,
     eye_like,
     inner,
     is_complex,
-    magnitude,
+    skew,
     weights,
 )
 from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted
@@ -309,10 +308,8 @@ def _deflated(
 def _finished(estimate: Estimate, A: LinearOperator) -> Estimate:
     """The estimate; what is Hermitian up to rounding, is made so to the last bit."""
     xp, M, skewness = A.xp, estimate.value, estimate.skewness
-    scale = magnitude(M)
-    apart, size = (xp.sum(abs2(X / scale)) for X in (M - adjoint(M), M))
-    rounding = 64 * A.shape[0] * eps_of(M) ** 2
-    hermitian = (apart <= rounding * size) | (A.factor is not None)
+    rounding = 8 * A.shape[0] ** 0.5 * eps_of(M)
+    hermitian = (skew(M) <= rounding) | (A.factor is not None)
 
     def even(X: Array) -> Array:
         return xp.where(hermitian, (X + adjoint(X)) / 2, X)

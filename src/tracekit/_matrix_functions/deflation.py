@@ -1,4 +1,4 @@
-r"""Takes out of tr f(A) what a low-rank sketch of A knows, so that probes estimate only the rest.
+r"""Computes the trace of a low-rank sketch of A, so that probes estimate only the remainder.
 
 The sketch gives orthonormal V and eigenvalues :math:`\theta`, so that A is close to
 :math:`P = V \theta V^H + \mu (I - V V^H)`. It is Nystrom's for positive semidefinite A, and the
@@ -25,22 +25,20 @@ from .._arrays import (
     Array,
     abs2,
     adjoint,
-    cholesky,
     colnorm2,
-    constant,
     eps_of,
     eye_like,
     householder_qr,
-    is_traced,
-    magnitude,
+    inner,
     namespace,
+    require_hermitian,
 )
-from .._estimates import require_finite
 from .._operators import LinearOperator, gram, matvecs_per_column
-from .._sketches import factor_sketch, lanczos, nystrom_sketch
+from .._sketches import factor_sketch, lanczos, nystrom_factor, nystrom_sketch
 from ..functions import Function, inv, is_semidefinite, log, values
 from ..probes import Source, distributions
 
+REMEDY = "this function is not defined at negative eigenvalues: pass A + c I"
 STEPS = 3  # of the block Krylov space that sketches an indefinite operator
 
 
@@ -53,50 +51,60 @@ class Pairs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Deflated:
-    """What is left to probes: ``known + E [z^H f(A) z - form(omega)]``, z made of omega."""
+class ControlVariate:
+    r"""The trace of f(A) as that of f(P), P close to A, and a mean over probes.
 
-    A: LinearOperator
-    root: Callable[[Array], Array] | None = None  # z = root(omega)
-    known: Array | None = None
-    form: Callable[[Array], Array] | None = None
-    scaled: Callable[[Array], Array] | None = None  # P^{-1/2}, where A stands for B
-    V: Array | None = None
-    level: Array | float = 0.0  # of what is left, in the range of V
-    clipped: Callable[[Array, Array, Array], Array] | None = None  # form, theta within bounds
+    It is ``exact_part + E [z^H f(operator) z - surrogate(omega)]`` for probes omega, where z is
+    omega, or the preconditioner's product with it.
+    """
+
+    operator: LinearOperator
+    exact_part: Array | None = None
+    surrogate: Callable[[Array], Array] | None = None  # quadratic forms of f(P)
+    clipped_surrogate: Callable[[Array, Array, Array], Array] | None = None  # P within bounds
+    precondition: Callable[[Array], Array] | None = None  # P^{-1/2}: the operator is not A then
+    preconditions_probes: bool = False
+    V: Array | None = None  # orthonormal: where P is more than a multiple of the identity
+    level: Array | float = 0.0  # residual on the range of V
 
     def start(self, Omega: Array) -> Array:
         """What the Krylov spaces start from."""
-        return Omega if self.root is None else self.root(Omega)
+        return self.applied(Omega) if self.preconditions_probes else Omega
 
-    def rest(self, x: Array, Omega: Array) -> Array:
-        """Of the forms of f(A), what is to be averaged."""
-        return x if self.form is None else x - self.form(Omega)
+    def applied(self, X: Array) -> Array:
+        """The preconditioner's product with X."""
+        return X if self.precondition is None else self.precondition(X)
 
-    def unseen(self, Omega: Array, low: Array, high: Array) -> Array | None:
-        """What the form owes to eigenvalues beyond what a probe's Krylov space has seen."""
-        if self.form is None or self.clipped is None:
+    def residuals(self, forms: Array, Omega: Array) -> Array:
+        """What is averaged over the probes, from their forms of f(operator)."""
+        return forms if self.surrogate is None else forms - self.surrogate(Omega)
+
+    def beyond(self, Omega: Array, low: Array, high: Array) -> Array | None:
+        """Part of the surrogate that comes from eigenvalues outside of the bounds of each probe."""
+        if self.surrogate is None or self.clipped_surrogate is None:
             return None
-        change = self.form(Omega) - self.clipped(Omega, low, high)
+        change = self.surrogate(Omega) - self.clipped_surrogate(Omega, low, high)
         return namespace(change).abs(change)
 
-    def inside(self, Omega: Array) -> Array | None:
-        """How much of each probe lies in the range of V."""
+    def energy(self, Omega: Array) -> Array | None:
+        """The part of each probe's squared length that lies in the range of V."""
         return None if self.V is None else colnorm2(adjoint(self.V) @ Omega)
 
-    def levelled(self, samples: Array, inside: Array) -> Array:
-        """Samples of what is left, relieved of the spread that a constant outside of V causes.
+    def samples(self, residuals: Array, energy: Array | None) -> Array:
+        """Samples of the trace, without the spread of a residual that is constant outside of V.
 
-        For each sample the constant is read from all others, so that their mean keeps its
-        expectation.
+        For each sample the constant comes from all others, so that the mean stays unbiased.
         """
-        xp, count, n = namespace(samples), samples.shape[-1], self.A.shape[0]
-        if self.V is None or count < 2:
-            return samples
-        dimension = xp.sum(colnorm2(self.V))
-        others = (xp.sum(samples, axis=-1)[..., None] - samples) / (count - 1)
-        level = self.level if isinstance(self.level, float) else self.level[..., None]
-        return samples + (others - n * level) / (n - dimension) * (inside - dimension)
+        if self.exact_part is None or self.V is None:
+            return residuals
+        xp, count, n = namespace(residuals), residuals.shape[-1], self.operator.shape[0]
+        if count > 1:
+            dimension = xp.sum(colnorm2(self.V))
+            others = (xp.sum(residuals, axis=-1)[..., None] - residuals) / (count - 1)
+            level = self.level if isinstance(self.level, float) else self.level[..., None]
+            slope = (others - n * level) / (n - dimension)
+            residuals = residuals + slope * (energy - dimension)
+        return residuals + self.exact_part[..., None]
 
 
 def cost(A: LinearOperator, f: Function) -> int:
@@ -114,44 +122,49 @@ def is_preconditioned(f: Function) -> bool:
     return f in (log, inv)
 
 
-def deflated(A: LinearOperator, f: Function, b: int, source: Source) -> tuple[Deflated, int]:
-    """What a sketch of b columns leaves, and the products that it costs."""
+def deflated(A: LinearOperator, f: Function, b: int, source: Source) -> tuple[ControlVariate, int]:
+    """The control variate of a sketch of b columns, and its cost; constant to differentiation."""
     Omega = distributions.orthogonal(source, A.shape[0], b) / A.shape[0] ** 0.5
-    pairs = nystrom_pairs(A, Omega, source) if is_semidefinite(f) else krylov_pairs(A, Omega)
-    pairs = Pairs(*(constant(x) for x in pairs))  # any will do: derivatives need not see them
-    spent = b * cost(A, f)
+    sketched, spent = lanczos.constant_operator(A), b * cost(A, f)
+    if is_semidefinite(f):
+        pairs = nystrom_pairs(sketched, Omega, source)
+    else:
+        pairs = krylov_pairs(sketched, Omega)
     if is_preconditioned(f):
         return _preconditioned(A, f, pairs), spent
-    both = A.xp.concat([pairs.theta, pairs.mu[None]])
-    at = values(f, both, squared=True)
+    xp, (V, theta, mu) = A.xp, pairs
+    at = values(f, xp.concat([theta, mu[None]]), squared=True)
     gain = at[..., :-1] - at[..., -1:]
 
-    def form(Omega: Array) -> Array:
-        shares = abs2(adjoint(pairs.V) @ Omega)
-        return A.xp.sum(gain[..., None] * shares, axis=-2)
+    def form(Omega: Array, gain: Array) -> Array:
+        return xp.sum(gain * abs2(adjoint(V) @ Omega), axis=-2)
 
     def clipped(Omega: Array, low: Array, high: Array) -> Array:
-        shares = abs2(adjoint(pairs.V) @ Omega)
-        theta = A.xp.minimum(A.xp.maximum(pairs.theta[:, None], low), high)
-        return A.xp.sum((f(theta) - at[..., -1:][..., None]) * shares, axis=-2)
+        within = xp.minimum(xp.maximum(theta[:, None], low), high)
+        return form(Omega, f(within) - at[..., -1:][..., None])
 
-    known = A.xp.sum(gain * colnorm2(pairs.V), axis=-1)  # directions that vanished are zero
-    rest = Deflated(A, known=known, form=form, V=pairs.V, level=at[..., -1], clipped=clipped)
-    return rest, spent
+    made = ControlVariate(
+        A,
+        exact_part=xp.sum(gain * colnorm2(V), axis=-1),  # directions that vanished are zero
+        surrogate=lambda Omega: form(Omega, gain[..., None]),
+        clipped_surrogate=clipped,
+        V=V,
+        level=at[..., -1],
+    )
+    return made, spent
 
 
 def nystrom_pairs(A: LinearOperator, Omega: Array, source: Source) -> Pairs:
     """Of a positive semidefinite A, from its products with orthonormal Omega.
 
-    The least eigenvalue of the sketch, which is no less than that of A, stands for the rest.
+    The least eigenvalue of the sketch, which is no less than that of A, is taken for all others.
     """
     xp, b = A.xp, Omega.shape[1]
     if A.factor is None:
         sketch = nystrom_sketch(A, Omega)
-        norm = namespace(Omega).max(colnorm2(sketch.Y)) ** 0.5
-        shift, C = _shifted_cholesky(adjoint(Omega) @ sketch.Y, norm)
-        D = xp.linalg.solve(C, eye_like(C, b))
-        left, unit = (sketch.Y + Omega * shift) @ adjoint(D), sketch.scale
+        require_hermitian(inner(Omega, sketch.Y), lanczos.REMEDY)
+        left, _, _, shift = nystrom_factor(Omega, sketch.Y, eye_like(Omega, b), REMEDY)
+        unit = sketch.scale
     else:
         made = factor_sketch(A.factor, Omega, source.signs((A.factor.shape[1], b)))
         left, unit = made.Z, made.scale * made.scale
@@ -165,47 +178,21 @@ def nystrom_pairs(A: LinearOperator, Omega: Array, source: Source) -> Pairs:
     )
 
 
-def _shifted_cholesky(G: Array, norm: Array) -> tuple[Array, Array]:
-    """A multiple of the identity at rounding level, and the factor of what it makes definite.
-
-    `norm` is what is known of A's, of which G may hold nothing but rounding.
-    """
-    require_finite(G)
-    eps, traced = eps_of(G), is_traced(G)
-    lanczos.require_hermitian(G, G, norm)
-    unit, eye = magnitude(G), eye_like(G, G.shape[0])
-    shift = (100 if traced else 1) * eps * G.shape[0]
-    while True:
-        C = cholesky((G + adjoint(G)) / 2 + eye * (unit * shift))
-        if C is not None:
-            return unit * shift, C
-        shift *= 10
-        if shift > max(1e-6, 1e3 * eps * G.shape[0]):
-            raise ValueError(
-                "this function of a matrix needs eigenvalues of 0 or more, and the products show "
-                "that there are negative ones; add a multiple of the identity, A + c I"
-            )
-
-
 def krylov_pairs(A: LinearOperator, Omega: Array) -> Pairs:
     """Of any Hermitian A, the Ritz pairs of a block Krylov space."""
     xp, n = A.xp, A.shape[0]
-    K = lanczos.begin(Omega, Omega.shape[1])
-    for _ in range(STEPS):
-        K = lanczos.advance(A, K)
-    theta, V = (x[0, ...] for x in lanczos.ritz(A, K))
-    nodes, M = lanczos.rule(A, K, 1)
+    K = lanczos.advance(lanczos.begin(A, Omega, Omega.shape[1]), STEPS)
+    theta, V = (x[0, ...] for x in lanczos.ritz(K))
+    nodes, M = lanczos.rule(K, 1)
     whole = xp.mean(lanczos.forms(nodes, M, nodes)) * n  # mu: the mean eigenvalue outside
     mu = (whole - xp.sum(theta * colnorm2(V))) / max(n - theta.shape[0], 1)
     return Pairs(V, theta, xp.clip(mu, xp.min(theta), xp.max(theta)))
 
 
-def _preconditioned(A: LinearOperator, f: Any, pairs: Pairs) -> Deflated:
+def _preconditioned(A: LinearOperator, f: Any, pairs: Pairs) -> ControlVariate:
     """Log and inverse, whose value at a product follows from those at its factors."""
-    xp, n, V = A.xp, A.shape[0], pairs.V
-    mu = pairs.mu
+    xp, n, (V, theta, mu) = A.xp, A.shape[0], pairs
     values(f, mu[None])  # refused if A is zero
-    theta = pairs.theta
     down = mu**-0.5
     change = (theta**-0.5 - down)[:, None]
 
@@ -215,7 +202,14 @@ def _preconditioned(A: LinearOperator, f: Any, pairs: Pairs) -> Deflated:
     M = A._like(A.shape, root, root)
     B = gram(M @ A.factor) if A.factor is not None else M @ A @ M
     if f is log:
-        known = xp.sum(xp.log(theta / mu)) + n * xp.log(mu)
-        return Deflated(B, known=known, scaled=root, V=V)
-    known = xp.sum(1 / theta - 1 / mu) + n / mu
-    return Deflated(B, root, known, lambda X: colnorm2(root(X)), scaled=root, V=V)
+        exact_part = xp.sum(xp.log(theta / mu)) + n * xp.log(mu)
+        return ControlVariate(B, exact_part, precondition=root, V=V)
+    exact_part = xp.sum(1 / theta - 1 / mu) + n / mu
+    return ControlVariate(
+        B,
+        exact_part,
+        lambda X: colnorm2(root(X)),
+        precondition=root,
+        preconditions_probes=True,
+        V=V,
+    )

@@ -166,10 +166,7 @@ def spectral_density(
     depth = min(depth, n, most)
     count = min(m // lanczos.cost(A, depth), n)
     X = distributions.rademacher(Source(rng, A), n, count)
-    K = lanczos.begin(X)
-    for _ in range(depth):
-        K = lanczos.advance(A, K)
-    nodes, M = lanczos.rule(A, K)
+    nodes, M = lanczos.rule(lanczos.advance(lanczos.begin(A, X), depth))
     shares = A.xp.reshape(A.xp.sum(abs2(M), axis=-2), (-1,))
     return SpectralDensity(
         A.xp.reshape(nodes, (-1,)),

@@ -5,27 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .._arrays import (
-    Array,
-    Product,
-    Rng,
-    coldot,
-    constant,
-    is_differentiated,
-    is_traced,
-    namespace,
-    real,
-    to_number,
-)
+from .._arrays import Rng, constant, is_traced, namespace, real, to_number
 from .._estimates import Estimate, finalize
-from .._operators import LinearOperator, gram, matvecs_per_column, square
-from .._sketches import Krylov, lanczos
-from ..functions import inv, log
-from ..probes import distributions
-from .deflation import Deflated
+from .._operators import square
+from ..functions import log
 from .quadrature import SHARE
+from .request import exactly, requested
 from .slq import sampled
-from .trace_function import asked, exactly, is_affordable
 
 
 def logdet(
@@ -89,26 +75,14 @@ def logdet(
     True
     """
     A = square(A, "determinant")
-    ask = asked(A, log, num_matvecs, distributions.rademacher, depth, 1, deflate)
-    if is_affordable(ask):
-        return finalize(exactly(A, log, "logdet"), quantity="log-determinant")
-    seen = [False]
-
-    def beside(K: Krylov, rest: Deflated, Omega: Array) -> Array:
-        solved = lanczos.applied(rest.A, K, inv)
-        if rest.scaled is not None:
-            solved, Omega = rest.scaled(solved), rest.scaled(Omega)
-        return coldot(solved, A.matmat(Omega))
-
-    ask = ask._replace(
-        A=_constant(A, seen), beside=beside, price=matvecs_per_column(A), needed=lambda: seen[0]
-    )
-    estimate, slopes = sampled(ask, rng, "logdet")
-    if slopes is not None:
-        slopes = real(slopes)
-        tilts = slopes - constant(slopes)  # zero, with the derivatives of the slopes
-        value = estimate.value + namespace(tilts).mean(tilts)
-        estimate = replace(estimate, value=value, samples=estimate.samples + tilts)
+    request = requested(A, log, num_matvecs, depth=depth, deflate=deflate, gradient=True)
+    if request.is_affordable:
+        return finalize(exactly(request, "logdet"), quantity="log-determinant")
+    estimate, terms = sampled(request, rng, "logdet")
+    if terms is not None:
+        zeros = real(terms) - constant(real(terms))  # with the derivatives of the terms
+        value = estimate.value + namespace(zeros).mean(zeros)
+        estimate = replace(estimate, value=value, samples=estimate.samples + zeros)
         estimate = _with_its_solves(estimate)
     return finalize(estimate, quantity="log-determinant")
 
@@ -120,20 +94,3 @@ def _with_its_solves(estimate: Estimate) -> Estimate:
         return estimate
     reason = f"{estimate.reason}; the gradient has not settled at this depth, pass more products"
     return replace(estimate, converged=False, reason=reason)
-
-
-def _constant(A: LinearOperator, seen: list[bool]) -> LinearOperator:
-    """The operator without derivatives; notes whether there were any."""
-    if A.factor is not None:
-        return gram(_constant(A.factor, seen))
-
-    def still(product: Product) -> Product:
-        def run(X: Array) -> Array:
-            Y = product(X)
-            seen[0] = seen[0] or is_differentiated(Y)
-            return constant(Y)
-
-        return run
-
-    adjoint = None if A.rmatmat is None else still(A.rmatmat)
-    return A._like(A.shape, still(A.matmat), adjoint)

@@ -7,7 +7,7 @@ from typing import Any
 from .. import functions
 from .._arrays import Rng
 from .._estimates import Estimate
-from .trace_function import estimated
+from .slq import trace_estimate
 
 
 def trace_inverse(
@@ -56,7 +56,7 @@ def trace_inverse(
     >>> bool(abs(estimate.value - np.sum(1 / np.linspace(1.0, 2.0, 400))) < 3)
     True
     """
-    return estimated(
+    return trace_estimate(
         A, functions.inv, num_matvecs, "trace_inverse", rng=rng, depth=depth, deflate=deflate
     )
 
@@ -108,7 +108,7 @@ def effective_dimension(
     1.25
     """
     f = functions.ridge(ridge)
-    return estimated(
+    return trace_estimate(
         A, f, num_matvecs, "effective_dimension", rng=rng, depth=depth, deflate=deflate
     )
 
@@ -162,6 +162,6 @@ def estrada_index(
     >>> round(float(tk.estrada_index(triangle, 3)), 6)
     8.124815
     """
-    return estimated(
+    return trace_estimate(
         A, functions.exp, num_matvecs, "estrada_index", rng=rng, depth=depth, deflate=deflate
     )

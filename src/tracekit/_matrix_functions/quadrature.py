@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,11 +11,10 @@ import numpy as np
 
 from .._arrays import Array, Probes, colnorm2, conj, eps_of, namespace, positive, real, to_number
 from .._estimates import ErrorParts, Estimate, mean, standard_error
-from .._operators import LinearOperator
 from .._sketches import Krylov, lanczos
 from ..functions import Function, inv, is_semidefinite, values
 from ..probes import distributions
-from .deflation import Deflated
+from .deflation import ControlVariate
 
 SAFETY = 2.5  # convergence may slow down from what the last steps show
 QUADRATURE = 0.5  # of the Monte Carlo error, that of the quadrature may be
@@ -26,39 +24,25 @@ SOLVED = 0.01  # relative error of a solve that is good enough for any gradient
 ROUNDING = 50  # in units of eps: below that changes of forms are rounding
 
 
-class Sampling(NamedTuple):
-    """What is asked for."""
+class Depth(NamedTuple):
+    """How many steps the quadrature took, and whether they suffice."""
 
-    A: LinearOperator
-    f: Function
-    budget: int
-    probes: Probes
-    block: int
-    depth: int | None
-    deflate: int | None
-    beside: Callable[[Krylov, Deflated, Array], Array] | None = None  # read of solves, each batch
-    price: int = 0  # products that costs for each probe
-    needed: Callable[[], bool] = bool  # whether it is, known after the first product
-
-
-class Run(NamedTuple):
-    """How deep the quadrature went, and what is known of that depth."""
-
-    depth: int
+    steps: int
+    complete: bool = False  # the Krylov spaces are the whole space
     settled: bool = True  # as far as that was judged
-    seen: Array | None = None  # what twice the depth changed
-    further: int = 0  # products that were spent on twice the depth
+    change: Array | None = None  # of the mean, at twice the depth
+    num_matvecs: int = 0  # that were used at twice the depth
 
 
 class Batch(NamedTuple):
     """What the rule of so many steps says of each probe."""
 
-    samples: Array  # without what is known of them
+    residuals: Array  # of the control variate
     shorter: tuple[Array, ...]  # the same by up to two shorter rules
-    inside: Array | None
-    whole: Array  # the forms of f(A) itself
+    energy: Array | None  # of the probes in the range of the control variate
+    forms: Array  # of f(A) itself
     size: Array  # the forms of |f|(A)
-    unresolved: Array  # what clusters that the rule knows as one point leave open
+    unresolved: Array  # what clusters that one node stands for leave open
     ends: Array  # how much f may change where the outermost Ritz values still move
     solves: Solves | None  # where a gradient is made of them
 
@@ -74,34 +58,36 @@ class Verdict(NamedTuple):
     """What is said of a depth."""
 
     fine: bool  # the rule adds little to the error of the probes
-    small: bool  # its error is small beside the trace of |f|(A)
+    small: bool  # its error is small relative to the trace of |f|(A)
     solved: bool  # and so are those of the solves that a gradient is made of
     allowed: Array  # what the rule may add
 
 
-def read(ask: Sampling, rest: Deflated, K: Krylov, X: Array, depth: int) -> Batch:
-    """The rule of so many steps, and of up to two shorter ones."""
+def evaluate(
+    f: Function, cv: ControlVariate, K: Krylov, X: Array, depth: int, *, solves: bool = False
+) -> Batch:
+    """The rule of so many steps, and of up to two shorter ones, for probes X."""
     depths = _and_shorter(depth)
 
     def at(x: Array) -> Array:
-        return values(ask.f, x, squared=ask.A.factor is not None)
+        return values(f, x, squared=K.operator.factor is not None)
 
-    found = [lanczos.samples(ask.A, K, steps, at) for steps in depths]
-    nodes, M = lanczos.rule(ask.A, K, depth)
+    found = [lanczos.samples(K, steps, at) for steps in depths]
+    nodes, M = lanczos.rule(K, depth)
     xp = namespace(nodes)
-    unresolved, ends = _local_errors(ask, K, depth)
+    unresolved, ends = _local_errors(f, K, depth)
     low, high = (_each_probe(end(nodes, axis=-1), K.block) for end in (xp.min, xp.max))
-    unseen = rest.unseen(X, low, high)
-    samples, *shorter = (rest.rest(x, X) for x in found)
+    beyond = cv.beyond(X, low, high)
+    residuals, *shorter = (cv.residuals(x, X) for x in found)
     return Batch(
-        samples,
+        residuals,
         tuple(shorter),
-        rest.inside(X),
+        cv.energy(X),
         found[0],
         lanczos.forms(nodes, M, xp.abs(at(nodes))),
-        unresolved if unseen is None else unresolved + unseen,
+        unresolved if beyond is None else unresolved + beyond,
         ends,
-        None if ask.beside is None else _solves(ask, K, depths),
+        _solves(K, depths) if solves else None,
     )
 
 
@@ -110,7 +96,7 @@ def quadrature_error(batches: list[Batch], complete: bool) -> Array:
 
     Infinite where there is no shorter rule, or where the changes grow.
     """
-    first = batches[0].samples
+    first = batches[0].residuals
     xp = namespace(first)
     zero = xp.zeros_like(real(first[..., 0]))
     if complete:
@@ -119,7 +105,7 @@ def quadrature_error(batches: list[Batch], complete: bool) -> Array:
         return zero + math.inf
 
     def change(i: int) -> Array:
-        rules = [(batch.samples, *batch.shorter) for batch in batches]
+        rules = [(batch.residuals, *batch.shorter) for batch in batches]
         return _average([xp.abs(x[i] - x[i + 1]) for x in rules])
 
     rounding = ROUNDING * eps_of(zero) * _average([batch.size for batch in batches])
@@ -139,21 +125,21 @@ def solve_error(batches: list[Batch]) -> Array | None:
     return _carried_on(found, ROUNDING * eps_of(found[0]))
 
 
-def judged(ask: Sampling, batch: Batch, total: int) -> Verdict:
+def judged(f: Function, batch: Batch, total: int) -> Verdict:
     """Whether a depth will do for so many probes.
 
-    The error of the probes alone is no measure of that of the rule: a sketch that knows what the
-    rule has not seen makes it large. So the rule may neither add much to f(A) itself.
+    The spread of the residuals alone is no measure: a sketch with eigenvalues that the rule has not
+    seen makes it large. So the error of the rule is compared with f(A) itself, too.
     """
-    xp = ask.A.xp
-    count, size = batch.samples.shape[-1], xp.mean(batch.size, axis=-1)
+    xp = namespace(batch.size)
+    count, size = batch.residuals.shape[-1], xp.mean(batch.size, axis=-1)
     rounding = ROUNDING * eps_of(size) * size
     part = QUADRATURE * (count / total) ** 0.5
-    allowed = xp.minimum(standard_error(batch.samples) * part, SHARE * size)
+    allowed = xp.minimum(standard_error(batch.residuals) * part, SHARE * size)
     allowed = xp.maximum(allowed, rounding)
     error = quadrature_error([batch], complete=False)
     small = error <= SHARE * size
-    if not is_semidefinite(ask.f):  # next to a singularity the edge of a bulk never rests
+    if not is_semidefinite(f):  # next to a singularity the edge of a bulk never rests
         small = small & (xp.mean(batch.ends, axis=-1) <= xp.maximum(SHARE * size, rounding))
     solved, off = True, solve_error([batch])
     if batch.solves is not None and off is not None:
@@ -163,36 +149,35 @@ def judged(ask: Sampling, batch: Batch, total: int) -> Verdict:
     return Verdict(bool(xp.all(small & (error <= allowed))), bool(xp.all(small)), solved, allowed)
 
 
-def estimated(
-    ask: Sampling, rest: Deflated, batches: list[Batch], run: Run, spent: int, method: str
+def combined(
+    cv: ControlVariate, batches: list[Batch], depth: Depth, probes: Probes, spent: int, method: str
 ) -> Estimate:
     """The mean of the samples, with the errors of both kinds."""
-    xp, n = ask.A.xp, ask.A.shape[0]
-    samples = xp.concat([batch.samples for batch in batches], axis=-1)
-    if rest.known is not None:
-        samples = rest.levelled(samples, xp.concat([batch.inside for batch in batches]))
-        samples = samples + rest.known[..., None]
+    xp, n = cv.operator.xp, cv.operator.shape[0]
+    residuals = xp.concat([batch.residuals for batch in batches], axis=-1)
+    energy = [batch.energy for batch in batches if batch.energy is not None]
+    samples = cv.samples(residuals, xp.concat(energy) if energy else None)
     found = mean(
         samples,
         spent,
         method,
-        correction=distributions.finite_population(ask.probes, samples.shape[-1], n),
-        independent=not getattr(ask.probes, "joint", False),
+        correction=distributions.finite_population(probes, samples.shape[-1], n),
+        independent=not getattr(probes, "joint", False),
     )
-    quadrature = quadrature_error(batches, complete=run.depth >= -(-n // ask.block))
-    if run.seen is not None:
-        quadrature = xp.maximum(quadrature, run.seen)
-    if not run.settled:
+    quadrature = quadrature_error(batches, complete=depth.complete)
+    if depth.change is not None:
+        quadrature = xp.maximum(quadrature, depth.change)
+    if not depth.settled:
         size = xp.mean(xp.concat([batch.size for batch in batches], axis=-1), axis=-1)
-        if rest.known is not None and rest.form is None:
-            size = size + xp.abs(rest.known)
+        if cv.exact_part is not None and cv.surrogate is None:
+            size = size + xp.abs(cv.exact_part)
         unknown = xp.where(quadrature > SHARE * size, xp.full_like(size, math.inf), size)
         quadrature = xp.hypot(quadrature, unknown)
     both = xp.hypot(found.standard_error, quadrature)
     return replace(
         found,
         standard_error=both,
-        converged=run.settled,
+        converged=depth.settled,
         kept=ErrorParts(found.standard_error, quadrature, solve_error(batches)),
     )
 
@@ -226,9 +211,9 @@ def _average(parts: list[Array]) -> Array:
     return xp.mean(xp.concat(parts, axis=-1), axis=-1)
 
 
-def _solves(ask: Sampling, K: Krylov, depths: list[int]) -> Solves:
-    xp = ask.A.xp
-    found = [lanczos.coordinates(ask.A, K, steps, inv) for steps in depths]
+def _solves(K: Krylov, depths: list[int]) -> Solves:
+    xp = namespace(K.rest)
+    found = [lanczos.coordinates(K, steps, inv) for steps in depths]
     size = xp.sqrt(colnorm2(found[0]))
     forms = xp.sum(conj(K.below[0]) * found[0][:, : K.block, :], axis=-2)
 
@@ -240,22 +225,22 @@ def _solves(ask: Sampling, K: Krylov, depths: list[int]) -> Solves:
     return Solves(xp.reshape(forms, (-1,)), [change(*pair) for pair in pairwise(found)])
 
 
-def _local_errors(ask: Sampling, K: Krylov, depth: int) -> tuple[Array, Array]:
+def _local_errors(f: Function, K: Krylov, depth: int) -> tuple[Array, Array]:
     """For each probe: what clusters leave open, and what the outermost Ritz values do.
 
-    Read from the rule of a step less, whose residuals are known. A Ritz value that stands apart
-    from its neighbours by more than its residual allows is all that the rule knows of a cluster:
-    the residual is the spread of that, and the Gauss rule of two points with that spread says
+    From the rule of a step less, whose residuals are known. A Ritz value that stands apart from its
+    neighbours by more than its residual allows may stand for a cluster: the residual is the spread
+    of that, and the Gauss rule of two points with that spread says
     what it is worth. An outermost Ritz value moves by its residual at most; by the square of that
     over its distance from the next one, if this is larger.
     """
-    xp, depth = ask.A.xp, max(depth - 1, 1)
+    xp, depth = namespace(K.rest), max(depth - 1, 1)
     if K.depth <= depth:
         zero = xp.zeros_like(real(K.rest[:, 0, :]))
         zero = xp.reshape(zero, (-1,))
         return zero + math.inf, zero + math.inf
-    nodes, M, rho = lanczos.residuals(ask.A, K, depth)
-    f, bounded = ask.f, is_semidefinite(ask.f)
+    nodes, M, rho = lanczos.residuals(K, depth)
+    bounded = is_semidefinite(f)
     nodes = xp.where(nodes < 0, xp.zeros_like(nodes), nodes) if bounded else nodes
     steps = xp.abs(nodes[:, 1:] - nodes[:, :-1])
     far = xp.full_like(nodes[:, :1], math.inf)

@@ -11,7 +11,7 @@ from .._arrays import Array, Product, Rng, is_traced, magnitude, namespace, posi
 from .._estimates import Estimate, require_finite, standard_error
 from .._operators import LinearOperator, as_operator, gram
 from ..functions import Function, checked_positive
-from .trace_function import estimated
+from .slq import trace_estimate
 
 
 def schatten_norm(
@@ -72,7 +72,7 @@ def schatten_norm(
         return (s / largest[0]) ** p
 
     total, in_unit = _of_singular_values(
-        A, power, num_matvecs, "schatten_norm", hermitian, rng, depth, deflate
+        A, power, num_matvecs, "schatten_norm", hermitian, rng=rng, depth=depth, deflate=deflate
     )
     xp, found, error = namespace(total.value), total.value, total.standard_error
     size = xp.where(found > 0, found, xp.zeros_like(found))
@@ -188,7 +188,7 @@ def entropy_rank(
         return xp.stack([s, s * xp.log(positive(s))])
 
     sums, _ = _of_singular_values(
-        A, both, num_matvecs, "entropy_rank", hermitian, rng, depth, deflate
+        A, both, num_matvecs, "entropy_rank", hermitian, rng=rng, depth=depth, deflate=deflate
     )
     xp, t, e = namespace(sums.value), sums.value[0, ...], sums.value[1, ...]
     if not is_traced(t) and bool(t < 0):
@@ -202,13 +202,9 @@ def entropy_rank(
     rank = xp.where(nothing, xp.zeros_like(rank), rank)
     if sums.samples is None:
         return _read(sums, rank, xp.zeros_like(rank))
-    tilt = ((1 + e / t) * sums.samples[0, ...] - sums.samples[1, ...]) / t
-    slopes = xp.abs(1 + e / t) / t, 1 / t
-    parts = [
-        q * c
-        for q, c in zip((sums.kept.quadrature[0], sums.kept.quadrature[1]), slopes, strict=True)
-    ]
-    error = xp.hypot(standard_error(tilt), parts[0] + parts[1])
+    linearised = ((1 + e / t) * sums.samples[0, ...] - sums.samples[1, ...]) / t
+    quadrature = (xp.abs(1 + e / t) * sums.kept.quadrature[0] + sums.kept.quadrature[1]) / t
+    error = xp.hypot(standard_error(linearised), quadrature)
     return _read(sums, rank, rank * error)
 
 
@@ -218,9 +214,7 @@ def _of_singular_values(
     num_matvecs: int,
     method: str,
     hermitian: bool | None,
-    rng: Rng,
-    depth: int | None,
-    deflate: int | None,
+    **slq: Any,
 ) -> tuple[Estimate, Callable[[Array], Array]]:
     """The sum of g over the singular values in a unit of theirs, and how to leave that unit.
 
@@ -236,7 +230,7 @@ def _of_singular_values(
         L = _in_own_unit(A, unit)
         A = gram(L if A.shape[0] <= A.shape[1] else L.H)
         f = functions.semidefinite(lambda x: g(namespace(x).sqrt(x)))
-    found = estimated(A, f, num_matvecs, method, rng=rng, depth=depth, deflate=deflate)
+    found = trace_estimate(A, f, num_matvecs, method, **slq)
 
     def in_unit(x: Array) -> Array:
         for u in unit * (2 if factored else 1):

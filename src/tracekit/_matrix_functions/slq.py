@@ -1,178 +1,229 @@
-"""Spends a budget on tr f(A): on a sketch, on the depth of the quadrature, on probes."""
+"""Stochastic Lanczos quadrature: spends a budget on a sketch, on Lanczos steps and on probes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, Rng, abs2, is_complex, is_traced, to_host
-from .._estimates import Estimate
-from .._operators import block_size, blocks
+from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
+from .._estimates import Estimate, finalize
+from .._operators import block_size, blocks, square
 from .._sketches import Krylov, lanczos
-from ..functions import is_semidefinite, values
+from ..functions import Function, inv, is_semidefinite, values
 from ..probes import Source, distributions
-from .deflation import Deflated, deflated, dimension, is_preconditioned
+from .deflation import ControlVariate, deflated, dimension, is_preconditioned
 from .deflation import cost as sketch_cost
-from .quadrature import SAFETY, Run, Sampling, estimated, judged, read
+from .quadrature import SAFETY, Batch, Depth, Verdict, combined, evaluate, judged
+from .request import Request, exactly, requested
 
-PILOT, PILOT_DEPTH = 4, 6  # probes that are looked at first, and how deep they are then
+PILOT, PILOT_DEPTH = 4, 6  # the first probes, and the depth at which they are first evaluated
 DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
-SECOND_LOOK = 0.5  # of what is left, that twice the depth may cost
+SECOND_CHECK = 0.5  # of what is left, that twice the depth may cost
 NOT_SETTLED = "the quadrature has not settled at this depth, so the error is not known; pass more"
-DEEPEST = 30  # where values are not known
+MAXIMUM_DEFAULT = 30  # steps where values are not known
 MEGABYTES = 128
 
 
-def sampled(ask: Sampling, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
-    """The estimate, and what was read beside each of its samples."""
-    source, n, b, columns = Source(rng, ask.A), ask.A.shape[0], ask.block, ask.deflate or 0
-    rest, spent = Deflated(ask.A), 0
+class Start(NamedTuple):
+    """The control variate, the first probes and their Krylov spaces."""
+
+    cv: ControlVariate
+    K: Krylov
+    X: Array
+    columns: int  # of the sketch
+    spent: int  # on the sketch, and on spaces that were given up
+
+    @property
+    def groups(self) -> int:
+        """Krylov spaces."""
+        return int(self.K.rest.shape[0])
+
+
+def trace_estimate(
+    A: Any, f: Function, num_matvecs: int, method: str, *, rng: Rng, **options: Any
+) -> Estimate:
+    """The trace of f(A), or of several functions that f stacks along a first axis."""
+    request = requested(square(A, "function"), f, num_matvecs, **options)
+    exact = request.is_affordable
+    estimate = exactly(request, method) if exact else sampled(request, rng, method)[0]
+    return finalize(estimate, quantity="trace of f(A)")
+
+
+def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
+    """The estimate, and for each probe a term of its gradient, if it may be asked for."""
+    source = Source(rng, request.A)
+    request, start, draw = _first_probes(request, source)
+    start = choose_deflation(request, start, source)
+    start, depth = choose_depth(request, start)
+    spent = start.spent + start.groups * request.cost(start.K.depth) + depth.num_matvecs
+    more = (request.budget - spent) // request.cost(depth.steps)
+    batches, terms = [], list[Array]()
+    for K, X in _spaces(request, start, draw, more, depth.steps):
+        batches.append(evaluate(request.f, start.cv, K, X, depth.steps, solves=request.gradient))
+        if request.gradient:
+            terms.append(_gradient_terms(request, start.cv, K, X))
+    spent += more * request.cost(depth.steps)
+    estimate = combined(start.cv, batches, depth, request.probes, spent, method)
+    reason = f"{(start.groups + more) * request.block} probes, depth {depth.steps}"
+    reason += f", {start.columns} deflated" if start.columns else ""
+    reason += "" if depth.settled else f"; {NOT_SETTLED}"
+    return replace(estimate, reason=reason), request.A.xp.concat(terms) if terms else None
+
+
+def choose_deflation(request: Request, start: Start, source: Source) -> Start:
+    """The start with a sketch, if that pays by the spectrum that the first probes see."""
+    if request.deflate is not None or is_traced(start.K.diagonal[0]):
+        return start
+    if request.budget < DEFLATE_FROM:
+        return start
+    depth = request.depth or _maximum_depth(request, start.groups, request.budget)
+    K = lanczos.advance(start.K, min(PILOT_DEPTH, depth))
+    columns = _worthwhile(request, K)
+    if not columns:
+        return start._replace(K=K)
+    A = lanczos.constant_operator(request.A) if request.gradient else request.A
+    cv, spent = deflated(A, request.f, columns, source)
+    if cv.precondition is not None:  # another operator: the first probes begin again
+        spent += start.groups * request.block * lanczos.cost(A, K.depth)
+        K = lanczos.begin(cv.operator, cv.start(start.X), request.block)
+        K = lanczos.advance(K, 1)
+    return Start(cv, K, start.X, columns, spent)
+
+
+def choose_depth(request: Request, start: Start) -> tuple[Start, Depth]:
+    """The first spaces at the depth that all others will have, or deeper."""
+    budget, complete = request.budget - start.spent, _complete_depth(request)
+    if request.depth is None and not is_traced(start.K.diagonal[0]):
+        K, depth = _settled(request, start, budget)
+        return start._replace(K=K), depth
+    steps = request.depth or _default_depth(request, start.groups, budget)
+    return start._replace(K=lanczos.advance(start.K, steps)), Depth(steps, steps >= complete)
+
+
+def _first_probes(
+    request: Request, source: Source
+) -> tuple[Request, Start, Callable[[int], Array]]:
+    """The spaces of the first probes after a step, which shows if a gradient may be asked for."""
+    A, b, columns = request.A, request.block, request.deflate or 0
+    cv, spent = ControlVariate(A), 0
     if columns:
-        rest, spent = deflated(ask.A, ask.f, columns, source)
-    take = distributions.stream(ask.probes, source, n, min(ask.budget, n))
-    groups = _first_groups(ask, ask.budget - spent)
-    X = take(groups * b)
-    K = lanczos.advance(rest.A, lanczos.begin(rest.start(X), b))
-    if not ask.needed():
-        ask = ask._replace(beside=None, price=0)
-    _require_budget(ask, ask.budget - spent)
-    known = not is_traced(K.diagonal[0])
-    if ask.deflate is None and known and ask.budget >= DEFLATE_FROM:
-        K = _advanced(ask, K, min(PILOT_DEPTH, ask.depth or _deepest(ask, groups, ask.budget)))
-        columns = _worthwhile(ask, K)
-        if columns:
-            rest, spent = deflated(ask.A, ask.f, columns, source)
-        if rest.A is not ask.A:  # another operator: the first probes begin again
-            spent += groups * b * lanczos.cost(ask.A, K.depth)
-            K = lanczos.advance(rest.A, lanczos.begin(rest.start(X), b))
-    ask, budget = ask._replace(A=rest.A), ask.budget - spent
-    if ask.depth is not None or not known:
-        run = Run(ask.depth or _blind_depth(ask, groups, budget))
-        K = _advanced(ask, K, run.depth)
-    else:
-        K, run = _deepened(ask, rest, K, X, budget)
-    first, each = (_price(ask, d) for d in (K.depth, run.depth))
-    budget -= groups * first + run.further
-    more = budget // each
-    batches, beside = [], list[Array]()
-    for spaces, Omega in _all(ask, rest, K, X, take, more, run.depth):
-        batches.append(read(ask, rest, spaces, Omega, run.depth))
-        if ask.beside is not None:
-            beside.append(ask.beside(spaces, rest, Omega))
-    spent += groups * first + run.further + more * each
-    estimate = estimated(ask, rest, batches, run, spent, method)
-    reason = f"{(groups + more) * b} probes, depth {run.depth}"
-    reason += f", {columns} deflated" if columns else ""
-    reason += "" if run.settled else f"; {NOT_SETTLED}"
-    return replace(estimate, reason=reason), ask.A.xp.concat(beside) if beside else None
-
-
-def _first_groups(ask: Sampling, budget: int) -> int:
-    """Groups that are looked at first: as few as tell a spread, if that many are affordable."""
-    b = ask.block
-    few = min(max(PILOT // b, 1), budget // (40 * b))
-    each = b * (lanczos.cost(ask.A, ask.depth or 1) + ask.price)
-    return max(1, min(max(few, -(-2 // b)), budget // each))
-
-
-def _deepest(ask: Sampling, groups: int, budget: int) -> int:
-    """Steps that a budget allows so many groups, up to the dimension."""
-    products = max(budget // (groups * ask.block) - ask.price, 1)
-    steps = products if ask.A.factor is None else (products + 1) // 2
-    return min(steps, -(-ask.A.shape[0] // ask.block))
-
-
-def _blind_depth(ask: Sampling, groups: int, budget: int) -> int:
-    """Steps where values are not known: for about eight probes."""
-    few = max(-(-8 // ask.block), groups)
-    return min(max(_deepest(ask, few, budget), 3), _deepest(ask, groups, budget), DEEPEST)
-
-
-def _require_budget(ask: Sampling, budget: int) -> None:
-    each = ask.block * (lanczos.cost(ask.A, ask.depth or 1) + ask.price)
-    if budget < each:
+        cv, spent = deflated(A, request.f, columns, source)
+    draw = distributions.stream(request.probes, source, A.shape[0], min(request.budget, A.shape[0]))
+    X = draw(_first_groups(request, request.budget - spent) * b)
+    K = lanczos.advance(lanczos.begin(cv.operator, cv.start(X), b), 1)
+    request = request._replace(gradient=request.gradient and is_differentiated(K.diagonal[0]))
+    if request.gradient:
+        K = lanczos.constant_space(K)
+    each, left = request.cost(request.depth or 1), request.budget - spent
+    if left < each:
         raise ValueError(
-            f"num_matvecs={ask.budget} leaves {budget} products for probes of {each} each, that of "
-            "the gradient included; pass more"
+            f"num_matvecs={request.budget} leaves {left} products for probes of {each} each, that "
+            "of the gradient included; pass more"
         )
+    return request, Start(cv, K, X, columns, spent), draw
 
 
-def _advanced(ask: Sampling, K: Krylov, depth: int) -> Krylov:
-    while K.depth < depth:
-        K = lanczos.advance(ask.A, K)
-    return K
+def _first_groups(request: Request, budget: int) -> int:
+    """Groups to begin with: as few as have a spread, if that many are affordable."""
+    b = request.block
+    few = min(max(PILOT // b, 1), budget // (40 * b))
+    return max(1, min(max(few, -(-2 // b)), budget // request.cost(request.depth or 1)))
 
 
-def _deepened(
-    ask: Sampling, rest: Deflated, K: Krylov, X: Array, budget: int
-) -> tuple[Krylov, Run]:
+def _complete_depth(request: Request) -> int:
+    """Steps after which a Krylov space is all of the space."""
+    return -(-request.A.shape[0] // request.block)
+
+
+def _maximum_depth(request: Request, groups: int, budget: int) -> int:
+    """Steps that a budget allows so many groups, up to the dimension."""
+    products = max(budget // (groups * request.block) - request.gradient_cost, 1)
+    steps = products if request.A.factor is None else (products + 1) // 2
+    return min(steps, _complete_depth(request))
+
+
+def _default_depth(request: Request, groups: int, budget: int) -> int:
+    """Steps where values are not known: for about eight probes."""
+    few = max(-(-8 // request.block), groups)
+    steps = max(_maximum_depth(request, few, budget), 3)
+    return min(steps, _maximum_depth(request, groups, budget), MAXIMUM_DEFAULT)
+
+
+def _settled(request: Request, start: Start, budget: int) -> tuple[Krylov, Depth]:
     """Steps until the rule of f(A) has settled, or as many as the budget allows.
 
     It has if it adds little to the error that the budget leaves at two depths in a row, and if
     some of the probes that go on to twice that depth change little.
     """
-    xp, groups, n = ask.A.xp, K.rest.shape[0], ask.A.shape[0]
-    complete, deepest = -(-n // ask.block), _deepest(ask, groups, budget)
-    few = min(groups, -(-2 // ask.block))
-    depth, in_a_row, small_before = min(PILOT_DEPTH - 1, deepest), 0, False
+    K, most = start.K, _maximum_depth(request, start.groups, budget)
+    depth, in_a_row, small_before = min(PILOT_DEPTH - 1, most), 0, False
     while True:
-        K = _advanced(ask, K, depth)
-        if depth >= complete:
-            return K, Run(depth)
-        batch = read(ask, rest, K, X, depth)
-        total = max(budget * ask.block // _price(ask, depth), 1)
-        verdict = judged(ask, batch, total)
+        K = lanczos.advance(K, depth)
+        if depth >= _complete_depth(request):
+            return K, Depth(depth, complete=True)
+        batch = evaluate(request.f, start.cv, K, start.X, depth, solves=request.gradient)
+        verdict = judged(request.f, batch, max(budget * request.block // request.cost(depth), 1))
         in_a_row = in_a_row + 1 if verdict.fine and verdict.solved else 0
         if in_a_row == 2:
-            twice, left = min(2 * depth, complete), budget - groups * _price(ask, depth)
-            further = few * (_price(ask, twice) - _price(ask, depth))
-            if further > SECOND_LOOK * left:
-                return K, Run(depth)
-            deep = _advanced(ask, lanczos.select(K, slice(few)), twice)
-            after = read(ask, rest, deep, X[:, : few * ask.block], twice)
-            change = after.whole - batch.whole[..., : few * ask.block]
-            seen = SAFETY * xp.abs(xp.mean(change, axis=-1))
-            fine = bool(xp.all(seen <= verdict.allowed))
-            if fine or twice > deepest:
-                return K, Run(depth, fine, seen, further)
-            others = _advanced(ask, lanczos.select(K, slice(few, None)), twice)
-            K = lanczos.joined([deep, others]) if few < groups else deep
-            depth, in_a_row = twice, 0
-            continue
-        if depth == deepest:
-            return K, Run(depth, verdict.fine or (verdict.small and small_before))
-        small_before = verdict.small
-        depth = min(depth + max(1, depth // 6), deepest)
+            left = budget - start.groups * request.cost(depth)
+            K, found = _at_twice(request, start._replace(K=K), batch, verdict, left, most)
+            if found is not None:
+                return K, found
+            depth, in_a_row = K.depth, 0
+        elif depth == most:
+            return K, Depth(depth, settled=verdict.fine or (verdict.small and small_before))
+        else:
+            small_before = verdict.small
+            depth = min(depth + max(1, depth // 6), most)
 
 
-def _price(ask: Sampling, depth: int) -> int:
-    """Products that a group of probes costs."""
-    return ask.block * (lanczos.cost(ask.A, depth) + ask.price)
+def _at_twice(
+    request: Request, start: Start, batch: Batch, verdict: Verdict, left: int, most: int
+) -> tuple[Krylov, Depth | None]:
+    """The depth, if some of the probes change little at twice of it; else all spaces at that."""
+    K, depth, groups = start.K, start.K.depth, start.groups
+    few, twice = min(groups, -(-2 // request.block)), min(2 * depth, _complete_depth(request))
+    further = few * (request.cost(twice) - request.cost(depth))
+    if further > SECOND_CHECK * left:
+        return K, Depth(depth)
+    count, xp = few * request.block, request.A.xp
+    deep = lanczos.advance(lanczos.select(K, slice(few)), twice)
+    after = evaluate(request.f, start.cv, deep, start.X[:, :count], twice)
+    change = SAFETY * xp.abs(xp.mean(after.forms - batch.forms[..., :count], axis=-1))
+    fine = bool(xp.all(change <= verdict.allowed))
+    if fine or twice > most:
+        return K, Depth(depth, settled=fine, change=change, num_matvecs=further)
+    if few == groups:
+        return deep, None
+    others = lanczos.advance(lanczos.select(K, slice(few, None)), twice)
+    return lanczos.joined([deep, others]), None
 
 
-def _worthwhile(ask: Sampling, K: Krylov) -> int:
-    """Columns to sketch, by the spectral density that the pilot saw; 0 where that does not pay.
+def _worthwhile(request: Request, K: Krylov) -> int:
+    """Columns to sketch, by the spectral density of the first probes; 0 where that does not pay.
 
-    A sketch for half of the budget is taken to know half as many of the outermost eigenvalues as
+    A sketch for half of the budget is taken to capture half as many of the outermost eigenvalues as
     it has columns. The variance of what is left, over what may be spent on it, is to be less than
     half of that without a sketch.
     """
-    nodes, M = lanczos.rule(ask.A, K)
-    at = values(ask.f, nodes, squared=ask.A.factor is not None)
-    n, m, count = ask.A.shape[0], ask.budget, K.rest.shape[0] * ask.block
-    if is_preconditioned(ask.f):  # the first probes begin again
-        m -= count * lanczos.cost(ask.A, K.depth)
-    most = m - count * (lanczos.cost(ask.A, ask.depth or K.depth) + ask.price)
-    shares = to_host(ask.A.xp.sum(abs2(M), axis=-2)).ravel()
+    A, f = request.A, request.f
+    nodes, M = lanczos.rule(K)
+    at = values(f, nodes, squared=A.factor is not None)
+    n, m, count = A.shape[0], request.budget, K.rest.shape[0] * request.block
+    if is_preconditioned(f):  # the first probes begin again
+        m -= count * lanczos.cost(A, K.depth)
+    most = m - K.rest.shape[0] * request.cost(request.depth or K.depth)
+    shares = to_host(A.xp.sum(abs2(M), axis=-2)).ravel()
     x, weight = to_host(nodes).ravel(), shares * (n / shares.sum())
     y = to_host(at).reshape(-1, x.size)
     y = y / np.maximum(np.abs(y).max(axis=-1, keepdims=True), np.finfo(float).tiny)
-    order = np.argsort(-x if is_semidefinite(ask.f) else -np.abs(x - np.average(x, weights=weight)))
+    order = np.argsort(-x if is_semidefinite(f) else -np.abs(x - np.average(x, weights=weight)))
     y, weight = y[:, order], weight[order]
     seen = np.cumsum(weight)
-    most_columns = min(n // 2, MEGABYTES * 2**20 // (n * _itemsize(ask))) // dimension(ask.f, 1)
+    most_columns = min(n // 2, MEGABYTES * 2**20 // (n * request.itemsize)) // dimension(f, 1)
 
     def variance(captured: float, products: int) -> float:
         left = np.clip(seen - captured, 0, weight) + 1e-4 * weight
@@ -184,29 +235,24 @@ def _worthwhile(ask: Sampling, K: Krylov) -> int:
     if not whole.min() > 0:
         return 0
     products = min(m // 2, most)
-    b = min(products // sketch_cost(ask.A, ask.f), most_columns)
-    pays = b > 1 and variance(b / 2, products) < 0.5 / ask.budget
+    b = min(products // sketch_cost(A, f), most_columns)
+    pays = b > 1 and variance(b / 2, products) < 0.5 / request.budget
     return b if pays else 0
 
 
-def _all(
-    ask: Sampling,
-    rest: Deflated,
-    K: Krylov,
-    X: Array,
-    take: Callable[[int], Array],
-    more: int,
-    depth: int,
+def _spaces(
+    request: Request, start: Start, draw: Callable[[int], Array], more: int, depth: int
 ) -> Iterator[tuple[Krylov, Array]]:
     """The Krylov spaces of the first groups, and of `more`, as many at a time as fit."""
-    yield K, X
-    b, n = ask.block, ask.A.shape[0]
-    room = block_size(n, _itemsize(ask) * depth * b, None, megabytes=MEGABYTES)
-    for groups in blocks(more, room):
-        X = take(groups * b)
-        yield _advanced(ask, lanczos.begin(rest.start(X), b), depth), X
+    yield start.K, start.X
+    b, n = request.block, request.A.shape[0]
+    size = block_size(n, request.itemsize * depth * b, None, megabytes=MEGABYTES)
+    for groups in blocks(more, size):
+        X = draw(groups * b)
+        yield lanczos.advance(lanczos.begin(start.K.operator, start.cv.start(X), b), depth), X
 
 
-def _itemsize(ask: Sampling) -> int:
-    bits = int(ask.A.xp.finfo(ask.A.dtype).bits)
-    return bits // 8 * (2 if is_complex(ask.A) else 1)
+def _gradient_terms(request: Request, cv: ControlVariate, K: Krylov, X: Array) -> Array:
+    """``y^H A omega`` with ``y = A^{-1} omega`` constant, whose derivative is that of log det A."""
+    solved = cv.applied(lanczos.applied(K, inv))
+    return coldot(solved, request.A.matmat(cv.applied(X)))

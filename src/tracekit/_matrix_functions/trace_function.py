@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._arrays import Array, Probes, Rng, adjoint, conj, device_of, is_complex
-from .._estimates import Estimate, checked_budget, exact, finalize, require_finite
-from .._operators import LinearOperator, all_columns_cost, dense, square
+from .._arrays import Array, Probes, Rng, conj
+from .._estimates import Estimate, checked_budget
+from .._operators import LinearOperator, square
 from .._sketches import Krylov, lanczos
 from ..functions import Function, values
 from ..probes import distributions
-from .deflation import cost as sketch_cost
-from .deflation import dimension
-from .quadrature import Sampling
-from .slq import sampled
-
-GIGABYTE = 2**30
+from .slq import trace_estimate
 
 
 def trace_function(
@@ -111,7 +106,7 @@ def trace_function(
     >>> bool(low < np.sum(np.sqrt(np.linspace(1.0, 3.0, 400))) < high)
     True
     """
-    return estimated(
+    return trace_estimate(
         A, f, num_matvecs, "trace_function", rng=rng, probes=probes, depth=depth, block=block,
         deflate=deflate,
     )  # fmt: skip
@@ -158,103 +153,21 @@ def function_operator(A: Any, f: Function, depth: int) -> LinearOperator:
     depth = min(depth, A.shape[0])
 
     def krylov(X: Array) -> Krylov:
-        K = lanczos.begin(A.xp.astype(X, A.xp.result_type(A.dtype, X.dtype), copy=False))
-        for _ in range(depth):
-            K = lanczos.advance(A, K)
-        return K
+        X = A.xp.astype(X, A.xp.result_type(A.dtype, X.dtype), copy=False)
+        return lanczos.advance(lanczos.begin(A, X), depth)
 
     def at(x: Array) -> Array:
         return values(f, x, squared=A.factor is not None)
 
     def matmat(X: Array) -> Array:
-        return lanczos.applied(A, krylov(X), at)
+        return lanczos.applied(krylov(X), at)
 
     def rmatmat(X: Array) -> Array:
-        return lanczos.applied(A, krylov(X), lambda x: conj(at(x)))
+        return lanczos.applied(krylov(X), lambda x: conj(at(x)))
 
     def quad(X: Array) -> Array:
-        K = krylov(X)
-        nodes, M = lanczos.rule(A, K)
+        nodes, M = lanczos.rule(krylov(X))
         return A.xp.astype(lanczos.forms(nodes, M, at(nodes)), A.dtype, copy=False)
 
     made: LinearOperator = A._like(A.shape, matmat, rmatmat, quad, dims=A.dims)
     return made
-
-
-def estimated(
-    A: Any,
-    f: Function,
-    num_matvecs: int,
-    method: str,
-    *,
-    rng: Rng,
-    probes: Probes = distributions.rademacher,
-    depth: int | None = None,
-    block: int = 1,
-    deflate: int | None = None,
-) -> Estimate:
-    """The trace of f(A), or of several functions that f stacks along a first axis."""
-    A = square(A, "function")
-    ask = asked(A, f, num_matvecs, probes, depth, block, deflate)
-    if is_affordable(ask):
-        return finalize(exactly(A, f, method), quantity="trace of f(A)")
-    return finalize(sampled(ask, rng, method)[0], quantity="trace of f(A)")
-
-
-def asked(
-    A: LinearOperator,
-    f: Function,
-    num_matvecs: Any,
-    probes: Probes,
-    depth: Any,
-    block: Any,
-    deflate: Any,
-) -> Sampling:
-    """What is asked for, if it can be done."""
-    if not callable(f):
-        raise TypeError(
-            f"f is {f!r}, not a function; pass one of an array of eigenvalues, such as "
-            "tracekit.functions.log"
-        )
-    m, n, b = checked_budget(num_matvecs), A.shape[0], checked_budget(block, "block")
-    depth = None if depth is None else min(checked_budget(depth, "depth"), -(-n // b))
-    columns = 0 if deflate in (None, 0) else checked_budget(deflate, "deflate")
-    ask = Sampling(A, f, m, probes, b, depth, deflate if deflate is None else columns)
-    rank = n if A.factor is None else A.factor.shape[1]
-    if rank < n and getattr(f, "positive", False):
-        raise ValueError(
-            f"a matrix of dimension {n} made of a factor with {rank} columns is singular, and this "
-            "function is not defined at 0; add a multiple of the identity, A + c I"
-        )
-    least = b * lanczos.cost(A, depth or 1) + columns * sketch_cost(A, f)
-    if dimension(f, columns) > n or (m < least and not is_affordable(ask)):
-        raise ValueError(
-            f"depth={depth}, block={block} and deflate={deflate} take {least} products at least, "
-            f"and num_matvecs={m} with dimension {n} do not allow that; pass smaller ones"
-        )
-    return ask
-
-
-def is_affordable(ask: Sampling) -> bool:
-    """Whether all eigenvalues can be had."""
-    cost = all_columns_cost(ask.A)
-    bits = int(ask.A.xp.finfo(ask.A.dtype).bits) * (2 if is_complex(ask.A) else 1)
-    return ask.budget >= cost and cost * ask.A.shape[0] * bits // 8 <= GIGABYTE
-
-
-def exactly(A: LinearOperator, f: Function, method: str) -> Estimate:
-    """By all eigenvalues: of A, or of the smaller Gram matrix of its factor."""
-    xp, n, L, cost = A.xp, A.shape[0], A.factor, all_columns_cost(A)
-    if L is None:
-        D = dense(A)
-        require_finite(D)
-        lanczos.require_hermitian(D, D, xp.max(xp.abs(D)))
-        x = xp.linalg.eigvalsh((D + adjoint(D)) / 2)
-    else:
-        D = dense(L if L.shape[1] <= n else L.H)
-        require_finite(D)
-        s = xp.linalg.svdvals(D)
-        gone = xp.zeros((n - cost,), dtype=s.dtype, device=device_of(s))
-        x = xp.concat([s * s, gone])
-    y = values(f, x, squared=L is not None)
-    return exact(xp.sum(y, axis=-1), cost, method)

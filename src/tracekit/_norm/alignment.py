@@ -1,4 +1,4 @@
-"""Inner product and alignment of two operators, from probes that they share."""
+"""Inner product and alignment of two operators, from common probes."""
 
 from __future__ import annotations
 
@@ -138,8 +138,9 @@ def alignment(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     require_finite(value, "alignment")
     if got.inflation == 0:
         return exact(value, got.spent, "alignment")
-    tilt = (got.cross - x) / size - x / size * ((got.first - a) / a + (got.second - b) / b) / 2
-    error = standard_error(tilt) * got.inflation
+    linearised = (got.cross - x) / size
+    linearised = linearised - x / size * ((got.first - a) / a + (got.second - b) / b) / 2
+    error = standard_error(linearised) * got.inflation
     return Estimate(value, error, got.spent, "alignment", dof=_dof(got))
 
 
@@ -253,7 +254,7 @@ def _pairs(A: Any, B: Any, num_matvecs: Any, rng: Rng) -> _Pairs:
         return distributions.sphere(source, A.shape[1], k)
 
     if A.factor is not None and B.factor is not None and b >= 3:
-        return _nystrom_pairs(A.factor, B.factor, draw(b), dtype)
+        return _nystrom_pairs(A.factor, B.factor, draw(b), source, dtype)
     b = m // (2 * each)
     if A.shape[0] == A.shape[1] and b >= 3:
         return _shared_pairs(A, B, draw(b), each, dtype)
@@ -293,13 +294,14 @@ def _shared_pairs(
     return _Pairs(cross, real(one), real(two), scales, spent, INFLATION, dtype)
 
 
-def _nystrom_pairs(L1: LinearOperator, L2: LinearOperator, Omega: Array, dtype: Any) -> _Pairs:
+def _nystrom_pairs(
+    L1: LinearOperator, L2: LinearOperator, Omega: Array, source: Source, dtype: Any
+) -> _Pairs:
     """Both deflated by their own Nystrom approximations: b columns through each L and L^H."""
     sketches = factor_sketch(L1, Omega), factor_sketch(L2, Omega)
-    first, second = ((sketch.Z, sketch.R) for sketch in sketches)
     cross, one, two = (
-        moments.nystrom_pairs(Omega, *pair)
-        for pair in ((first, second), (first, first), (second, second))
+        moments.nystrom_pairs(Omega, (X.Z, X.R), (Y.Z, Y.R))
+        for X, Y in (sketches, (sketches[0], sketches[0]), (sketches[1], sketches[1]))
     )
     scales = sketches[0].unit, sketches[1].unit
     return _Pairs(cross, one, two, scales, 4 * Omega.shape[1], INFLATION, dtype)

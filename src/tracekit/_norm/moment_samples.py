@@ -7,13 +7,13 @@ from typing import NamedTuple
 from .._arrays import (
     Array,
     Rng,
-    abs2,
     adjoint,
+    check_adjoint,
     coldot,
     colnorm2,
     eps_of,
     inner,
-    is_traced,
+    is_hermitian,
     magnitude,
     matrix_trace,
     namespace,
@@ -77,7 +77,7 @@ def moment_samples(
     scale = magnitude(Z0)
     Z0 = Z0 / scale
     H0 = inner(Q0, Z0)
-    if _is_hermitian(H0):
+    if is_hermitian(H0):
         Q1, C = _second_block(Omega, Q0, R0, Z0)
         Z1 = A.matmat(Q1) / scale
         return _krylov(H0, inner(Q0, Z1), inner(Q1, Z1), C, scale, 2 * b, n)
@@ -119,7 +119,7 @@ def _two_sided(
 ) -> MomentSamples:
     """The trace of A^H A: its Nystrom approximation is ``(A^H Q) (A^H Q)^H``."""
     F = A.rmatmat(Q) / scale  # type: ignore[misc]
-    leave_one_out.check_adjoint(inner(F, Omega), R)
+    check_adjoint(inner(F, Omega), R)
     inverse = A.xp.linalg.inv(inner(Omega, Omega))
     dual = triangular_dual(R)
     squares, left_out = leave_one_out.nystrom(inner(F, F), dual, A.shape[1], inverse)
@@ -163,15 +163,6 @@ def _krylov(
     traces, squares = moments.krylov(H, W, C, n)
     left_out = moments.krylov_left_out(H, W, C, n) if W.shape[1] > 2 else (None, None)
     return MomentSamples(traces, squares, scale, spent, True, left_out)
-
-
-def _is_hermitian(H: Array) -> bool:
-    """Whether ``Q^H A Q`` shows that A is Hermitian, to half the digits; unknown under jit."""
-    if is_traced(H):
-        return False
-    xp = namespace(H)
-    skew, size = (xp.sum(abs2(X)) for X in (H - adjoint(H), H))
-    return bool(skew <= eps_of(H) * size)
 
 
 def exact_moments(A: LinearOperator) -> tuple[Array, Array, Array]:

@@ -84,7 +84,7 @@ def one_sided_norm(L: LinearOperator, m: int, rng: Rng) -> Estimate:
 
 
 def _reader(L: LinearOperator, m: int, rng: Rng) -> tuple[Callable[[int], Estimate], Array]:
-    """A function that reads trace, norm or effective rank from one Gram matrix, and the matrix."""
+    """A function that gives trace, norm or effective rank by one Gram matrix, and the matrix."""
     (K,), (scale,), m, spent = _probe_grams((L,), m, rng)
     n, complex_, real = L.shape[0], is_complex(K), real_dtype(L.dtype, L.xp)
     units = (scale * scale, scale * scale, 1.0)

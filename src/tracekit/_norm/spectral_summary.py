@@ -177,12 +177,12 @@ def _summary(got: MomentSamples, A: LinearOperator) -> SpectralSummary:
     f = _nonzero(f, "the effective rank")
     variance = got.variance(traces, got.left_out[0], INFLATION)
     numerator = abs2(t) - xp.where(xp.isfinite(variance), variance, xp.zeros_like(variance))
-    tilt = 2 * real(conj(t) * (traces - t)) / f - numerator * (squares - f) / (f * f)
+    linearised = 2 * real(conj(t) * (traces - t)) / f - numerator * (squares - f) / (f * f)
     t_out, f_out = got.left_out
     ratios = None if t_out is None or f_out is None else abs2(t_out) / f_out
     dof, spent, method = squares.shape[0] - 1, got.spent, "spectral_summary"
     value = xp.astype(t * got.scale, A.dtype, copy=False)
-    rank = Estimate(numerator / f, got.error(tilt, ratios, INFLATION), spent, method, dof=dof)
+    rank = Estimate(numerator / f, got.error(linearised, ratios, INFLATION), spent, method, dof=dof)
     trace = Estimate(value, error * got.scale, spent, method, samples=traces * got.scale, dof=dof)
     return SpectralSummary(
         finalize(trace), with_method(_norm(got), method), finalize(rank, quantity="effective rank")

@@ -2,8 +2,9 @@
 
 from . import lanczos, leave_one_out, moments
 from .lanczos import Krylov
-from .leave_one_out import check_adjoint, check_hermitian, leave_one_out_estimate
+from .leave_one_out import leave_one_out_estimate
 from .moments import zonal
+from .nystrom import nystrom_factor
 from .range_sketch import (
     AdjointSketch,
     FactorSketch,
@@ -24,13 +25,12 @@ __all__ = [
     "NystromSketch",
     "RangeSketch",
     "adjoint_sketch",
-    "check_adjoint",
-    "check_hermitian",
     "factor_sketch",
     "lanczos",
     "leave_one_out",
     "leave_one_out_estimate",
     "moments",
+    "nystrom_factor",
     "nystrom_sketch",
     "orthonormal_extension",
     "range_sketch",

@@ -6,7 +6,7 @@ orthonormal basis :math:`Q = [Q_1, Q_2, \dots]` starts from :math:`X = Q_1 R`. A
 :math:`R^H [f(T)]_{11} R`: a Gauss rule, exact for polynomials of degree below 2 d. Where
 :math:`A = L L^H`, T is never formed: Golub-Kahan gives the bidiagonal C in :math:`T = C C^H`, whose
 small singular values keep their digits. Bases are orthogonalised twice against all earlier
-blocks; a column that vanishes is set to zero and takes no part from then on.
+blocks; a column that vanishes is set to zero, and later steps skip it.
 
 Arrays are stacks: bases (k, n, c), small matrices (k, b, b).
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from .._arrays import (
     Array,
+    Product,
     abs2,
     adjoint,
     colnorm2,
@@ -28,15 +29,16 @@ from .._arrays import (
     eye_like,
     is_complex,
     is_differentiated,
-    is_traced,
     magnitude,
     namespace,
     positive,
     real,
+    require_hermitian,
 )
 from .._estimates import require_finite
-from .._operators import LinearOperator
+from .._operators import LinearOperator, gram
 
+REMEDY = "pass gram(A) for functions of the squared singular values"
 PANEL = 4  # blocks of the basis that are kept in one array: appending copies no more than these
 
 
@@ -47,6 +49,7 @@ class Krylov:
     Memory: d blocks, as many columns as were multiplied.
     """
 
+    operator: LinearOperator
     rest: Array  # what the next block of the basis is made of
     size: Array  # (k, 1): norm of A, as far as it has been seen
     panels: tuple[Array, ...] = ()
@@ -66,23 +69,30 @@ class Krylov:
         return int(self.rest.shape[-1])
 
 
-def begin(X: Array, block: int = 1) -> Krylov:
+def begin(A: LinearOperator, X: Array, block: int = 1) -> Krylov:
     """Krylov spaces of the columns of X, `block` of them in each, before the first product."""
     xp, rest = namespace(X), _groups(X, block)
-    return Krylov(rest, xp.zeros_like(real(rest[:, 0, :1])))
+    return Krylov(A, rest, xp.zeros_like(real(rest[:, 0, :1])))
 
 
-def advance(A: LinearOperator, K: Krylov) -> Krylov:
-    """One step: a product of A with every column (Golub-Kahan: one of each kind, the first one)."""
-    L, W, P = A.factor, K.rest, K.right
+def advance(K: Krylov, depth: int) -> Krylov:
+    """The spaces after so many steps; themselves where they are as deep."""
+    while K.depth < depth:
+        K = _step(K)
+    return K
+
+
+def _step(K: Krylov) -> Krylov:
+    """A product of A with every column (Golub-Kahan: one of each kind, the first one)."""
+    A, L, W, P = K.operator, K.operator.factor, K.rest, K.right
     if L is not None and P is not None:
         W = _product(L, P) - _times(_newest(K), K.diagonal[-1])
     Q, B, alive = _next_block(W, K)
     if L is None:
         Y = _product(A, Q)
-        if K.depth == 1:
-            require_hermitian(adjoint(_newest(K)) @ Y, B, _size(K, Y)[..., None])
         D = adjoint(Q) @ Y
+        if K.depth == 1:
+            _require_hermitian(K, B, adjoint(_newest(K)) @ Y, D)
         D = (D + adjoint(D)) / 2
         K = replace(K, rest=Y - _times(Q, D))
     else:
@@ -108,6 +118,24 @@ def select(K: Krylov, groups: slice) -> Krylov:
     return _each(lambda x: x[0][groups, ...], [K])
 
 
+def constant_space(K: Krylov) -> Krylov:
+    """The spaces without derivatives, nor those of further steps."""
+    return replace(_each(lambda x: constant(x[0]), [K]), operator=constant_operator(K.operator))
+
+
+def constant_operator(A: LinearOperator) -> LinearOperator:
+    """The operator without derivatives."""
+    if A.factor is not None:
+        return gram(constant_operator(A.factor))
+
+    def without(product: Product) -> Product:
+        return lambda X: constant(product(X))
+
+    adjoint = None if A.rmatmat is None else without(A.rmatmat)
+    made: LinearOperator = A._like(A.shape, without(A.matmat), adjoint)
+    return made
+
+
 def joined(spaces: list[Krylov]) -> Krylov:
     """Spaces of the same depth as one stack."""
     return _each(lambda x: namespace(*x).concat(list(x), axis=0), spaces)
@@ -118,21 +146,21 @@ def cost(A: LinearOperator, depth: int) -> int:
     return depth if A.factor is None else 2 * depth - 1
 
 
-def rule(A: LinearOperator, K: Krylov, depth: int | None = None) -> tuple[Array, Array]:
+def rule(K: Krylov, depth: int | None = None) -> tuple[Array, Array]:
     r"""Nodes (k, b d), and vectors M (k, b, b d) with :math:`X^H f(A) X = M f(nodes) M^H`."""
-    nodes, U = _eigen(A, K, K.depth if depth is None else depth)
+    nodes, U = _eigen(K, K.depth if depth is None else depth)
     return nodes, adjoint(K.below[0]) @ U[:, : K.block, :]
 
 
-def residuals(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array, Array]:
+def residuals(K: Krylov, depth: int) -> tuple[Array, Array, Array]:
     """Nodes and vectors of a rule, and the residuals (k, b d) of its Ritz pairs.
 
     Takes a step more than the rule has.
     """
     b = K.block
-    nodes, U = _eigen(A, K, depth)
+    nodes, U = _eigen(K, depth)
     coupling = K.below[depth]
-    if A.factor is not None:
+    if K.operator.factor is not None:
         coupling = coupling @ adjoint(K.diagonal[depth - 1])
     rho = _norms(coupling @ U[:, -b:, :])
     return nodes, adjoint(K.below[0]) @ U[:, :b, :], rho
@@ -147,25 +175,25 @@ def forms(nodes: Array, M: Array, values: Array) -> Array:
     return xp.reshape(x, (*x.shape[:-2], -1))
 
 
-def samples(A: LinearOperator, K: Krylov, depth: int, f: Callable[[Array], Array]) -> Array:
+def samples(K: Krylov, depth: int, f: Callable[[Array], Array]) -> Array:
     """``x^H f(A) x`` of every probe by a rule of so many steps, with first derivatives.
 
     Those of eigenvectors do not exist where a Krylov space ends and eigenvalues of T are equal;
     those of f(T) do.
     """
     if not is_differentiated(_sum_of(K)):
-        nodes, M = rule(A, K, depth)
+        nodes, M = rule(K, depth)
         return forms(nodes, M, f(nodes))
-    nodes, U, T = _still(A, K, depth)
+    nodes, U, T = _still(K, depth)
     M = adjoint(K.below[0]) @ U[:, : K.block, :]
     change = M @ _change(nodes, U, T, f)
     moved = namespace(M).sum(real(change * conj(M)), axis=-1)
     return forms(nodes, M, f(nodes)) + namespace(M).reshape(moved, (*moved.shape[:-2], -1))
 
 
-def applied(A: LinearOperator, K: Krylov, f: Callable[[Array], Array]) -> Array:
+def applied(K: Krylov, f: Callable[[Array], Array]) -> Array:
     """``f(A) X``, shape (n, k b), in the Krylov space."""
-    C = coordinates(A, K, K.depth, f)
+    C = coordinates(K, K.depth, f)
     total, start = None, 0
     for Q in K.panels:
         part = Q @ C[:, start : start + Q.shape[-1], :]
@@ -174,31 +202,27 @@ def applied(A: LinearOperator, K: Krylov, f: Callable[[Array], Array]) -> Array:
     return _columns(total)
 
 
-def coordinates(A: LinearOperator, K: Krylov, depth: int, f: Callable[[Array], Array]) -> Array:
+def coordinates(K: Krylov, depth: int, f: Callable[[Array], Array]) -> Array:
     """``f(A) X`` by a rule of so many steps, in the basis: shape (k, b d, b)."""
     if not is_differentiated(_sum_of(K)):
-        nodes, U = _eigen(A, K, depth)
+        nodes, U = _eigen(K, depth)
         return (U * f(nodes)[:, None, :]) @ (adjoint(U[:, : K.block, :]) @ K.below[0])
-    nodes, U, T = _still(A, K, depth)
+    nodes, U, T = _still(K, depth)
     start = adjoint(U[:, : K.block, :]) @ K.below[0]
     return (U * f(nodes)[:, None, :]) @ start + U @ (_change(nodes, U, T, f) @ start)
 
 
-def ritz(A: LinearOperator, K: Krylov) -> tuple[Array, Array]:
+def ritz(K: Krylov) -> tuple[Array, Array]:
     """Ritz values (k, b d) and their vectors (k, n, b d)."""
-    nodes, U = _eigen(A, K, K.depth)
+    nodes, U = _eigen(K, K.depth)
     return nodes, namespace(U).concat(list(K.panels), axis=-1) @ U
 
 
-def require_hermitian(G: Array, B: Array, size: Array) -> None:
-    """Refuse an operator if ``G = B^H`` does not hold, which it does of a Hermitian one."""
-    xp = namespace(G)
-    skew = xp.max(xp.abs(G - adjoint(B)) / positive(size))
-    if not is_traced(skew) and bool(skew > eps_of(skew) ** (1 / 3)):
-        raise ValueError(
-            "the products of this operator show that it is not Hermitian, and f(A) is of Hermitian "
-            "operators; pass gram(A) for functions of the squared singular values"
-        )
+def _require_hermitian(K: Krylov, B: Array, above: Array, D: Array) -> None:
+    """Refuse an operator whose compression to the first two blocks is not Hermitian."""
+    concat = namespace(D).concat
+    rows = concat([K.diagonal[0], above], axis=-1), concat([B, D], axis=-1)
+    require_hermitian(concat(list(rows), axis=-2), REMEDY)
 
 
 def _sum_of(K: Krylov) -> Array:
@@ -206,12 +230,11 @@ def _sum_of(K: Krylov) -> Array:
     return sum(namespace(D).sum(D) for D in (*K.diagonal, *K.below))
 
 
-def _still(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array, Array]:
+def _still(K: Krylov, depth: int) -> tuple[Array, Array, Array]:
     """Eigenvalues and eigenvectors of T without derivatives, and T with them."""
-    still = _each(lambda x: constant(x[0]), [K])
-    C, upper = _entries(A, K, depth)
+    C, upper = _entries(K, depth)
     T = C @ adjoint(C) if upper is None else C + upper
-    return *_eigen(A, still, depth), T
+    return *_eigen(constant_space(K), depth), T
 
 
 def _change(nodes: Array, U: Array, T: Array, f: Callable[[Array], Array]) -> Array:
@@ -241,9 +264,9 @@ def _change(nodes: Array, U: Array, T: Array, f: Callable[[Array], Array]) -> Ar
     return xp.where(close, near, slope * D)
 
 
-def _eigen(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array]:
+def _eigen(K: Krylov, depth: int) -> tuple[Array, Array]:
     """Eigenvalues and eigenvectors of T."""
-    C, upper = _entries(A, K, depth)
+    C, upper = _entries(K, depth)
     xp = namespace(C)
     if upper is not None:
         nodes, U = xp.linalg.eigh(C + upper)
@@ -252,7 +275,7 @@ def _eigen(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array]:
     return s * s, U
 
 
-def _entries(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array | None]:
+def _entries(K: Krylov, depth: int) -> tuple[Array, Array | None]:
     """T as a part and what is above its diagonal; with a factor the root of T, and None.
 
     Columns that have vanished get a value within the spectrum; they have no part in anything.
@@ -260,7 +283,7 @@ def _entries(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array | N
     xp, b = namespace(K.rest), K.block
     k, size = K.rest.shape[0], b * depth
     first = real(xp.linalg.trace(K.diagonal[0])) / b
-    if A.factor is not None:  # of either sign, or complex: any singular value will do
+    if K.operator.factor is not None:  # of either sign, or complex: any singular value will do
         first = xp.sqrt(xp.sum(abs2(K.diagonal[0]), axis=(-2, -1)) / b)
     ended = 1 - xp.stack(K.alive[:depth], axis=1)
     dead = ended[..., None] * eye_like(K.rest, b)[None, None, ...]
@@ -273,7 +296,7 @@ def _entries(A: LinearOperator, K: Krylov, depth: int) -> tuple[Array, Array | N
         return xp.reshape(wide, (k, size, size))
 
     C = spread(D, 0) + spread(below, -1)
-    return C, None if A.factor is not None else adjoint(spread(below, -1))
+    return C, None if K.operator.factor is not None else adjoint(spread(below, -1))
 
 
 def _next_block(W: Array, K: Krylov) -> tuple[Array, Array, Array]:
@@ -325,6 +348,7 @@ def _each(f: Callable[[tuple[Array, ...]], Array], spaces: list[Krylov]) -> Kryl
         return f(tuple(getattr(K, name) for K in spaces))
 
     return Krylov(
+        spaces[0].operator,
         stack("rest"),
         stack("size"),
         stacks("panels"),

@@ -19,26 +19,22 @@ from .._arrays import (
     Array,
     abs2,
     adjoint,
-    cholesky,
+    check_adjoint,
     coldot,
     colnorm2,
     conj,
     eps_of,
     eye_like,
     inner,
-    is_traced,
-    magnitude,
     matrix_diagonal,
     matrix_trace,
     namespace,
-    norm2,
-    positive,
     real,
-    to_number,
     triangular_dual,
 )
-from .._estimates import FEW, Estimate, combined_error, finalize, mean, require_finite, scaled
+from .._estimates import FEW, Estimate, combined_error, finalize, mean, scaled
 from .._operators import LinearOperator
+from .nystrom import nystrom_factor
 
 
 def xtrace(
@@ -92,46 +88,11 @@ def xnystrace(Omega: Array, Y: Array, *, resphere: bool) -> tuple[Array, Array |
     xp, n = namespace(Y), Y.shape[0]
     gram = inner(Omega, Omega)
     ridge = gram if resphere else gram + eye_like(gram, gram.shape[0]) * n
-    B, _, D, nu = nystrom_factor(Omega, Y, ridge, "xtrace, or trace without psd")
+    B, _, D, nu = nystrom_factor(Omega, Y, ridge, "call xtrace, or trace without psd")
     inverse = xp.linalg.inv(gram) if resphere else None
     samples, replicates = nystrom(inner(B, B), D, n, inverse)
     added = nu * (n if resphere else 2 * n)  # to the trace; and to every test, by the ridge
     return zero_where(xp.max(xp.abs(Y)) == 0, samples - added, replicates)
-
-
-def nystrom_factor(
-    Omega: Array, Y: Array, ridge: Array, instead: str
-) -> tuple[Array, Array, Array, Array]:
-    """B, R, ``D = R^{-H}`` and nu: ``B B^H`` is the Nystrom approximation of ``A + nu I``.
-
-    It is made of ``Y = A Omega`` by ``R^H R = Omega^H Y + nu ridge`` and
-    ``B = (Y + nu Omega) R^{-1}``. The ridge is the Gram matrix of the probes, which a nu at
-    rounding level makes positive definite (where rounding needs more, it grows); equal sign
-    vectors, which small dimensions bring, need a multiple of the identity besides. Raises
-    ValueError, which says what to call `instead`, if the sketch shows that A is not Hermitian or
-    not positive semidefinite.
-    """
-    require_finite(Y)
-    xp, eps, traced = namespace(Y), eps_of(Y), is_traced(Y)
-    H = inner(Omega, Y)
-    if not traced:
-        check_hermitian(H, eps, instead)
-    size = positive(xp.sqrt(norm2(Y) / Y.shape[0]))
-    shift = (100 if traced else 1) * eps
-    while True:
-        nu = size * shift
-        G = H + ridge * nu
-        C = cholesky((G + adjoint(G)) / 2)
-        if C is not None:
-            break
-        shift *= 10
-        if shift > max(1e-6, 1e3 * eps):
-            raise ValueError(
-                "the products of this operator show that it is not positive semidefinite; call "
-                f"{instead}{inexactness(H)}"
-            )
-    D = xp.linalg.solve(C, eye_like(C, C.shape[0]))
-    return (Y + Omega * nu) @ adjoint(D), adjoint(C), D, nu
 
 
 def factored(Omega: Array, R: Array, Z: Array, *, resphere: bool) -> tuple[Array, Array | None]:
@@ -210,7 +171,7 @@ def xnysdiag(Omega: Array, Y: Array) -> tuple[Array, Array | None]:
     """
     xp, gram = namespace(Y), inner(Omega, Omega)
     ridge = gram + eye_like(gram, gram.shape[0]) * Y.shape[0]
-    B, R, _, nu = nystrom_factor(Omega, Y, ridge, "xdiag")
+    B, R, _, nu = nystrom_factor(Omega, Y, ridge, "call xdiag")
     samples, replicates = xdiag(Omega, B, R, B)
     return zero_where(xp.max(xp.abs(Y)) == 0, samples - nu, replicates)
 
@@ -235,60 +196,6 @@ def resphered(form: Array, length: Array, dimension: int, n: int) -> Array:
     gone = length <= 100 * n * eps_of(form)
     safe = xp.where(gone, xp.ones_like(length), length)
     return xp.where(gone, xp.zeros_like(form), form * (dimension / safe))
-
-
-def check_hermitian(
-    G: Array, eps: float, instead: str = "xtrace, or trace without psd and hermitian"
-) -> None:
-    """Raise ValueError if ``G = Omega^H A Omega`` shows that A is not Hermitian."""
-    apart = _relative(G - adjoint(G), G)
-    if apart > eps ** (1 / 3):
-        raise ValueError(
-            "the products of this operator show that it is not Hermitian; call "
-            f"{instead}{_if_inexact(apart, eps)}"
-        )
-
-
-def check_adjoint(found: Array, expected: Array, size: Array | None = None) -> None:
-    """Raise ValueError if ``(A^H Y)^H X`` and ``Y^H (A X)``, from products spent anyway, differ.
-
-    `size` is what they would be if nothing cancelled: less than rounding of that is no difference.
-    """
-    if is_traced(found):
-        return
-    eps = eps_of(found)
-    apart = _relative(found - expected, expected)
-    if size is not None and _relative(found - expected, size[None, None]) < 10 * eps:
-        return
-    if apart > eps ** (1 / 3):
-        raise ValueError(
-            f"<y, A x> and <A^H y, x> differ by {apart:.1g} of their size: this operator is not "
-            "linear, or its products matmat and rmatmat do not belong together; check them with "
-            f"tracekit.testing.linearity_test and adjoint_test{_if_inexact(apart, eps)}"
-        )
-
-
-def inexactness(G: Array) -> str:
-    """What else it may mean that ``G = Omega^H A Omega`` is not Hermitian."""
-    return _if_inexact(_relative(G - adjoint(G), G), eps_of(G))
-
-
-def _relative(apart: Array, of: Array) -> float:
-    """Of Frobenius norms."""
-    unit = magnitude(of)
-    return math.sqrt(
-        to_number(norm2(apart / unit)).real / to_number(positive(norm2(of / unit))).real
-    )
-
-
-def _if_inexact(apart: float, eps: float) -> str:
-    """What else a small difference may mean."""
-    if not 1e3 * eps < apart < 1e-2:
-        return ""
-    return (
-        f"; they are off by {apart:.1g}, as inexact products, such as an iterative solver's, are: "
-        f"then tighten the solver's tolerance below {eps ** (1 / 3):.0g}"
-    )
 
 
 def _off_diagonal(x: Array, relative_to: Array | float, floor: float) -> Array:

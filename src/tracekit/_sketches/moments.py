@@ -69,15 +69,15 @@ def krylov_left_out(H: Array, W: Array, C: Array, n: int) -> tuple[Array, Array]
     own, one = xp.reshape(eye_like(K, b), (b, b, 1, 1)), eye_like(K, 4)[None, None, ...]
     G = K + own * (one - K) + one * 1e-14
 
-    def beside(X: Array) -> Array:
+    def paired(X: Array) -> Array:
         """What S_j^H makes of column j; S_i^H makes nothing of it."""
         x = xp.stack([coldot(S1, X), coldot(S2, X)], axis=-1)
         x = xp.concat([x * 0.0, x], axis=-1)
         return xp.broadcast_to(xp.reshape(x, (1, b, 4, 1)), (b, b, 4, 1))
 
-    w = beside(W)
+    w = paired(W)
     GL, GM, g = (xp.linalg.solve(G, X) for X in (L, M, w))
-    u = xp.linalg.solve(G, beside(H @ W) - L @ g)
+    u = xp.linalg.solve(G, paired(H @ W) - L @ g)
     form = resphered(_form(g, L @ g), _form(g, w), n - 2 * (b - 2), n)
     traces = real(matrix_trace(H)) - _traces(GL) + form
     inside = _form(g, M @ g) + 2 * _form(g, L @ u) + _form(u, G @ u)

@@ -7,26 +7,30 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from .._arrays import (
+    LOOSE,
     Array,
     Product,
     abs2,
     adjoint,
+    check_adjoint,
     coldot,
     colnorm2,
     device_of,
     eps_of,
     inner,
-    is_traced,
+    is_hermitian,
     magnitude,
     matrix_trace,
     namespace,
     orthonormalise,
     real,
+    require_hermitian,
+    skew,
 )
 from .._estimates import require_finite
 from .._operators import LinearOperator
 from . import leave_one_out
-from .leave_one_out import check_adjoint, inexactness
+from .nystrom import nystrom_factor
 
 Samples = tuple[Array, Array | None]
 S = TypeVar("S", bound="RangeSketch")
@@ -163,9 +167,7 @@ class NystromSketch:
     def tested_by(self, Omega: Array, Y: Array) -> Array:
         """Samples of the trace by other probes on the sphere and their products."""
         xp, n, gram = namespace(Y), Omega.shape[0], inner(self.Omega, self.Omega)
-        B, _, _, nu = leave_one_out.nystrom_factor(
-            self.Omega, self.Y, gram, "xtrace, or trace without psd"
-        )
+        B, _, _, nu = nystrom_factor(self.Omega, self.Y, gram, "call xtrace, or trace without psd")
         form = real(coldot(Omega, Y)) + colnorm2(Omega) * nu
         form = form - colnorm2(adjoint(B) @ Omega)
         form = form * _growth(self.Omega, Omega)
@@ -298,22 +300,16 @@ def adjoint_sketch(A: LinearOperator, Omega: Array) -> AdjointSketch:
     scale = magnitude(Y)
     Q, R, _ = orthonormal_extension(Y / scale, Omega)
     G = inner(Omega, Y / scale)
-    apart = xp.sum(abs2(G - adjoint(G)))
-    skew = apart > eps_of(G) ** (2 / 3) * xp.sum(abs2(G))
-    hermitian = not is_traced(skew) and not bool(skew)
     if A.rmatmat is not None:
         Z = A.rmatmat(Q) / scale
         check_adjoint(inner(Z, Omega), R)
-        return AdjointSketch(Omega, Q, R, Z, scale, hermitian)
-    if not is_traced(skew) and not hermitian:
-        raise TypeError(
-            "this operator is not Hermitian, as its products show, and has no product with its "
-            "adjoint, which is needed here; pass rmatmat=, X -> A.H @ X, to LinearOperator"
-            + inexactness(G)
-        )
+        return AdjointSketch(Omega, Q, R, Z, scale, is_hermitian(G))
+    require_hermitian(
+        G, "pass its product with the adjoint, rmatmat=, X -> A.H @ X, to LinearOperator", TypeError
+    )
     Z = A.matmat(Q) / scale
-    Z = xp.where(skew, xp.ones_like(Z) * math.nan, Z)
-    return AdjointSketch(Omega, Q, R, Z, scale, True)
+    wrong = skew(G) > eps_of(G) ** LOOSE
+    return AdjointSketch(Omega, Q, R, xp.where(wrong, xp.ones_like(Z) * math.nan, Z), scale, True)
 
 
 def _growth(sketched: Array, Omega: Array) -> Array:

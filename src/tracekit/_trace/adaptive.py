@@ -16,6 +16,7 @@ from .._arrays import (
     magnitude,
     namespace,
     refuse_traced,
+    require_hermitian,
     to_number,
 )
 from .._estimates import (
@@ -31,7 +32,7 @@ from .._estimates import (
     t_quantile,
 )
 from .._operators import blocks, columns_at_once
-from .._sketches import NystromSketch, check_hermitian, sketch_of_products
+from .._sketches import NystromSketch, sketch_of_products
 from ..probes import Source, distributions
 from .spending import FIRST, exact_part, half_width
 from .state import GROWTH, Request, Sketch, State
@@ -196,7 +197,7 @@ def _with_probes(request: Request, state: State, Omega: Array) -> State:
     """More probes that are held, with their products."""
     xp, Y = request.A.xp, _products(request, Omega)
     if request.hermitian and request.A.factor is None:
-        check_hermitian(adjoint(Omega) @ Y, eps_of(Y))
+        require_hermitian(adjoint(Omega) @ Y, "call xtrace, or trace without psd and hermitian")
     scale = magnitude(Y) if state.scale is None else state.scale
     Y = Y / scale
     spent = state.spent + int(Omega.shape[1])

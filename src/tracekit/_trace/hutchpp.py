@@ -8,6 +8,7 @@ from .._arrays import (
     Array,
     Probes,
     Rng,
+    check_adjoint,
     eps_of,
     inner,
     is_complex,
@@ -36,7 +37,7 @@ from .._operators import (
     matvecs_per_column,
     quadratic_forms,
 )
-from .._sketches import check_adjoint, orthonormal_extension
+from .._sketches import orthonormal_extension
 from ..probes import distributions
 from .hutchinson import girard_hutchinson, weighted_forms
 from .spending import Run, exact_trace_of

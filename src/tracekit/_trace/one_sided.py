@@ -9,6 +9,7 @@ from typing import Any
 
 from .._arrays import (
     Array,
+    ArraySpace,
     Probes,
     Rng,
     abs2,
@@ -36,7 +37,7 @@ from .._operators import (
     in_blocks,
     split,
 )
-from ..probes import Place, Source, distributions
+from ..probes import Source, distributions
 
 
 def one_sided(
@@ -209,7 +210,7 @@ def difference_basis(
     if step is not None and not step > 0:
         raise ValueError(f"step={step!r} is no length; pass a positive number, or None")
     device = device_of(theta)
-    place = Place(floating(theta.dtype, xp, device), xp, device)
+    place = ArraySpace(floating(theta.dtype, xp, device), xp, device)
     length = xp.sqrt(xp.sum(abs2(theta)))
     length = xp.where(length > 0, length, xp.ones_like(length))
     h = length * (step if step is not None else eps_of(theta) ** (1 / 3))

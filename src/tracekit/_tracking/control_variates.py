@@ -1,9 +1,8 @@
-r"""Reads trace, norm and alignment out of small compressions of operators that probes share.
+r"""Trace, norm and alignment from small compressions of operators to common probes.
 
 W = [Q, V]: k orthonormal columns Q and s random ones V beyond them, of the complement's dimension
-n. Of an operator A only ``K = W^H A W`` is known. What A is on Q is exact; V stands for the rest.
-An anchor is a look at an operator of which fresh probes say more than V: the errors of V there are
-known, and what they have in common with its errors now is taken off.
+n. Of an operator A only ``K = W^H A W`` is known. The part on Q is exact; V estimates the rest. At
+a calibration fresh probes estimate the errors of V, which later steps use as control variates.
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._estimates import jackknife
 from .._sketches import zonal
 
-Host = np.ndarray[Any, Any]
-
-# The jackknife's errors of cosines, and of what an anchor leaves of a norm, are too small where the
-# probes are few: calibrated along kernels of networks in training and random drifts.
+# The jackknife's errors of cosines, and of what a calibration leaves of a norm, are too small where
+# the probes are few: calibrated along kernels of networks in training and random drifts.
 INFLATION = 1.25
 
 
@@ -59,27 +57,27 @@ class Reading(NamedTuple):
     dof: int
 
 
-class Look(NamedTuple):
-    """What the probes alone say, and deviations: their squares are variances."""
+class Readings(NamedTuple):
+    """Readings by the probes alone, and deviations: their squares are variances."""
 
     trace: float
-    deviation: Host  # the deviatoric part of K beyond Q, as a real vector
+    deviation: NDArray[Any]  # the deviatoric part of K beyond Q, as a real vector
     norm: Reading
-    norm_deviation: Host  # of its jackknife replicates
+    norm_deviation: NDArray[Any]  # of its jackknife replicates
     alignment: Reading
 
 
-class Anchor(NamedTuple):
-    """A look by the probes, and what fresh ones say of the same operator."""
+class Calibration(NamedTuple):
+    """Readings by the probes, and by fresh ones of the same operator."""
 
-    look: Look
+    readings: Readings
     trace: Reading
     norm: Reading
     ratio: float  # of the variances by fresh probes and by those that stay
 
 
-def look(sizes: Sizes, K: Host, first: Host) -> Look:
-    """Read everything out of the compressions of an operator and of the first one."""
+def evaluate(sizes: Sizes, K: NDArray[Any], first: NDArray[Any]) -> Readings:
+    """Readings from the compressions of an operator and of the first one."""
     k, s = sizes.k, sizes.s
     B = K[k:, k:]
     t = float(np.trace(B).real)
@@ -93,46 +91,46 @@ def look(sizes: Sizes, K: Host, first: Host) -> Look:
     cosine, _ = _jackknife(sizes, cross / np.sqrt(np.maximum(own * start, least)))
     cosine = cosine._replace(variance=cosine.variance * INFLATION**2)
     trace = float(np.trace(K[:k, :k]).real) + sizes.n / max(s, 1) * t
-    return Look(trace, deviation, norm, norm_deviation, cosine)
+    return Readings(trace, deviation, norm, norm_deviation, cosine)
 
 
-def anchored(sizes: Sizes, own: Look, fresh: Sizes, K: Host) -> Anchor:
-    """An anchor, of the compression K by Q and fresh probes."""
-    other = look(fresh, K, K)
+def calibration(sizes: Sizes, own: Readings, fresh: Sizes, K: NDArray[Any]) -> Calibration:
+    """A calibration by the compression K to Q and fresh probes."""
+    other = evaluate(fresh, K, K)
     variance = fresh.factor * float(other.deviation @ other.deviation)
     ratio = sizes.s / fresh.s * fresh.rest / sizes.rest
-    return Anchor(own, Reading(other.trace, variance, fresh.s - 1), other.norm, ratio)
+    return Calibration(own, Reading(other.trace, variance, fresh.s - 1), other.norm, ratio)
 
 
-def trace(sizes: Sizes, now: Look, anchors: list[Anchor]) -> tuple[Reading, float]:
-    """The trace corrected by all anchors, and the standard error that drift leaves to anchors."""
-    X = np.array([anchor.look.deviation for anchor in anchors])
+def trace(sizes: Sizes, now: Readings, anchors: list[Calibration]) -> tuple[Reading, float]:
+    """The trace corrected by all calibrations, and the error that the change since them leaves."""
+    X = np.array([anchor.readings.deviation for anchor in anchors])
     X = X.reshape(len(anchors), now.deviation.size).T
     c, left = _least_variance(now.deviation, X, [a.ratio for a in anchors], sizes.numbers)
     _, beyond = _least_variance(now.deviation, X, [0.0] * len(anchors), sizes.numbers)
-    wrong = np.array([anchor.look.trace - anchor.trace.value for anchor in anchors])
+    wrong = np.array([anchor.readings.trace - anchor.trace.value for anchor in anchors])
     known = np.array([anchor.trace.variance for anchor in anchors])
     variance = left * sizes.factor + float(c * c @ known)
     reading = Reading(now.trace - float(c @ wrong), variance, sizes.s - 1)
     return reading, math.sqrt(beyond * sizes.factor)
 
 
-def norm(sizes: Sizes, now: Look, anchors: list[Anchor]) -> Reading:
-    """The norm corrected by the one anchor whose deviations are most like those now."""
+def norm(sizes: Sizes, now: Readings, anchors: list[Calibration]) -> Reading:
+    """The norm corrected by the one calibration whose deviations are most like those now."""
     best, found, x = math.inf, now.norm, now.norm_deviation
     for anchor in anchors:
-        X = anchor.look.norm_deviation[:, None]
+        X = anchor.readings.norm_deviation[:, None]
         (c,), left = _least_variance(x, X, [anchor.ratio], sizes.s - 1)
         c, reach = float(c), float(np.sum(X * X))
         if (aim := left + c * c * reach * anchor.ratio) < best:
-            value = now.norm.value - c * (anchor.look.norm.value - anchor.norm.value)
+            value = now.norm.value - c * (anchor.readings.norm.value - anchor.norm.value)
             best = aim
             variance = left * INFLATION**2 + c * c * anchor.norm.variance
             found = Reading(value, variance, sizes.s - 1)
     return found
 
 
-def _inner(sizes: Sizes, K1: Host, K2: Host) -> Host:
+def _inner(sizes: Sizes, K1: NDArray[Any], K2: NDArray[Any]) -> NDArray[Any]:
     """The inner product of two operators: of all probes, then without each beyond Q."""
     k, s, n = sizes.k, sizes.s, sizes.n
     on_Q = np.sum(K1[:k, :k].conj() * K2[:k, :k]).real
@@ -146,11 +144,11 @@ def _inner(sizes: Sizes, K1: Host, K2: Host) -> Host:
     whole = zonal(t1 * t2, dot, s, n, complex_=c)[0] + 2 * n / s * sides.sum()
     less = zonal((t1 - d1) * (t2 - d2), dot - 2 * dots + d1 * d2, s - 1, n, complex_=c)[0]
     less = less + 2 * n / (s - 1) * (sides.sum() - sides)
-    values: Host = on_Q + np.concatenate([[whole], less])
+    values: NDArray[Any] = on_Q + np.concatenate([[whole], less])
     return values
 
 
-def _jackknife(sizes: Sizes, values: Host) -> tuple[Reading, Host]:
+def _jackknife(sizes: Sizes, values: NDArray[Any]) -> tuple[Reading, NDArray[Any]]:
     """A value corrected for its bias, and the deviations of the replicates."""
     whole, replicates = float(values[0]), values[1:]
     if replicates.size == 0:
@@ -160,10 +158,12 @@ def _jackknife(sizes: Sizes, values: Host) -> tuple[Reading, Host]:
     return Reading(float(corrected), float(deviation @ deviation), sizes.s - 1), deviation
 
 
-def _least_variance(x: Host, X: Host, ratios: list[float], numbers: int) -> tuple[Host, float]:
+def _least_variance(
+    x: NDArray[Any], X: NDArray[Any], ratios: list[float], numbers: int
+) -> tuple[NDArray[Any], float]:
     """The c of least ``|x - X c|^2 + sum ratio c^2 |X|^2``, and the first term.
 
-    A column of X holds the deviations at an anchor, of whose sum fresh probes know the error up to
+    A column of X holds the deviations at a calibration, whose error fresh probes estimate up to
     `ratio` times the variance. The first term is corrected for the freedom spent on c, of `numbers`
     altogether.
     """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from numpy.typing import NDArray
+
 from .._arrays import Array, Rng, beside, namespace, real_dtype, to_number
 from .._estimates import Estimate, NotFiniteError, checked_budget, plot_band
-from .._operators import square
+from .._operators import LinearOperator, square
 from . import control_variates
-from .compression import Probing, compression
-from .control_variates import Host
+from .compression import ProbeBasis, compression
 
 
 class Tracked(NamedTuple):
@@ -135,9 +136,9 @@ class Tracker:
             raise ValueError(f"rtol={rtol!r} is no tolerance; pass a positive number")
         self._rtol = rtol
         self._every = math.inf if every is None else checked_budget(every, "every")
-        self._probing = Probing(m, u, basis, rng)
-        self._first: Host | None = None
-        self._anchors: list[control_variates.Anchor] = []
+        self._basis = ProbeBasis(m, u, basis, rng)
+        self._first: NDArray[Any] | None = None
+        self._anchors: list[control_variates.Calibration] = []
         self._since = 0
         self._points: list[Tracked] = []
 
@@ -161,7 +162,7 @@ class Tracker:
         int
             On all steps and anchors, those of failed updates included.
         """
-        return self._probing.spent
+        return self._basis.spent
 
     def update(self, A: Any, step: float | None = None) -> Tracked:
         """Spend the products of one step on the operator as it is now.
@@ -192,43 +193,50 @@ class Tracker:
         Ctrl-C during an anchor records the step without it, with a wider band, before it goes on to
         the caller; the next step is an anchor again if it needs to be.
         """
-        A, probing, stopped = square(A), self._probing, None
-        before = probing.spent
+        A, basis, anchor, stopped = square(A), self._basis, None, None
+        before = basis.spent
         try:
-            if probing.W is None:
-                probing.start(A)
-            probing.check(A)
-            sizes = probing.sizes
-            left, right = probing.images(A, probing.W)
+            if basis.W is None:
+                basis.start(A)
+            basis.check(A)
+            sizes = basis.sizes
+            left, right = basis.products(A, basis.W)
             K = compression(left, right)
             first = K if self._first is None else self._first
-            now, anchors = control_variates.look(sizes, K, first), self._anchors
+            now, anchors = control_variates.evaluate(sizes, K, first), self._anchors
             trace, drift = control_variates.trace(sizes, now, anchors)
-            is_anchor, due = False, not anchors or self._since + 1 >= self._every
+            due = not anchors or self._since + 1 >= self._every
             if sizes.rest > 0 and (due or drift > self._rtol * abs(trace.value)):
-                try:
-                    anchor = probing.anchor(A, left, right, now, len(self._points))
-                    is_anchor, anchors = True, [*anchors, anchor][-max(sizes.numbers // 4, 1) :]
-                    trace, _ = control_variates.trace(sizes, now, anchors)
-                except KeyboardInterrupt as stop:
-                    stopped = stop
+                anchor, stopped = self._calibrated(A, left, right, now)
+            if anchor is not None:
+                anchors = [*anchors, anchor][-max(sizes.numbers // 4, 1) :]
+                trace, _ = control_variates.trace(sizes, now, anchors)
         except NotFiniteError as error:
             last = self._points[-1].trace if self._points else None
             raise NotFiniteError(str(error), last) from None
         self._first, self._anchors = first, anchors
-        self._since = 0 if is_anchor else self._since + 1
-        norm, unit = control_variates.norm(sizes, now, anchors), probing.root
+        self._since = self._since + 1 if anchor is None else 0
+        norm, unit = control_variates.norm(sizes, now, anchors), basis.root
         point = Tracked(
             len(self._points) if step is None else step,
-            _estimate(left, trace, probing.spent - before, unit, A.dtype),
-            _estimate(left, norm, probing.spent - before, unit),
-            _estimate(left, now.alignment, probing.spent - before),
-            is_anchor,
+            _estimate(left, trace, basis.spent - before, unit, A.dtype),
+            _estimate(left, norm, basis.spent - before, unit),
+            _estimate(left, now.alignment, basis.spent - before),
+            anchor is not None,
         )
         self._points.append(point)
         if stopped is not None:
             raise stopped
         return point
+
+    def _calibrated(
+        self, A: LinearOperator, left: Array, right: Array, now: control_variates.Readings
+    ) -> tuple[control_variates.Calibration | None, KeyboardInterrupt | None]:
+        """A calibration, or what stopped it."""
+        try:
+            return self._basis.calibrate(A, left, right, now, len(self._points)), None
+        except KeyboardInterrupt as stop:
+            return None, stop
 
     def plot(self, ax: Any = None, *, quantity: str = "trace", level: float = 0.95) -> Any:
         """Draw one quantity with its band along the way; dots where anchors are.

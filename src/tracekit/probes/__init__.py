@@ -26,7 +26,6 @@ from .distributions import (
     stream,
     tiled,
 )
-from .source import Place as Place
 from .source import Source
 
 __all__ = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import array_api_compat
@@ -12,9 +11,6 @@ import numpy as np
 
 from .._arrays import (
     Array,
-    Device,
-    DType,
-    Namespace,
     Rng,
     Space,
     is_complex,
@@ -22,15 +18,6 @@ from .._arrays import (
     wrapped,
 )
 from .generators import generator_of
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where arrays are drawn to, where there is no operator."""
-
-    dtype: DType
-    xp: Namespace
-    device: Device
 
 
 class Source:
