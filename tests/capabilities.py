@@ -72,7 +72,7 @@ class Case(NamedTuple):
     budget: int
     lacks: Mapping[str, str] = NOTHING
     looks: bool = False
-    blocks: bool = False  # takes block_size
+    blocks: bool = False  # takes chunk_size
     operands: Callable[[Any], tuple[Any, ...]] = alone
     read: Callable[[Any, Any], Any] = value
     scaled: Callable[[Any, float], Any] = operator.mul
@@ -99,7 +99,7 @@ def shifted(v: Any, c: float) -> Any:
 
 
 CASES = (
-    Case("trace", lambda A, m, rng: tk.trace(A, rtol=0.2, max_matvecs=m, rng=rng), N, ENTRIES),
+    Case("trace", lambda A, m, rng: tk.trace(A, rtol=0.2, num_matvecs=m, rng=rng), N, ENTRIES),
     Case("exact_trace", lambda A, m, rng, **more: tk.exact_trace(A, **more), N,
          {"seed": "draws nothing", "budget": "has none"}, blocks=True),
     Case("hutchinson", tk.hutchinson, 8, blocks=True),

@@ -50,7 +50,7 @@ def refused(match: str, f: Callable[..., Any], *arguments: Any, **options: Any) 
     ids=repr,
 )
 def test_budgets(estimator: Any, budget: Any) -> None:
-    refused(r"num_matvecs=", estimator, EYE, budget)
+    refused("`num_matvecs` must be a positive integer, got ", estimator, EYE, budget)
 
 
 @estimators
@@ -63,7 +63,7 @@ def test_budgets_of_numpy_are_budgets(estimator: Any) -> None:
 @traces
 @pytest.mark.parametrize("size", [0, -1, 1.5, "4"], ids=repr)
 def test_block_sizes(trace: Any, size: Any) -> None:
-    refused("block_size=", trace, matrix("psd", N), block_size=size)
+    refused("`chunk_size` must be a positive integer", trace, matrix("psd", N), chunk_size=size)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,13 @@ def test_block_sizes(trace: Any, size: Any) -> None:
 @pytest.mark.parametrize("option", ["rtol", "atol"])
 @pytest.mark.parametrize("value", [-1e-3, np.nan, np.inf, "1e-3"], ids=repr)
 def test_tolerances(estimator: Any, option: str, value: Any) -> None:
-    refused(f"{option}=", estimator, matrix("psd", N), 8, **{option: value})
+    refused(
+        f"`{option}` must be a number of 0 or more",
+        estimator,
+        matrix("psd", N),
+        8,
+        **{option: value},
+    )
 
 
 @estimators
@@ -523,3 +529,14 @@ def test_complex_multiples_of_real_operators() -> None:
 def test_exact_values_are_checked_too() -> None:
     A = liar(EYE.__matmul__, exact={"trace": lambda: np.asarray(np.nan)})
     refused("NaN|finite", tk.exact_trace, A)
+
+
+def test_former_names_of_arguments_are_taken() -> None:
+    A = matrix("psd", N)
+    now, before = tk.xtrace(A, 12, rng=0, chunk_size=3), tk.xtrace(A, 12, rng=0, block_size=3)
+    assert float(now) == float(before)
+    L = tk.LinearOperator(A.shape, lambda X: A @ X)
+    now = tk.trace(L, rtol=0.0, num_matvecs=10, rng=0)
+    assert float(tk.trace(L, rtol=0.0, max_matvecs=10, rng=0)) == float(now)
+    with pytest.raises(TypeError, match="former name of `chunk_size`"):
+        tk.exact_trace(A, chunk_size=2, block_size=2)

@@ -112,14 +112,14 @@ def test_long_sums_keep_single_precision(k: int, order: Any) -> None:
         np.testing.assert_allclose(np.asarray(found, np.float64), square, rtol=1e-6)
 
 
-@pytest.mark.parametrize("block_size", [None, 1, 3])
-def test_long_traces_keep_single_precision(block_size: int | None) -> None:
+@pytest.mark.parametrize("chunk_size", [None, 1, 3])
+def test_long_traces_keep_single_precision(chunk_size: int | None) -> None:
     n = 10**6
     A = sp.diags_array(np.full(n, 0.4, dtype=np.float32)).tocsr()
     truth = float(np.float32(0.4)) * n
-    estimate = tk.hutchinson(A, 3, rng=0, block_size=block_size)
+    estimate = tk.hutchinson(A, 3, rng=0, chunk_size=chunk_size)
     assert float(estimate.value) == pytest.approx(truth, rel=1e-6)
-    blocks = tk.block_traces(A, (2, n // 2), 1, 3, rng=0, block_size=block_size)
+    blocks = tk.block_traces(A, (2, n // 2), 1, 3, rng=0, chunk_size=chunk_size)
     np.testing.assert_allclose(blocks.value, truth / 2, rtol=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_a_spike_that_a_sketch_knows_does_not_vouch_for_the_bulk() -> None:
     for seed in range(20):
         A = (Q * np.r_[1e6, np.ones(39)]) @ Q.T
         op = tk.LinearOperator(A.shape, lambda X, A=A: A @ X, lambda X, A=A: A.T @ X)
-        low, high = tk.trace(op, max_matvecs=20, rng=seed).confidence_interval()
+        low, high = tk.trace(op, num_matvecs=20, rng=seed).confidence_interval()
         held += bool(low <= 1e6 + 39 <= high)
     assert held >= 16
 

@@ -10,7 +10,7 @@ Every matrix is dense, n = 1000, in one random eigenbasis; 200 seeds for each ro
    method with that budget fixed is within rtol in 95 % of the runs on half the seeds; n, where no
    budget below n is. A run that ends exact has spent its sketch and then n. Without `psd` the
    method is both XTrace and the automatic choice itself, whichever needs less.
-3. Root mean square error of `trace(A, max_matvecs=m)` over that of `hutchinson(A, m)`.
+3. Root mean square error of `trace(A, num_matvecs=m)` over that of `hutchinson(A, m)`.
 
 Estimates that differ from the trace by rounding, n units of it, count as covered, and
 rows whose honest width is no more than that have no width to judge.
@@ -50,7 +50,7 @@ GRID = sorted({round(4 * 1.1**i) for i in range(59)} & set(range(N)))
 
 def fixed(**hints: bool) -> Callable[..., tracekit.Estimate]:
     """Return the automatic choice for a budget that is spent whole."""
-    return lambda A, m, rng: tracekit.trace(A, rtol=0.0, max_matvecs=m, rng=rng, **hints)
+    return lambda A, m, rng: tracekit.trace(A, rtol=0.0, num_matvecs=m, rng=rng, **hints)
 
 
 ESTIMATORS: dict[str, Callable[..., tracekit.Estimate]] = {
@@ -127,7 +127,7 @@ def tables() -> Iterator[Table]:
         itertools.chain.from_iterable(in_two_processes(tolerances_on, *zip(*CASES, strict=True))),
     )  # fmt: skip
     yield Table(
-        f"3. rms error of trace(A, max_matvecs=m) <= {WORST} x that of hutchinson(A, m)",
+        f"3. rms error of trace(A, num_matvecs=m) <= {WORST} x that of hutchinson(A, m)",
         head | {"m": ">4", "trace": ">11.1e", "hutchinson": ">11.1e", "ratio": ">9.1e",
          "  chosen": "<14"},
         comparisons(found),

@@ -37,7 +37,7 @@ def tables() -> Iterator[Table]:
     yield Table(
         f"hutchinson, n = {N:.0e}, m = {BUDGET}, float64, one thread: peak memory <= 1.5 GB, CPU "
         f"time over the\nbare products, values the same to {SAME:.0e} at every block size",
-        {"probes": "<10", "block_size": ">10", "columns": ">9", "GB": ">7.2f", "bare s": ">8.1f",
+        {"probes": "<10", "chunk_size": ">10", "columns": ">9", "GB": ">7.2f", "bare s": ">8.1f",
          "ours s": ">8.1f", "ratio": ">7.2f", "target": ">8", "error/se": ">10.2f",
          "change": ">9.0e"},
         rows(),
@@ -48,21 +48,21 @@ def rows() -> Iterator[Row]:
     """Judge memory and time of the block size that the library chooses, and all values."""
     for law, target in TARGETS.items():
         first = None
-        for block_size in BLOCK_SIZES:
-            r = apart(run, law, N, block_size)
+        for chunk_size in BLOCK_SIZES:
+            r = apart(run, law, N, chunk_size)
             first = r["value"] if first is None else first
             ratio, change = r["ours"] / r["bare"], abs(r["value"] / first - 1)
             holds = {"change": change <= SAME}
-            if block_size is None:
+            if chunk_size is None:
                 holds |= {"GB": r["peak"] <= MEMORY, "ratio": ratio <= target}
             values = (
-                *(law, str(block_size), r["width"], r["peak"] / 1e9, r["bare"], r["ours"], ratio),
-                *(target if block_size is None else None, r["errors"], change),
+                *(law, str(chunk_size), r["width"], r["peak"] / 1e9, r["bare"], r["ours"], ratio),
+                *(target if chunk_size is None else None, r["errors"], change),
             )
             yield Row(values, holds)
 
 
-def run(law: str, n: int, block_size: int | None) -> dict[str, Any]:
+def run(law: str, n: int, chunk_size: int | None) -> dict[str, Any]:
     """Estimate, then repeat the bare products; return what both took."""
     product, trace = diagonal_plus_rank_three(n)
     widths: list[int] = []
@@ -73,7 +73,7 @@ def run(law: str, n: int, block_size: int | None) -> dict[str, Any]:
         return product(X)
 
     def estimate() -> None:
-        found = tracekit.hutchinson(A, BUDGET, rng=0, probes=LAWS[law], block_size=block_size)
+        found = tracekit.hutchinson(A, BUDGET, rng=0, probes=LAWS[law], chunk_size=chunk_size)
         estimates.append(found)
 
     A = tracekit.LinearOperator((n, n), noted, dtype=np.dtype(np.float64), xp=np)

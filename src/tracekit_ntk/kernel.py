@@ -130,8 +130,8 @@ def kernel(
     """
     if not callable(implementation):
         raise TypeError(
-            f"implementation={implementation!r} is no function; pass structured_derivatives, "
-            "jacobian_contraction or ntk_vector_products of tracekit_ntk.kernel"
+            f"`implementation` must be a function, got {implementation!r}; pass "
+            "structured_derivatives, jacobian_contraction or ntk_vector_products"
         )
     asked: list[tuple[Wanted, bool]] = []
 

@@ -128,8 +128,8 @@ def test_prints_what_the_library_computes(report, folder, method):
         (("--atol", "0.02"), {"rtol": 0.0, "atol": 0.02}),
         (("--atol", "0.02", "--rtol", "0.01"), {"atol": 0.02}),
         (("--psd", "--rtol", "1e-3"), {"psd": True, "rtol": 1e-3}),
-        (("--num-matvecs", "60"), {"rtol": 0.0, "max_matvecs": 60}),
-        (("--num-matvecs", "290", "--rtol", "1e-2", "--method", "auto"), {"max_matvecs": 290}),
+        (("--num-matvecs", "60"), {"rtol": 0.0, "num_matvecs": 60}),
+        (("--num-matvecs", "290", "--rtol", "1e-2", "--method", "auto"), {"num_matvecs": 290}),
         (("--rtol", "0"), {"rtol": 0.0}),
     ],
 )
@@ -923,7 +923,7 @@ def test_a_function_exactly_of_a_power_and_with_a_plot(report, folder, tmp_path)
 def test_functions_refuse_what_they_have_no_use_for(run, more):
     code, _, err = run("estimate", "flat.npy", "--function", "log", *more)
     assert code == 2
-    assert f"goes without {more[0]}" in err
+    assert f"is incompatible with {more[0]}" in err
 
 
 @pytest.mark.parametrize(("file", "reason"), [("decay.npy", None), ("graph.mtx", "0 or more")])

@@ -82,8 +82,8 @@ def z_scores(values: list[Any], exact: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["real", "complex"])
 def test_exact(lib: Library, kind: str) -> None:
     A = matrix(kind, 9)
-    for block_size in (None, 4):
-        estimate = lib.call(partial(diagonal, block_size=block_size), lib.array(A))
+    for chunk_size in (None, 4):
+        estimate = lib.call(partial(diagonal, chunk_size=chunk_size), lib.array(A))
         np.testing.assert_allclose(lib.numpy(estimate.value), np.diagonal(A), rtol=100 * lib.eps)
         assert not lib.numpy(estimate.standard_error).any()
         assert (estimate.num_matvecs, estimate.method) == (9, "diagonal")
@@ -96,7 +96,7 @@ def test_exact_of_a_factor_takes_its_shorter_side(kind: str, P: int, cost: int) 
     L = factor(kind, 9, P)
     for budget in (None, cost, cost + 1, 1000):
         A, counter = tk.counted(tk.gram(L))
-        estimate = diagonal(A, budget, rng=0, block_size=3)
+        estimate = diagonal(A, budget, rng=0, chunk_size=3)
         np.testing.assert_allclose(estimate.value, np.diagonal(matrix_of(L)), rtol=1e-12)
         assert estimate.value.dtype == L.dtype
         assert estimate.num_matvecs == counter.total == cost
@@ -168,8 +168,8 @@ def test_diagonal_is_its_twin(kind: str, law: Any) -> None:
     top, bottom = (Omega.conj() * (A @ Omega)).sum(axis=1), (np.abs(Omega) ** 2).sum(axis=1)
     rest = (np.abs(A @ Omega - (top / bottom)[:, None] * Omega) ** 2).sum(axis=1)
     correction = np.sqrt(1 - 7 / (32 if law is probes.hadamard else N)) if law.joint else 1.0
-    for block_size in (None, 3, 1):
-        estimate = diagonal(A, 7, rng=1, probes=law, block_size=block_size)
+    for chunk_size in (None, 3, 1):
+        estimate = diagonal(A, 7, rng=1, probes=law, chunk_size=chunk_size)
         np.testing.assert_allclose(estimate.value, top / bottom, rtol=1e-11)
         np.testing.assert_allclose(
             estimate.standard_error, correction * np.sqrt(rest / 6 / bottom), rtol=1e-10
@@ -186,9 +186,9 @@ def test_diagonal_of_a_factor_is_its_twin(kind: str, m: int) -> None:
     V = range_basis(L.conj().T @ probes.normal(source, 40, b)) if b else np.zeros((50, 0))
     P = probes.rademacher(source, 50, m - 2 * b)
     samples = np.abs(L @ (P - V @ (V.conj().T @ P))) ** 2
-    for block_size in (None, 4):
+    for chunk_size in (None, 4):
         A, counter = tk.counted(tk.gram(L))
-        estimate = diagonal(A, m, rng=1, block_size=block_size)
+        estimate = diagonal(A, m, rng=1, chunk_size=chunk_size)
         expected = (np.abs(L @ V) ** 2).sum(axis=1) + samples.mean(axis=1)
         np.testing.assert_allclose(estimate.value, expected, rtol=1e-10)
         if m > 1:
@@ -223,7 +223,7 @@ def test_xdiag_is_its_twin(kind: str) -> None:
     for m in (6, 8, 15):
         Omega = probes.rademacher(Source(1, black_box(A)), N, m // 2)
         twin = partial(xdiag_twin, A)
-        estimate = xdiag(A, m, rng=1, block_size=4)
+        estimate = xdiag(A, m, rng=1, chunk_size=4)
         np.testing.assert_allclose(estimate.samples, twin(Omega), rtol=1e-9, atol=1e-11)
         np.testing.assert_allclose(estimate.value, twin(Omega).mean(axis=1), rtol=1e-10, atol=1e-12)
         if m >= 8:
@@ -347,13 +347,13 @@ def test_block_traces_are_sums_of_the_diagonal(kind: str, axis: Any, over: tuple
     def summed(d: np.ndarray) -> np.ndarray:
         return np.reshape(np.sum(np.reshape(d, dims), axis=over), -1)
 
-    estimate = block_traces(A, dims, axis, block_size=5)
+    estimate = block_traces(A, dims, axis, chunk_size=5)
     np.testing.assert_allclose(estimate.value, summed(np.diagonal(A)), rtol=1e-12)
     assert estimate.num_matvecs == 24
     Omega = probes.rademacher(Source(1, black_box(A)), 24, 6)
     samples = np.array([summed(x.conj() * (A @ x)) for x in Omega.T]).T
     op, counter = tk.counted(A)
-    estimate = block_traces(op, dims, axis, 6, rng=1, block_size=4)
+    estimate = block_traces(op, dims, axis, 6, rng=1, chunk_size=4)
     np.testing.assert_allclose(estimate.value, samples.mean(axis=1), rtol=1e-11)
     np.testing.assert_allclose(
         estimate.standard_error, [standard_error(row) for row in samples], rtol=1e-9
@@ -492,9 +492,9 @@ def refused(match: str, f: Any, *arguments: Any, **options: Any) -> None:
 @estimators
 def test_bad_input(estimator: Any) -> None:
     for budget in (0, -1, 2.5, True, "8"):
-        refused("num_matvecs=", estimator, np.eye(9), budget)
+        refused("`num_matvecs` must be a positive integer, got ", estimator, np.eye(9), budget)
     refused("square", estimator, np.ones((3, 4)), 2)
-    refused("block_size=", estimator, np.eye(9), 8, block_size=0)
+    refused("chunk_size=", estimator, np.eye(9), 8, chunk_size=0)
     refused("rng", estimator, np.eye(9), 8, rng="0")
     refused("probes", estimator, np.eye(9), 8, probes=lambda source, n, m: np.ones((m, n)))
     refused("probes", estimator, np.eye(9), 8, probes="rademacher")

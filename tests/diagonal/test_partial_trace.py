@@ -89,10 +89,10 @@ def test_exact_for_every_subset_of_axes(kind: str, axis: tuple[int, ...]) -> Non
     A = matrix(kind, 120)
     exact = twin(A, DIMS, axis)
     K = len(exact)
-    for block_size in (None, 7):
+    for chunk_size in (None, 7):
         for budget in (None, 120 // K, 1000):
             op, counter = tk.counted(A)
-            estimate = partial_trace(op, DIMS, axis, budget, rng=0, block_size=block_size)
+            estimate = partial_trace(op, DIMS, axis, budget, rng=0, chunk_size=chunk_size)
             np.testing.assert_allclose(estimate.value, exact, atol=1e-12, rtol=0)
             assert not estimate.standard_error.any()
             assert estimate.num_matvecs == counter.total == 120
@@ -104,9 +104,9 @@ def test_exact_for_every_subset_of_axes(kind: str, axis: tuple[int, ...]) -> Non
 @pytest.mark.parametrize("P", [40, 120, 300])
 def test_exact_of_a_factor_is_one_sided(kind: str, P: int, axis: tuple[int, ...]) -> None:
     L = factor(kind, 120, P)
-    for block_size, budget in ((None, None), (7, None), (None, min(P, 120))):
+    for chunk_size, budget in ((None, None), (7, None), (None, min(P, 120))):
         op, counter = tk.counted(tk.gram(L))
-        estimate = partial_trace(op, DIMS, axis, budget, block_size=block_size)
+        estimate = partial_trace(op, DIMS, axis, budget, chunk_size=chunk_size)
         np.testing.assert_allclose(estimate.value, twin(matrix_of(L), DIMS, axis), atol=1e-12)
         assert estimate.num_matvecs == counter.total == min(P, 120)
         assert (counter.matvecs, counter.rmatvecs) == ((P, 0) if P < 120 else (0, 120))
@@ -117,7 +117,7 @@ def test_exact_of_a_factor_is_one_sided(kind: str, P: int, axis: tuple[int, ...]
 def test_exact_in_every_library(lib: Library, kind: str) -> None:
     A = matrix(kind, 24)
     for make, exact in ((lambda A: A, A), (tk.gram, matrix_of(A))):
-        f = lambda A: partial_trace(make(A), (2, 3, 4), (0, 2), block_size=5)  # noqa: B023, E731
+        f = lambda A: partial_trace(make(A), (2, 3, 4), (0, 2), chunk_size=5)  # noqa: B023, E731
         estimate = lib.call(f, lib.array(A))
         expected = twin(exact, (2, 3, 4), (0, 2))
         np.testing.assert_allclose(lib.numpy(estimate.value), expected, atol=1e3 * lib.eps)
@@ -194,9 +194,9 @@ def test_random_partial_traces_are_their_twin(kind: str, law: Any) -> None:
         samples = forms(A, Z, dims, axis)
         population = {probes.hadamard: 2 ** (T - 1).bit_length()}.get(law, T)
         correction = np.sqrt(1 - m / population) if law.joint else 1.0
-        for block_size in (None, 3, 10):
+        for chunk_size in (None, 3, 10):
             op, counter = tk.counted(A)
-            options = {"rng": 1, "probes": law, "block_size": block_size}
+            options = {"rng": 1, "probes": law, "chunk_size": chunk_size}
             estimate = partial_trace(op, dims, axis, m, **options)
             np.testing.assert_allclose(estimate.value, samples.mean(axis=0), atol=1e-11)
             error = correction * spread(samples)
@@ -221,9 +221,9 @@ def test_random_partial_traces_of_a_factor_are_their_twin(
     X = L @ (Omega - V @ (V.conj().T @ Omega))
     samples = np.array([twin(np.outer(x, x.conj()), dims, axis) for x in X.T])
     expected = twin(matrix_of(L @ V), dims, axis) + samples.mean(axis=0)
-    for block_size in (None, 4):
+    for chunk_size in (None, 4):
         op, counter = tk.counted(tk.gram(L))
-        estimate = partial_trace(op, dims, axis, m, rng=1, rank=rank, block_size=block_size)
+        estimate = partial_trace(op, dims, axis, m, rng=1, rank=rank, chunk_size=chunk_size)
         np.testing.assert_allclose(estimate.value, expected, atol=1e-11)
         if m > 1:
             np.testing.assert_allclose(estimate.standard_error, spread(samples), atol=1e-10)
@@ -249,9 +249,9 @@ def test_deflated_partial_traces_are_their_twin(kind: str, adjoint: bool) -> Non
         with pytest.raises(TypeError, match="rmatmat"):
             partial_trace(op, dims, axis, m, rng=1, rank=b)
         return
-    for block_size in (None, 3):
+    for chunk_size in (None, 3):
         counter.matvecs = counter.rmatvecs = 0
-        estimate = partial_trace(op, dims, axis, m, rng=1, rank=b, block_size=block_size)
+        estimate = partial_trace(op, dims, axis, m, rng=1, rank=b, chunk_size=chunk_size)
         expected = twin(low, dims, axis) + samples.mean(axis=0)
         np.testing.assert_allclose(estimate.value, expected, atol=1e-11)
         np.testing.assert_allclose(estimate.standard_error, spread(samples), atol=1e-11)
@@ -266,10 +266,10 @@ def test_the_operator_form_is_the_matrix(lib: Library, kind: str, m: int | None)
     A, axes = matrix(kind, 24), ((2, 3, 4), (0, 2))
     X = matrix(kind, 3, seed=1)[:, :2]
     dense = partial_trace(A, *axes, m, rng=1).value
-    for block_size in (None, 1, 5):
+    for chunk_size in (None, 1, 5):
 
-        def products(A: Any, X: Any, block_size: int | None = block_size) -> Any:
-            M = partial_trace_operator(A, *axes, m, rng=1, block_size=block_size)
+        def products(A: Any, X: Any, chunk_size: int | None = chunk_size) -> Any:
+            M = partial_trace_operator(A, *axes, m, rng=1, chunk_size=chunk_size)
             assert (M.shape, M.dims) == ((3, 3), (3,))
             return M @ X, M.H @ X, M.quad(X)
 
@@ -338,8 +338,8 @@ def test_blocks_are_no_wider_than_asked() -> None:
     A = tk.LinearOperator((60, 60), product, product)
     for op in (A, tk.gram(A)):
         for m, options in ((None, {}), (3, {}), (2, {"rank": 0}), (12, {"rank": 5})):
-            partial_trace(op, (12, 5), 1, m, rng=0, block_size=4, **options)
-    partial_trace_operator(A, (12, 5), 1, block_size=4) @ np.eye(12)
+            partial_trace(op, (12, 5), 1, m, rng=0, chunk_size=4, **options)
+    partial_trace_operator(A, (12, 5), 1, chunk_size=4) @ np.eye(12)
     assert max(widths) == 4
 
 
@@ -491,7 +491,7 @@ def test_bad_input(function: Any) -> None:
     for m in (0, -1, 2.5, True, "8"):
         refused("num_probes=", function, A, (3, 4), 1, m)
     refused("square", function, np.ones((3, 4)), (3, 4), 0)
-    refused("block_size=", function, A, (3, 4), 0, block_size=0)
+    refused("chunk_size=", function, A, (3, 4), 0, chunk_size=0)
     refused("rng", function, A, (3, 4), 0, 2, rng="0")
     refused("probes", function, A, (3, 4), 0, 2, probes=lambda source, n, m: np.ones((m, n)))
     refused("probes", function, A, (3, 4), 0, 2, probes="rademacher")

@@ -202,12 +202,12 @@ def test_estimates_of_trace_are_pickled_copied_and_resumed() -> None:
         with pytest.raises((pickle.PicklingError, AttributeError)):
             pickle.dumps(A)
         for rng in (3, own_generator(lib)):
-            estimate = tk.trace(A, rng=rng, rtol=0.0, max_matvecs=24)
-            more = tk.resume(A, estimate, rtol=0.0, max_matvecs=32)
+            estimate = tk.trace(A, rng=rng, rtol=0.0, num_matvecs=24)
+            more = tk.resume(A, estimate, rtol=0.0, num_matvecs=32)
             for again in (pickle.loads(pickle.dumps(estimate)), copy.deepcopy(estimate)):
                 assert again.to_dict() == estimate.to_dict()
                 assert lib.at_home(again.value)
-                resumed = tk.resume(A, again, rtol=0.0, max_matvecs=32)
+                resumed = tk.resume(A, again, rtol=0.0, num_matvecs=32)
                 assert resumed.to_dict() == more.to_dict()
     for lib in installed("jax"):  # every new shape of array is compiled: only what draws is tried
         estimate = tk.trace(products_of(lib), rng=own_generator(lib), rtol=9.0)

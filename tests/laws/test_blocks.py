@@ -16,8 +16,8 @@ import tracekit as tk
 def test_the_block_size_changes_nothing(case: Case, make: Any) -> None:
     A = positive()
     whole = run(case, A, make)
-    for block_size in (1, 3, 1000):
-        found = run(case, A, make, block_size=block_size)
+    for chunk_size in (1, 3, 1000):
+        found = run(case, A, make, chunk_size=chunk_size)
         assert found.num_matvecs == whole.num_matvecs
         for part in ("value", "standard_error"):
             np.testing.assert_allclose(
@@ -36,5 +36,5 @@ def test_blocks_are_no_wider_than_asked(case: Case, make: Any) -> None:
 
     op = make(tk.LinearOperator(A.shape, product, product, dtype=A.dtype))
     if make is tk.as_operator or "factor" not in case.lacks:
-        case.run(op, case.budget, rng=SEED, block_size=3)
+        case.run(op, case.budget, rng=SEED, chunk_size=3)
     assert max(widths, default=0) <= 3

@@ -401,14 +401,14 @@ def test_bad_pairs(estimator: Any) -> None:
     refused(r"\(12, 12\) and \(11, 11\)", estimator, A, A[1:, 1:], 8)
     refused(r"\(12, 12\) and \(12, 11\)", estimator, A, A[:, 1:], 8)
     for budget in (0, -1, 2.5, None, "8", True):
-        refused("num_matvecs=", estimator, A, A, budget)
+        refused("`num_matvecs` must be a positive integer, got ", estimator, A, A, budget)
     refused("num_matvecs=1 .*at least 2", estimator, A, A, 1)
     refused("num_matvecs=3 .*at least 4", estimator, tk.gram(A), tk.gram(A), 3)
     refused("rng", estimator, A, A, 8, rng="0", error=TypeError)
     refused(".", estimator, A, "a kernel", 8, error=TypeError)
     for lib in installed("torch", "strict:CPU_DEVICE"):
-        refused("do not go together", estimator, A, lib.array(A), 8)
-        refused("do not go together", estimator, lib.array(A), A, 8)
+        refused("are incompatible", estimator, A, lib.array(A), 8)
+        refused("are incompatible", estimator, lib.array(A), A, 8)
     for m in (4, 8, 16, 30):
         refused("NaN", estimator, A, A * np.nan, m, error=tk.NotFiniteError)
         refused("NaN", estimator, tk.gram(A * np.nan), tk.gram(A), m, error=tk.NotFiniteError)
@@ -437,7 +437,7 @@ def test_bad_targets() -> None:
         r"\(12,\) or \(12, k\)", tk.target_alignment, K, [1.0] * N, 8, error=(TypeError, ValueError)
     )
     refused("num_matvecs=3 .*3 targets", tk.target_alignment, K, np.ones((N, 3)), 3)
-    refused("num_matvecs=", tk.target_alignment, K, y, 0)
+    refused("`num_matvecs` must be a positive integer, got ", tk.target_alignment, K, y, 0)
     refused(r"square operator, not one of shape \(12, 5\)", tk.target_alignment, K[:, :5], y, 8)
     for m in (3, 8, 30):
         refused("zero.* 0 / 0", tk.target_alignment, K, 0 * y, m)

@@ -260,8 +260,8 @@ def refused(match: str, f: Any, *arguments: Any, error: Any = ValueError, **opti
 def test_bad_input() -> None:
     L = factor("real", 6, 9)
     for budget in (0, -1, 2.5, None, "6", True):
-        refused("num_matvecs=", tk.one_sided_summary, L, budget)
-        refused("num_matvecs=", tk.one_sided_alignment, L, L, budget)
+        refused("`num_matvecs` must be a positive integer", tk.one_sided_summary, L, budget)
+        refused("`num_matvecs` must be a positive integer", tk.one_sided_alignment, L, L, budget)
     refused("num_matvecs=1 .*at least 2", tk.one_sided_summary, L, 1)
     refused("num_matvecs=3 .*at least 4", tk.one_sided_alignment, L, L, 3)
     refused("6 and 5 rows", tk.one_sided_alignment, L, L[:5], 8)
@@ -280,7 +280,7 @@ def test_bad_input() -> None:
 def test_operators_of_two_libraries() -> None:
     for lib in installed("torch", "strict:CPU_DEVICE"):
         L = factor("real", 6, 9)
-        refused("do not go together", tk.one_sided_alignment, L, lib.array(L), 8)
+        refused("are incompatible", tk.one_sided_alignment, L, lib.array(L), 8)
 
 
 # Libraries ------------------------------------------------------------------------------------

@@ -346,7 +346,7 @@ def test_zero_operators(m: int) -> None:
 @pytest.mark.parametrize("estimator", [tk.spectral_summary, tk.frobenius_norm, tk.effective_rank])
 def test_bad_input(estimator: Any) -> None:
     for budget in (0, -3, 2.5, "8", None, True):
-        with pytest.raises(ValueError, match="num_matvecs="):
+        with pytest.raises(ValueError, match="`num_matvecs` must be"):
             estimator(np.eye(4), budget)
     for rng in ("0", 1.5, object()):
         with pytest.raises(TypeError, match="rng"):

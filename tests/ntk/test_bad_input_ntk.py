@@ -218,7 +218,7 @@ def test_inputs_whose_samples_are_not_those_of_the_output(library: str) -> None:
         (lambda p, x: f(p, x["a"]), {"a": x, "b": x[:2]}),
     ):
         refused(
-            ValueError, "do not go together; axis 0 of both must run over",
+            ValueError, "are incompatible; axis 0 of both must run over",
             lambda: tkn.sample_ntk(g, params, inputs),  # noqa: B023
         )  # fmt: skip
 
@@ -239,7 +239,7 @@ def test_inputs_that_are_no_arrays() -> None:
         for call in (tkn.ntk_trace, tkn.kernel, tkn.sample_ntk):
             refused(TypeError, "not an array or a tree", lambda: call(f, params, wrong))  # noqa: B023
     refused(
-        TypeError, "implementation='jacobian' is no function",
+        TypeError, "`implementation` must be a function, got 'jacobian'",
         lambda: tkn.kernel(f, params, x, implementation="jacobian"),
     )  # fmt: skip
 
@@ -263,7 +263,7 @@ def test_chunks_of_no_columns(library: str) -> None:
             lambda: tkn.jacobian(f, params, batches=[x], chunk_size=size),  # noqa: B023
             lambda: tkn.jacobian_from_pair(np.asarray, np.asarray, (3, 3), chunk_size=size),  # noqa: B023
         ):
-            refused(ValueError, "chunk_size=", make)
+            refused(ValueError, "`chunk_size` must be a positive integer", make)
 
 
 def test_pairs_that_are_none() -> None:

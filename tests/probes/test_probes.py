@@ -302,7 +302,7 @@ def test_attributes_of_tiles() -> None:
 
 def test_bad_tiles_are_refused() -> None:
     for tiles in (0, -1, 2.0, "3", None):
-        with pytest.raises(ValueError, match="tiles="):
+        with pytest.raises(ValueError, match="`tiles` must be"):
             probes.tiled(probes.orthogonal, tiles)  # type: ignore[arg-type]
     A = np.eye(12)
     with pytest.raises(ValueError, match="do not divide"):

@@ -228,7 +228,7 @@ DRAWN: dict[str, Callable[[Any], Any]] = {
     "logdet": lambda A: tracekit.logdet(A, 8),
     "trace": lambda A: tracekit.trace(tracekit.LinearOperator(A.shape, A.__matmul__, xp=jnp())),
     "trace, few": lambda A: tracekit.trace(
-        tracekit.LinearOperator((99, 99), lambda X: X, xp=jnp()), max_matvecs=3
+        tracekit.LinearOperator((99, 99), lambda X: X, xp=jnp()), num_matvecs=3
     ),
 }
 

@@ -165,7 +165,7 @@ def test_killed_while_writing_leaves_the_step_before(tmp_path: Path) -> None:
 
 CASES = {
     "xtrace": ("i^-2", {"rtol": 1e-3}),
-    "flat": ("1+U", {"rtol": 0.0, "max_matvecs": 90}),
+    "flat": ("1+U", {"rtol": 0.0, "num_matvecs": 90}),
     "exact": ("i^-0.5", {"rtol": 1e-6}),
     "psd": ("i^-2", {"rtol": 1e-3, "psd": True}),
     "psd exact": ("i^-0.5", {"rtol": 1e-6, "psd": True}),
@@ -271,7 +271,7 @@ def test_every_generator_goes_on_where_it_was(name: str, tmp_path: Path) -> None
     for lib in installed(library):
         A, path = lib.array(dense("i^-2")), tmp_path / "run.npz"
         steps = 2 if lib.family == "jax" else 3  # each is compiled anew
-        options = {"rtol": 0.0, "max_matvecs": 8 * steps, "psd": True}
+        options = {"rtol": 0.0, "num_matvecs": 8 * steps, "psd": True}
         whole = trace(A, rng=make(5), **options)
         other = trace(A, rng=make(6), **options)
         assert float(whole) != float(other)
@@ -384,7 +384,7 @@ def test_nan_is_never_kept(tmp_path: Path) -> None:
 
 def saved(tmp_path: Path) -> tuple[Path, bytes]:
     path = tmp_path / "run.npz"
-    trace(dense("i^-2"), rtol=0.0, max_matvecs=40, rng=0, checkpoint=path)
+    trace(dense("i^-2"), rtol=0.0, num_matvecs=40, rng=0, checkpoint=path)
     return path, path.read_bytes()
 
 
@@ -443,7 +443,7 @@ def test_checkpoints_of_other_runs(tmp_path: Path) -> None:
 
 def test_a_checkpoint_says_what_drew_for_it_and_is_refused_by_another(tmp_path: Path) -> None:
     """Kinds of generators, algorithms of NumPy's, and keys of JAX."""
-    options = {"rtol": 0.0, "max_matvecs": 8, "psd": True}
+    options = {"rtol": 0.0, "num_matvecs": 8, "psd": True}
     kinds: dict[str, tuple[Any, Any]] = {  # as the message names them; what makes them
         "int": (None, lambda: 5),
         "None": (None, lambda: None),
@@ -473,7 +473,7 @@ def test_a_checkpoint_says_what_drew_for_it_and_is_refused_by_another(tmp_path: 
 
 
 def test_seeds_of_any_integer_type_are_one_seed(tmp_path: Path) -> None:
-    options = {"rtol": 0.0, "max_matvecs": 40}
+    options = {"rtol": 0.0, "num_matvecs": 40}
     first = trace(dense("i^-2"), rng=0, checkpoint=tmp_path / "run.npz", **options)
     again = trace(dense("i^-2"), rng=np.int64(0), checkpoint=tmp_path / "run.npz", **options)
     assert bits(again) == bits(first)
@@ -490,7 +490,7 @@ def test_a_write_that_fails_leaves_the_old_file_alone(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            trace(dense("i^-2"), rtol=0.0, max_matvecs=60, rng=0, checkpoint=path)
+            trace(dense("i^-2"), rtol=0.0, num_matvecs=60, rng=0, checkpoint=path)
     assert path.read_bytes() == good
     assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
 
@@ -498,16 +498,16 @@ def test_a_write_that_fails_leaves_the_old_file_alone(
 def test_exact_and_tiny_runs_need_no_file(tmp_path: Path) -> None:
     path = tmp_path / "run.npz"
     assert float(trace(np.eye(5), checkpoint=path)) == 5.0
-    assert trace(dense("i^-2"), max_matvecs=7, rng=0, checkpoint=path).num_matvecs == 7
+    assert trace(dense("i^-2"), num_matvecs=7, rng=0, checkpoint=path).num_matvecs == 7
 
 
 def test_libraries_do_not_share_the_file_silently(tmp_path: Path) -> None:
     """Either the other library gives the same number, or it refuses."""
     libs: list[Library] = list(installed("numpy", "torch", "strict:CPU_DEVICE"))
     path = tmp_path / "run.npz"
-    first = trace(dense("i^-2"), rtol=0.0, max_matvecs=40, rng=0, checkpoint=path)
+    first = trace(dense("i^-2"), rtol=0.0, num_matvecs=40, rng=0, checkpoint=path)
     for lib in libs:
         A, again = lib.array(dense("i^-2")), first
         with contextlib.suppress(ValueError):
-            again = trace(A, rtol=0.0, max_matvecs=40, rng=0, checkpoint=path)
+            again = trace(A, rtol=0.0, num_matvecs=40, rng=0, checkpoint=path)
         assert float(again) == pytest.approx(float(first), rel=1e-9)

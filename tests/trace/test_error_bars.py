@@ -148,7 +148,7 @@ def test_of_a_run_that_sketches_some_probes_only(
         return A @ X
 
     op = tk.LinearOperator((n, n), product, dtype=A.dtype)
-    estimate = tk.trace(op, rtol=0.0, max_matvecs=48, rng=1)
+    estimate = tk.trace(op, rtol=0.0, num_matvecs=48, rng=1)
     probed = [X for X in drawn if np.allclose(np.linalg.norm(X, axis=0), math.sqrt(n))]
     Omega = np.concatenate(probed, axis=1)
     m = Omega.shape[1]
@@ -186,7 +186,7 @@ def test_of_a_run_with_a_factor(flat: bool, cplx: bool, monkeypatch: pytest.Monk
         return L.conj().T @ X
 
     factor = tk.LinearOperator((n, n), lambda X: L @ X, backwards, dtype=L.dtype)
-    estimate = tk.trace(tk.gram(factor), rtol=0.0, max_matvecs=48, rng=1)
+    estimate = tk.trace(tk.gram(factor), rtol=0.0, num_matvecs=48, rng=1)
     Omega = np.concatenate(drawn, axis=1)
     m = Omega.shape[1]
     b = estimate.num_matvecs - m
@@ -371,9 +371,9 @@ ESTIMATORS: dict[str, Callable[..., tk.Estimate]] = {
     "xtrace": tk.xtrace,
     "xnystrace": tk.xnystrace,
     "one_sided": tk.one_sided,
-    "trace": lambda A, m, rng: tk.trace(by_products(A), rtol=0.0, max_matvecs=m, rng=rng),
+    "trace": lambda A, m, rng: tk.trace(by_products(A), rtol=0.0, num_matvecs=m, rng=rng),
     "trace psd": lambda A, m, rng: tk.trace(
-        by_products(A), rtol=0.0, max_matvecs=m, rng=rng, psd=True
+        by_products(A), rtol=0.0, num_matvecs=m, rng=rng, psd=True
     ),
 }
 

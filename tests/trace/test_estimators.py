@@ -347,8 +347,8 @@ def test_budget_of_the_dimension_is_exact(estimator: Any, kind: str, n: int) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_exact_trace(lib: Library, kind: str) -> None:
     A = matrix(kind, 9)
-    for block_size in (None, 1, 4, 100):
-        estimate = lib.call(partial(tk.exact_trace, block_size=block_size), lib.array(A))
+    for chunk_size in (None, 1, 4, 100):
+        estimate = lib.call(partial(tk.exact_trace, chunk_size=chunk_size), lib.array(A))
         assert complex(estimate.value) == pytest.approx(complex(np.trace(A)), rel=100 * lib.eps)
         assert float(estimate.standard_error) == 0
         assert estimate.num_matvecs == 9

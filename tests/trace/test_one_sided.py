@@ -212,18 +212,18 @@ def test_the_gram_of_the_sketch_is_kept(law: Any, cplx: bool) -> None:
 
 
 @every_law
-def test_probes_stream_and_do_not_depend_on_the_block_size(law: Any) -> None:
+def test_probes_stream_and_do_not_depend_on_the_chunk_size(law: Any) -> None:
     L, m = factor((40, 30)), 23
     A, blocks = backwards(L)
     base, V = tk.one_sided(A, m, rng=4, probes=law), np.concatenate(blocks, axis=1)
-    for block_size in (1, 2, 5, 22, 23, 1000):
+    for chunk_size in (1, 2, 5, 22, 23, 1000):
         A, blocks = backwards(L)
-        estimate = tk.one_sided(A, m, rng=4, probes=law, block_size=block_size)
-        assert max(X.shape[1] for X in blocks) == min(block_size, m)
+        estimate = tk.one_sided(A, m, rng=4, probes=law, chunk_size=chunk_size)
+        assert max(X.shape[1] for X in blocks) == min(chunk_size, m)
         np.testing.assert_array_equal(np.concatenate(blocks, axis=1), V)
         assert float(estimate) == pytest.approx(float(base), rel=1e-12)
         assert float(estimate.standard_error) == pytest.approx(float(base.standard_error), rel=1e-9)
-        assert (estimate.kept is None) == (block_size < m)
+        assert (estimate.kept is None) == (chunk_size < m)
 
 
 @pytest.mark.parametrize("law", [probes.hadamard, probes.rademacher], ids=lambda law: law.__name__)
@@ -235,8 +235,8 @@ def test_huge_dimensions_need_one_block_at_a_time(law: Any) -> None:
     d = np.linspace(1, 2, n)[:, None]
     A = tk.LinearOperator((n, n), lambda X: d * X, lambda X: d * X)
     for estimate in (
-        partial(tk.one_sided, A, m, probes=law, block_size=4),
-        partial(tk.hutchinson, A, m, probes=law, block_size=4),
+        partial(tk.one_sided, A, m, probes=law, chunk_size=4),
+        partial(tk.hutchinson, A, m, probes=law, chunk_size=4),
     ):
         tracemalloc.start()
         found = estimate(rng=0)
@@ -269,7 +269,7 @@ def test_operators_without_an_adjoint_are_refused() -> None:
     with pytest.raises(TypeError, match="adjoint"):
         tk.one_sided(tk.LinearOperator((20, 30), lambda X: X), 5)
     for budget in (0, -1, 2.5, None, True):
-        with pytest.raises(ValueError, match="num_matvecs="):
+        with pytest.raises(ValueError, match="`num_matvecs` must be"):
             tk.one_sided(factor((20, 30)), budget)  # type: ignore[arg-type]
 
 

@@ -253,8 +253,8 @@ def test_one_seed_one_run_in_every_library(eager: Library, estimator: Any, kind:
 def test_blocks_do_not_change_the_run(estimator: Any) -> None:
     A = dense("i^-2", 200)
     base = estimator(A, 100, rng=1, rtol=0.02)
-    for block_size in (1, 3, 8, 1000):
-        blocked = estimator(A, 100, rng=1, rtol=0.02, block_size=block_size)
+    for chunk_size in (1, 3, 8, 1000):
+        blocked = estimator(A, 100, rng=1, rtol=0.02, chunk_size=chunk_size)
         assert float(blocked) == pytest.approx(float(base), rel=1e-9)
         assert blocked.num_matvecs == base.num_matvecs
 

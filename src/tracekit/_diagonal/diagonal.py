@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, abs2, conj, is_complex, weights
-from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted
+from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted, former_name
 from .._operators import (
     LinearOperator,
     all_columns_cost,
@@ -22,13 +22,14 @@ from ..probes import Source, distributions
 from .columns import drawn, outer_products
 
 
+@former_name("block_size", "chunk_size")
 def diagonal(
     A: Any,
     num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> Estimate:
     r"""The diagonal of an operator, exactly or by random probes.
 
@@ -44,7 +45,7 @@ def diagonal(
         As for `hutchinson`.
     probes : callable, optional
         As for `hutchinson`; for ``A = L L^H`` of the length of L's rows.
-    block_size : int, optional
+    chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
 
     Returns
@@ -89,7 +90,7 @@ def diagonal(
     """
     A = square(A, "diagonal")
     m = None if num_matvecs is None else checked_budget(num_matvecs)
-    A = in_blocks(A, width(A, block_size))
+    A = in_blocks(A, width(A, chunk_size))
     if m is None or m >= exact_diagonal_cost(A):
         value, spent = exact_diagonal(A)
         return finalize(exact(value, spent, "diagonal"), A, "diagonal")
@@ -105,6 +106,7 @@ def diagonal(
     return finalize(fitted(running, m, "diagonal", correction=correction, tie=tie), A, "diagonal")
 
 
+@former_name("block_size", "chunk_size")
 def block_traces(
     A: Any,
     dims: Any,
@@ -113,7 +115,7 @@ def block_traces(
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> Estimate:
     r"""The traces over some axes of every diagonal block of the others.
 
@@ -133,7 +135,7 @@ def block_traces(
         As for `hutchinson`.
     probes : callable, optional
         As for `hutchinson`, of length n; for ``A = L L^H`` of the length of L's rows.
-    block_size : int, optional
+    chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
 
     Returns
@@ -168,7 +170,7 @@ def block_traces(
     A = square(A, "diagonal")
     axes = read_axes(A, dims, axis)
     m = None if num_probes is None else checked_budget(num_probes, "num_probes")
-    A = in_blocks(A, width(A, block_size))
+    A = in_blocks(A, width(A, chunk_size))
     if m is None or m >= exact_diagonal_cost(A):
         entries, spent = exact_diagonal(A)
         value = axes.summed(entries[:, None])[:, 0]

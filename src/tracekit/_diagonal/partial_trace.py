@@ -19,7 +19,7 @@ from .._arrays import (
     skew,
     weights,
 )
-from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted
+from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted, former_name
 from .._operators import (
     Axes,
     LinearOperator,
@@ -39,6 +39,7 @@ from .columns import drawn, outer_products
 ENTRIES = 2**23  # of all samples of one block: 64 MB of doubles
 
 
+@former_name("block_size", "chunk_size")
 def partial_trace(
     A: Any,
     dims: Any,
@@ -48,7 +49,7 @@ def partial_trace(
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
     rank: int | None = None,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> Estimate:
     r"""The partial trace of an operator on tensors: a dense matrix on the axes that are kept.
 
@@ -73,7 +74,7 @@ def partial_trace(
         Columns b of a low-rank part whose partial trace is taken exactly, so that the probes
         estimate the rest alone: 2 b products more. By default 0; for ``A = L L^H`` a third of
         `num_probes` from 32 columns on, where the 2 b columns are part of `num_probes`.
-    block_size : int, optional
+    chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
 
     Returns
@@ -127,7 +128,7 @@ def partial_trace(
     A = square(A, "partial trace")
     axes = read_axes(A, dims, axis)
     m = None if num_probes is None else checked_budget(num_probes, "num_probes")
-    b, A = _checked_rank(A, rank, m), in_blocks(A, width(A, block_size))
+    b, A = _checked_rank(A, rank, m), in_blocks(A, width(A, chunk_size))
     n, K = A.shape[0], axes.kept
     cost = (m or 0) if A.factor is not None else K * (m or 0) + 2 * (b or 0)
     if m is None or cost >= all_columns_cost(A):
@@ -151,6 +152,7 @@ def partial_trace(
     return _finished(estimate, A)
 
 
+@former_name("block_size", "chunk_size")
 def partial_trace_operator(
     A: Any,
     dims: Any,
@@ -159,7 +161,7 @@ def partial_trace_operator(
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> LinearOperator:
     r"""The partial trace as an operator on the kept axes, where a dense array would be too large.
 
@@ -177,7 +179,7 @@ def partial_trace_operator(
         As for `hutchinson`.
     probes : callable, optional
         As for `hutchinson`, of length T.
-    block_size : int, optional
+    chunk_size : int, optional
         Columns in a block of products with A; chosen to fit 128 MB if not given.
 
     Returns
@@ -208,7 +210,7 @@ def partial_trace_operator(
     A = square(A, "partial trace")
     axes = read_axes(A, dims, axis)
     m = None if num_probes is None else checked_budget(num_probes, "num_probes")
-    K, T, size = axes.kept, axes.traced, width(A, block_size)
+    K, T, size = axes.kept, axes.traced, width(A, chunk_size)
     Omega = None
     if m is not None and m < T:
         Omega = distributions.draw(probes, Source(rng, A), T, m) * m**-0.5

@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, abs2, is_traced, real
-from .._estimates import Estimate, checked_budget, with_method
+from .._estimates import Estimate, checked_budget, former_name, with_method
 from .._operators import exact_diagonal_cost, in_blocks, matvecs_per_column, square, width
 from .._sketches import adjoint_sketch, factor_sketch, leave_one_out_estimate, nystrom_sketch
 from ..probes import Source, distributions
 from .diagonal import diagonal
 
 
+@former_name("block_size", "chunk_size")
 def xdiag(
     A: Any,
     num_matvecs: int,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> Estimate:
     r"""XDiag estimate of the diagonal: every probe sketches the range and tests that of the others.
 
@@ -36,7 +37,7 @@ def xdiag(
     probes : callable, optional
         A law of independent columns whose entries have modulus one; others are refused, since they
         would bias the estimate.
-    block_size : int, optional
+    chunk_size : int, optional
         Columns in a block of products; chosen to fit 128 MB if not given.
 
     Returns
@@ -84,23 +85,24 @@ def xdiag(
     n, k = A.shape[0], checked_budget(num_matvecs) // 2
     law = _unimodular(probes)
     if num_matvecs >= exact_diagonal_cost(A) or k < 3:
-        estimate = diagonal(A, num_matvecs, rng=rng, probes=law, block_size=block_size)
+        estimate = diagonal(A, num_matvecs, rng=rng, probes=law, chunk_size=chunk_size)
         return with_method(estimate, "xdiag")
     Omega = law(Source(rng, A), n, k)
-    A = in_blocks(A, width(A, block_size))
+    A = in_blocks(A, width(A, chunk_size))
     L = A.factor
     sketch = adjoint_sketch(A, Omega) if L is None else factor_sketch(L, Omega)
     samples, left_out = sketch.diagonal_samples()
     return leave_one_out_estimate(samples, left_out, sketch.unit, 2 * k, "xdiag", A)
 
 
+@former_name("block_size", "chunk_size")
 def xnysdiag(
     A: Any,
     num_matvecs: int,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> Estimate:
     r"""XNysDiag estimate of the diagonal of a positive semidefinite operator, one product a probe.
 
@@ -116,7 +118,7 @@ def xnysdiag(
         As for `hutchinson`.
     probes : callable, optional
         As for `xdiag`.
-    block_size : int, optional
+    chunk_size : int, optional
         As for `xdiag`.
 
     Returns
@@ -160,9 +162,9 @@ def xnysdiag(
     m, law = checked_budget(num_matvecs), _unimodular(probes)
     k = m // matvecs_per_column(A)
     if m >= exact_diagonal_cost(A) or k < 3:
-        return with_method(diagonal(A, m, rng=rng, probes=law, block_size=block_size), "xnysdiag")
+        return with_method(diagonal(A, m, rng=rng, probes=law, chunk_size=chunk_size), "xnysdiag")
     Omega = law(Source(rng, A), A.shape[0], k)
-    A = in_blocks(A, width(A, block_size))
+    A = in_blocks(A, width(A, chunk_size))
     L = A.factor
     sketch = nystrom_sketch(A, Omega) if L is None else factor_sketch(L, Omega)
     samples, left_out = sketch.diagonal_samples()

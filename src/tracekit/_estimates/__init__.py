@@ -1,6 +1,6 @@
 """What every function returns: the record, means over samples and columns, checks of budgets."""
 
-from .budget import checked_budget, checked_tolerance
+from .budget import checked_budget, checked_tolerance, former_name
 from .estimate import (
     ErrorParts,
     Estimate,
@@ -33,6 +33,7 @@ __all__ = [
     "few",
     "finalize",
     "fitted",
+    "former_name",
     "jackknife",
     "mean",
     "mixed_error",

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .._arrays import (
     Array,
     Space,
@@ -18,7 +16,6 @@ from .._arrays import (
     namespace,
     real,
     register_as_pytree,
-    to_host,
     to_number,
 )
 from .plots import plot_samples
@@ -173,7 +170,7 @@ class Estimate:
         """
         if not 0 < level < 1:
             raise ValueError(
-                f"level={level} is no share; pass a number between 0 and 1, such as 0.95"
+                f"`level` must be a number between 0 and 1, got {level}; pass one such as 0.95"
             )
         center, q = real(self.value), t_quantile(level, self.dof)
         down, up = (self.standard_error * x for x in self._quantiles(q))
@@ -291,9 +288,9 @@ def require_finite(x: Array, quantity: str = "", *, columns: Array | None = None
         return
     where = ""
     if columns is not None and not is_finite(columns):
-        finite = np.isfinite(to_host(columns))
-        bad = np.flatnonzero(~finite.all(axis=tuple(range(finite.ndim - 1))))
-        where = f" (first in column {bad[0]} of {finite.shape[-1]})"
+        count = columns.shape[-1]
+        first = next(j for j in range(count) if not is_finite(columns[..., j]))
+        where = f" (first in column {first} of {count})"
     what = f"its {quantity} cannot" if quantity else "nothing can"
     raise NotFiniteError(
         f"the operator's products contain NaN or infinity{where}, so that {what} be estimated; "

@@ -70,7 +70,7 @@ class SpectralDensity:
         if width is None:
             width = 1.5 * self._breadth() / self.depth
         if not width > 0:
-            raise ValueError(f"width={width!r} is no breadth; pass a positive number")
+            raise ValueError(f"`width` must be a positive number, got {width!r}; pass one, or None")
         nodes, weights = (
             xp.reshape(part, (*[1] * x.ndim, -1)) for part in (self.nodes, self.weights)
         )

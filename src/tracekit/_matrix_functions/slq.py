@@ -10,7 +10,7 @@ import numpy as np
 
 from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
 from .._estimates import Estimate, finalize
-from .._operators import block_size, blocks, square
+from .._operators import blocks, columns_that_fit, square
 from .._sketches import Krylov, lanczos
 from ..functions import Function, inv, is_semidefinite, values
 from ..probes import Source, distributions
@@ -246,7 +246,7 @@ def _spaces(
     """The Krylov spaces of the first groups, and of `more`, as many at a time as fit."""
     yield start.K, start.X
     b, n = request.block, request.A.shape[0]
-    size = block_size(n, request.itemsize * depth * b, None, megabytes=MEGABYTES)
+    size = columns_that_fit(n, request.itemsize * depth * b, None, megabytes=MEGABYTES)
     for groups in blocks(more, size):
         X = draw(groups * b)
         yield lanczos.advance(lanczos.begin(start.K.operator, start.cv.start(X), b), depth), X

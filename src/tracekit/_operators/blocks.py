@@ -16,7 +16,7 @@ def blocks(total: int, size: int) -> Iterator[int]:
         yield min(size, total - start)
 
 
-def block_size(n: int, itemsize: int, wanted: int | None, *, megabytes: int = 128) -> int:
+def columns_that_fit(n: int, itemsize: int, wanted: int | None, *, megabytes: int = 128) -> int:
     """Columns to hold at a time: as asked, or as fit in some memory."""
     if wanted is None:
         return max(1, megabytes * 2**20 // (n * itemsize))
@@ -26,14 +26,14 @@ def block_size(n: int, itemsize: int, wanted: int | None, *, megabytes: int = 12
         size = 0
     if size < 1:
         raise ValueError(
-            f"block_size={wanted!r} is no number of columns; pass an int of at least 1"
+            f"`chunk_size` must be a positive integer, got {wanted!r}; pass an int of 1 or more"
         )
     return size
 
 
 def columns_at_once(A: LinearOperator, wanted: int | None = None) -> int:
     """Columns in a block: as asked, as the operator is cut, or as fit in memory."""
-    return block_size(max(A.shape), _itemsize(A), A._columns if wanted is None else wanted)
+    return columns_that_fit(max(A.shape), _itemsize(A), A._columns if wanted is None else wanted)
 
 
 def _itemsize(A: LinearOperator) -> int:

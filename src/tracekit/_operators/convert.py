@@ -117,7 +117,7 @@ def _(A: LinearOperator, *, xp: Namespace | None = None, device: Device = None) 
 def _from_array(A: Array) -> LinearOperator:
     if A.ndim != 2:
         raise ValueError(
-            f"an array of shape {tuple(A.shape)} is no matrix; pass one with two dimensions"
+            f"a matrix must have two dimensions, got an array of shape {tuple(A.shape)}; reshape it"
         )
     xp, device = namespace(A), device_of(A)
     if isinstance(A, np.ma.MaskedArray):

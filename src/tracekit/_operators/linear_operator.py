@@ -307,7 +307,7 @@ def common_dtype(*operators: LinearOperator) -> DType:
         if other.xp is not first.xp or other.device != first.device:
             raise ValueError(
                 f"operators of {first.xp.__name__} on {first.device} and of {other.xp.__name__} on "
-                f"{other.device} do not go together; move one to where the other is"
+                f"{other.device} are incompatible; move one to where the other is"
             )
     return first.xp.result_type(*(operator.dtype for operator in operators))
 
@@ -317,7 +317,7 @@ def _shape(shape: Any) -> tuple[int, int]:
         m, n = (operator.index(size) for size in shape)
     except (TypeError, ValueError):
         raise ValueError(
-            f"shape={shape!r} is no pair of sizes; an operator needs shape=(rows, columns)"
+            f"`shape` must be a pair of sizes, got {shape!r}; pass (rows, columns)"
         ) from None
     if m < 1 or n < 1:
         raise ValueError(f"an operator of shape {(m, n)} is empty; both sizes must be at least 1")
@@ -335,7 +335,7 @@ def _dtype(dtype: DType, xp: Namespace, device: Device) -> DType:
             native = getattr(xp, np.dtype(dtype).name)
         except (TypeError, AttributeError):
             raise TypeError(
-                f"dtype={dtype!r} is no dtype of {xp.__name__}; pass a floating-point one"
+                f"`dtype` must be one of {xp.__name__}, got {dtype!r}; pass a floating-point one"
             ) from None
     return xp.empty(0, dtype=floating(native, xp, device)).dtype
 

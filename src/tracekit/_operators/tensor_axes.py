@@ -96,7 +96,7 @@ def read_axes(A: LinearOperator, dims: Any, axis: Any) -> Axes:
         numbers = [_index(a) for a in given]
     except TypeError:
         raise TypeError(
-            f"axis={axis!r} is no axis; pass an int or a tuple of ints, the positions to trace over"
+            f"`axis` must be an int or a tuple of ints, got {axis!r}; pass the axes to trace over"
         ) from None
     if any(not -len(dims) <= a < len(dims) for a in numbers):
         raise ValueError(
@@ -115,7 +115,7 @@ def checked_dims(A: LinearOperator, dims: Any) -> tuple[int, ...]:
         sizes = tuple(_index(size) for size in dims)
     except TypeError:
         raise TypeError(
-            f"dims={dims!r} is no shape; pass a tuple of ints, the sizes of the tensor's axes"
+            f"`dims` must be a tuple of ints, got {dims!r}; pass the sizes of the tensor's axes"
         ) from None
     if not sizes or any(size < 1 for size in sizes) or math.prod(sizes) != A.shape[1]:
         raise ValueError(

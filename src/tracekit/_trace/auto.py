@@ -16,6 +16,7 @@ from .._estimates import (
     checked_tolerance,
     exact,
     finalize,
+    former_name,
 )
 from .._operators import exact_trace_cost, square
 from .._sketches import FactorSketch, NystromSketch, RangeSketch
@@ -37,12 +38,13 @@ from .state import Callback, Paused, Request, Sketch, State, saved, write
 SMALL = 64  # up to this dimension the exact trace costs no more than a few looks
 
 
+@former_name("max_matvecs", "num_matvecs")
 def trace(
     A: Any,
     *,
     rtol: float = 1e-2,
     atol: float = 0.0,
-    max_matvecs: int | None = None,
+    num_matvecs: int | None = None,
     rng: Rng = None,
     psd: bool | None = None,
     hermitian: bool | None = None,
@@ -58,8 +60,8 @@ def trace(
         hand, dense or sparse, is not estimated: its diagonal is summed, at no product.
     rtol, atol : float, optional
         Products are spent until the 95 % interval is within ``atol + rtol |value|``; if both are 0,
-        until `max_matvecs` are spent.
-    max_matvecs : int, optional
+        until `num_matvecs` are spent.
+    num_matvecs : int, optional
         Products to spend at the most. Without it the exact trace, for n products more, is the end
         of a run that the tolerance does not end.
     rng : None, int, or generator, optional
@@ -124,7 +126,7 @@ def trace(
     >>> tk.trace(np.diag([1.0, 2.0, 3.0])).num_matvecs  # a matrix is read instead
     0
     """
-    request = _request(A, rtol, atol, max_matvecs, psd, hermitian, callback, checkpoint)
+    request = _request(A, rtol, atol, num_matvecs, psd, hermitian, callback, checkpoint)
     A = request.A
     if A.exact is not None and "entries" in A.exact:
         found = exact(A.exact["entries"](), 0, "sum_of_diagonal")
@@ -146,13 +148,14 @@ def trace(
     return _run(request, source, saved(request, source))
 
 
+@former_name("max_matvecs", "num_matvecs")
 def resume(
     A: Any,
     estimate: Estimate,
     *,
     rtol: float = 1e-2,
     atol: float = 0.0,
-    max_matvecs: int | None = None,
+    num_matvecs: int | None = None,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
 ) -> Estimate:
@@ -166,7 +169,7 @@ def resume(
         What `trace` or `resume` returned, converged or not.
     rtol, atol : float, optional
         As for `trace`.
-    max_matvecs : int, optional
+    num_matvecs : int, optional
         Products to spend at the most, those of `estimate` included.
     callback : callable, optional
         As for `trace`.
@@ -204,7 +207,7 @@ def resume(
         )
     state, source, kind = kept.state, kept.source, kept.kind
     psd = True if kind is NystromSketch else None
-    request = _request(A, rtol, atol, max_matvecs, psd, None, callback, checkpoint)
+    request = _request(A, rtol, atol, num_matvecs, psd, None, callback, checkpoint)
     Omega, op = state.Omega, request.A
     here = (op.shape[0], op.xp, op.dtype, request.kind)
     if (Omega.shape[0], namespace(Omega), Omega.dtype, kind) != here:
@@ -222,7 +225,7 @@ def _request(
     A: Any,
     rtol: float,
     atol: float,
-    max_matvecs: int | None,
+    num_matvecs: int | None,
     psd: bool | None,
     hermitian: bool | None,
     callback: Callback | None,
@@ -236,7 +239,7 @@ def _request(
         )
     if psd and hermitian is False:
         raise ValueError("psd=True with hermitian=False is a contradiction; leave out one of them")
-    limit = math.inf if max_matvecs is None else checked_budget(max_matvecs, "max_matvecs")
+    limit = math.inf if num_matvecs is None else checked_budget(num_matvecs, "num_matvecs")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(

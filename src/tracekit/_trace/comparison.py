@@ -309,7 +309,7 @@ def _checked_exact(A: LinearOperator, exact: Any) -> float | complex:
         try:
             value = to_number(exact)
         except (TypeError, ValueError):
-            raise TypeError(f"exact={exact!r} is no number; pass the trace, or leave it") from None
+            raise TypeError(f"`exact` must be a number, got {exact!r}; pass the trace") from None
         if not cmath.isfinite(value):
             raise ValueError(f"exact={exact!r} is not finite; pass the trace, or leave it out")
     return value if value.imag else value.real
@@ -336,7 +336,7 @@ def _checked_methods(methods: Any) -> dict[str, Method]:
     usable = isinstance(methods, Mapping) and all(callable(method) for method in methods.values())
     if not usable or not methods:
         raise TypeError(
-            f"methods={methods!r} is no mapping of names to functions; pass one such as "
+            f"`methods` must map names to functions, got {methods!r}; pass a mapping such as "
             "{'xtrace': tracekit.xtrace}"
         )
     return dict(methods)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._estimates import Estimate
+from .._estimates import Estimate, former_name
 from .._operators import in_blocks, square
 from .spending import exact_trace_of
 
 
-def exact_trace(A: Any, *, block_size: int | None = None) -> Estimate:
+@former_name("block_size", "chunk_size")
+def exact_trace(A: Any, *, chunk_size: int | None = None) -> Estimate:
     """The exact trace, by products with all coordinate vectors.
 
     Parameters
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Square, of dimension n.
-    block_size : int, optional
+    chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given.
 
     Returns
@@ -42,4 +43,4 @@ def exact_trace(A: Any, *, block_size: int | None = None) -> Estimate:
     >>> tk.exact_trace(np.diag([1.0, 2.0, 3.0]))
     Estimate(6.0 +- 0.0, 3 matvecs, exact_trace)
     """
-    return exact_trace_of(in_blocks(square(A), block_size))
+    return exact_trace_of(in_blocks(square(A), chunk_size))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, is_complex
-from .._estimates import Estimate, beyond_chance, finalize, mean
+from .._estimates import Estimate, beyond_chance, finalize, former_name, mean
 from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms
 from ..probes import distributions
 from .spending import Run
 
 
+@former_name("block_size", "chunk_size")
 def hutchinson(
     A: Any,
     num_matvecs: int,
@@ -19,7 +20,7 @@ def hutchinson(
     probes: Probes = distributions.rademacher,
     rtol: float = 0.0,
     atol: float = 0.0,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> Estimate:
     r"""Girard-Hutchinson estimate of the trace: the mean of :math:`\omega^H A \omega`.
 
@@ -37,7 +38,7 @@ def hutchinson(
     rtol, atol : float, optional
         If one is positive: look after 8, 16, 32, ... products, and stop when the 95 % interval is
         within ``atol + rtol |value|``.
-    block_size : int, optional
+    chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
 
     Returns
@@ -75,7 +76,7 @@ def hutchinson(
     >>> estimate.num_matvecs
     20
     """
-    return girard_hutchinson(Run.of(A, num_matvecs, rng, rtol, atol, block_size), probes)
+    return girard_hutchinson(Run.of(A, num_matvecs, rng, rtol, atol, chunk_size), probes)
 
 
 def girard_hutchinson(run: Run, probes: Probes) -> Estimate:

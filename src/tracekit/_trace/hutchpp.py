@@ -24,6 +24,7 @@ from .._estimates import (
     Estimate,
     beyond_chance,
     finalize,
+    former_name,
     mean,
     require_finite,
     with_method,
@@ -43,13 +44,14 @@ from .hutchinson import girard_hutchinson, weighted_forms
 from .spending import Run, exact_trace_of
 
 
+@former_name("block_size", "chunk_size")
 def hutchpp(
     A: Any,
     num_matvecs: int,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> Estimate:
     """Hutch++ estimate of the trace: exact on a sketched range, Girard-Hutchinson on the rest.
 
@@ -65,7 +67,7 @@ def hutchpp(
         As for `hutchinson`.
     probes : callable, optional
         As for `hutchinson`.
-    block_size : int, optional
+    chunk_size : int, optional
         As for `hutchinson`.
 
     Returns
@@ -97,7 +99,7 @@ def hutchpp(
     >>> bool(abs(estimate.value - np.trace(A)) < 1e-9 * np.trace(A))  # of rank one: exact
     True
     """
-    run = Run.of(A, num_matvecs, rng, block_size=block_size)
+    run = Run.of(A, num_matvecs, rng, chunk_size=chunk_size)
     A, m = in_blocks(run.A, columns_at_once(run.A)), run.budget
     if run.affords_exact:
         return exact_trace_of(A)
@@ -118,8 +120,9 @@ def hutchpp(
     return finalize(estimate, A)
 
 
+@former_name("block_size", "chunk_size")
 def nahutchpp(
-    A: Any, num_matvecs: int, *, rng: Rng = None, block_size: int | None = None
+    A: Any, num_matvecs: int, *, rng: Rng = None, chunk_size: int | None = None
 ) -> Estimate:
     """NA-Hutch++ estimate of the trace: all products at once, none depends on another.
 
@@ -136,7 +139,7 @@ def nahutchpp(
         approximation, the others for the rest. From n on the trace is exact.
     rng : None, int, or generator, optional
         As for `hutchinson`.
-    block_size : int, optional
+    chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given.
 
     Returns
@@ -165,7 +168,7 @@ def nahutchpp(
     >>> bool(abs(estimate.value - np.trace(A)) < 1e-9 * np.trace(A))
     True
     """
-    run = Run.of(A, num_matvecs, rng, block_size=block_size)
+    run = Run.of(A, num_matvecs, rng, chunk_size=chunk_size)
     A, m = in_blocks(run.A, columns_at_once(run.A)), run.budget
     units = m // matvecs_per_column(A)
     if run.affords_exact:

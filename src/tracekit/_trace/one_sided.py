@@ -25,7 +25,16 @@ from .._arrays import (
     magnitude,
     namespace,
 )
-from .._estimates import Estimate, ProbeGram, beyond_chance, checked_budget, exact, finalize, mean
+from .._estimates import (
+    Estimate,
+    ProbeGram,
+    beyond_chance,
+    checked_budget,
+    exact,
+    finalize,
+    former_name,
+    mean,
+)
 from .._operators import (
     LinearOperator,
     as_operator,
@@ -40,6 +49,7 @@ from .._operators import (
 from ..probes import Source, distributions
 
 
+@former_name("block_size", "chunk_size")
 def one_sided(
     L: Any,
     num_matvecs: int,
@@ -47,7 +57,7 @@ def one_sided(
     rng: Rng = None,
     probes: Probes = distributions.orthogonal,
     basis: Array | None = None,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> Estimate:
     r"""The trace of :math:`L L^H`, the squared norm of L, from products with :math:`L^H` alone.
 
@@ -69,7 +79,7 @@ def one_sided(
         is computed exactly with k products, only the rest is estimated. Unbiased whatever they are;
         the better they span the leading left singular vectors of L, the smaller the error.
         `range_basis` and `difference_basis` make them.
-    block_size : int, optional
+    chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given.
 
     Returns
@@ -105,7 +115,7 @@ def one_sided(
     """
     L = as_operator(L)
     m, n, L_H = checked_budget(num_matvecs), L.shape[0], L.H
-    size = columns_at_once(L, block_size)
+    size = columns_at_once(L, chunk_size)
     source = Source(rng, L)
     if basis is not None:
         A = in_blocks(gram(L), size)
@@ -208,7 +218,7 @@ def difference_basis(
             "one vector of floating-point numbers"
         )
     if step is not None and not step > 0:
-        raise ValueError(f"step={step!r} is no length; pass a positive number, or None")
+        raise ValueError(f"`step` must be a positive number, got {step!r}; pass one, or None")
     device = device_of(theta)
     place = ArraySpace(floating(theta.dtype, xp, device), xp, device)
     length = xp.sqrt(xp.sum(abs2(theta)))

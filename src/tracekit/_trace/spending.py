@@ -49,12 +49,12 @@ class Run:
         rng: Rng,
         rtol: float = 0.0,
         atol: float = 0.0,
-        block_size: int | None = None,
+        chunk_size: int | None = None,
     ) -> Run:
         """The call, if all that it was given is usable."""
         checked_tolerance(rtol, atol)
         A, budget = square(A), checked_budget(num_matvecs)
-        return cls(in_blocks(A, block_size), budget, Source(rng, A), rtol, atol)
+        return cls(in_blocks(A, chunk_size), budget, Source(rng, A), rtol, atol)
 
     @property
     def affords_exact(self) -> bool:

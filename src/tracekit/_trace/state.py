@@ -133,8 +133,8 @@ def saved(request: Request, source: Source) -> State:
         return replace(state, sketch=_sketch_of(request, state, **parts))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"checkpoint {str(request.checkpoint)!r} does not go with this call ({error}); pass "
-            "the same kind of rng, another file, or remove it"
+            f"checkpoint {str(request.checkpoint)!r} is incompatible with this call ({error}); "
+            "pass the same kind of rng, another file, or remove it"
         ) from None
 
 

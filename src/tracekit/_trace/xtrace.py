@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from .._arrays import Array, Probes, Rng
-from .._estimates import Estimate, with_method
+from .._estimates import Estimate, former_name, with_method
 from .._operators import matvecs_per_column
 from .._sketches import (
     FactorSketch,
@@ -23,6 +23,7 @@ from .hutchinson import girard_hutchinson
 from .spending import Run
 
 
+@former_name("block_size", "chunk_size")
 def xtrace(
     A: Any,
     num_matvecs: int,
@@ -31,7 +32,7 @@ def xtrace(
     probes: Probes = distributions.sphere,
     rtol: float = 0.0,
     atol: float = 0.0,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> Estimate:
     """XTrace estimate of the trace: every probe sketches the range and tests that of the others.
 
@@ -50,7 +51,7 @@ def xtrace(
         that they lie in. Laws of dependent columns are refused: they would bias the estimate.
     rtol, atol : float, optional
         As for `hutchinson`; the probes are kept and added to, no product is spent twice.
-    block_size : int, optional
+    chunk_size : int, optional
         Columns in a block of products; all at once if not given.
 
     Returns
@@ -82,11 +83,12 @@ def xtrace(
     >>> bool(abs(estimate.value - np.trace(A)) < 0.01)
     True
     """
-    run = Run.of(A, num_matvecs, rng, rtol, atol, block_size)
+    run = Run.of(A, num_matvecs, rng, rtol, atol, chunk_size)
     extend = partial(range_sketch, run.A)
     return _leave_one_out(run, RangeSketch, extend, 2 * matvecs_per_column(run.A), probes)
 
 
+@former_name("block_size", "chunk_size")
 def xnystrace(
     A: Any,
     num_matvecs: int,
@@ -95,7 +97,7 @@ def xnystrace(
     probes: Probes = distributions.sphere,
     rtol: float = 0.0,
     atol: float = 0.0,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> Estimate:
     """XNysTrace estimate of the trace of a positive semidefinite operator, one product a probe.
 
@@ -112,7 +114,7 @@ def xnystrace(
         As for `xtrace`, but `probes.orthogonal` will do as well.
     rtol, atol : float, optional
         As for `xtrace`.
-    block_size : int, optional
+    chunk_size : int, optional
         As for `xtrace`.
 
     Returns
@@ -144,7 +146,7 @@ def xnystrace(
     >>> bool(abs(estimate.value - np.trace(A)) < 1e-6)
     True
     """
-    run = Run.of(A, num_matvecs, rng, rtol, atol, block_size)
+    run = Run.of(A, num_matvecs, rng, rtol, atol, chunk_size)
     L = run.A.factor
     if L is None:
         return _leave_one_out(run, NystromSketch, partial(nystrom_sketch, run.A), 1, probes)

@@ -63,8 +63,8 @@ class ProbeBasis:
         device = device_of(A.xp.empty(0, device=A.device))
         if here != there or device_of(W) != device:
             raise ValueError(
-                f"{A!r} does not go with the operators before, of dimension {W.shape[0]} and dtype "
-                f"{dtype_name(W.dtype)} of {namespace(W).__name__}; make a new Tracker for it"
+                f"{A!r} is incompatible with the operators before, of dimension {W.shape[0]} and "
+                f"dtype {dtype_name(W.dtype)} of {namespace(W).__name__}; make a new Tracker for it"
             )
 
     def products(self, A: LinearOperator, X: Array) -> tuple[Array, Array]:

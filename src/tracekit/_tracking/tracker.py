@@ -128,12 +128,18 @@ class Tracker:
     ) -> None:
         m = checked_budget(num_matvecs)
         if m < 8:
-            raise ValueError(f"num_matvecs={m} is too few to see a drift; pass at least 8")
+            raise ValueError(
+                f"`num_matvecs` must be at least 8, got {m}; with fewer no drift is seen"
+            )
         u = 3 * m if anchor_matvecs is None else checked_budget(anchor_matvecs, "anchor_matvecs")
         if u < 3:
-            raise ValueError(f"anchor_matvecs={u} has no error of its own; pass at least 3")
+            raise ValueError(
+                f"`anchor_matvecs` must be at least 3, got {u}; fewer have no error of their own"
+            )
         if not rtol > 0:
-            raise ValueError(f"rtol={rtol!r} is no tolerance; pass a positive number")
+            raise ValueError(
+                f"`rtol` must be a positive number, got {rtol!r}; pass one such as 0.1"
+            )
         self._rtol = rtol
         self._every = math.inf if every is None else checked_budget(every, "every")
         self._basis = ProbeBasis(m, u, basis, rng)

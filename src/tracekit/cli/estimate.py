@@ -158,7 +158,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:
-    """Refuse arguments that do not go together."""
+    """Refuse arguments that are incompatible."""
     method = arguments.method or "auto"
     given = [
         "--" + name.replace("_", "-")
@@ -166,11 +166,11 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) not in (None, False)
     ]
     if arguments.exact and given:
-        raise MisusedError(f"--exact goes without {given[0]}; leave out one of them")
+        raise MisusedError(f"--exact is incompatible with {given[0]}; leave out one of them")
     unsuited = [option for option in given if option not in ("--num-matvecs", "--plot")]
     if arguments.function and unsuited:
         raise MisusedError(
-            f"--function {arguments.function} goes without {unsuited[0]}; leave out one of them, "
+            f"--function {arguments.function} is incompatible with {unsuited[0]}; leave out one, "
             "and set what may be spent by --num-matvecs"
         )
     if method not in TOLERANT and {"--rtol", "--atol"} & set(given):
@@ -265,7 +265,7 @@ def _estimate(
         psd = arguments.psd or None
         show, path = progress.see, arguments.checkpoint
         return trace(
-            A, rtol=rtol, atol=atol, max_matvecs=budget, rng=seed, psd=psd, callback=show,
+            A, rtol=rtol, atol=atol, num_matvecs=budget, rng=seed, psd=psd, callback=show,
             checkpoint=path,
         )  # fmt: skip
     method = METHODS[arguments.method]

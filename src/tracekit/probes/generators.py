@@ -26,7 +26,9 @@ def generator_of(rng: Rng, space: Space) -> Any:
         rng, int | np.integer | np.random.SeedSequence | np.random.Generator
     ):
         if isinstance(rng, int | np.integer) and rng < 0:
-            raise ValueError(f"rng={rng} is no seed; pass an int of 0 or more, or a generator")
+            raise ValueError(
+                f"`rng` must be an int of 0 or more, or a generator, got {rng}; pass one such as 0"
+            )
         return _Host(np.random.default_rng(rng), rng)
     if array_api_compat.is_jax_array(rng):
         if array_api_compat.is_jax_namespace(xp):

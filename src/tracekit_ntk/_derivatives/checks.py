@@ -129,7 +129,7 @@ def samples(shapes: Sequence[tuple[int, ...]], output_shape: tuple[int, ...]) ->
     if len({shape[:1] for shape in (*shapes, output_shape)}) != 1 or not shapes or not output_shape:
         given = " and ".join(map(str, dict.fromkeys(shapes))) or "none"
         raise ValueError(
-            f"x of shape {given} and an output of shape {output_shape} do not go together; axis 0 "
+            f"x of shape {given} and an output of shape {output_shape} are incompatible; axis 0 "
             "of both must run over the same samples"
         )
 

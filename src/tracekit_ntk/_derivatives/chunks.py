@@ -30,7 +30,7 @@ def chunk(wanted: Any, floats: int, itemsize: int, most: int = BYTES_AT_ONCE) ->
         return max(1, most // (itemsize * max(floats, 1)))
     if not isinstance(wanted, int) or wanted < 1:
         raise ValueError(
-            f"chunk_size={wanted!r} is no number of columns; pass an int of at least 1"
+            f"`chunk_size` must be a positive integer, got {wanted!r}; pass an int of 1 or more"
         )
     return wanted
 

@@ -144,7 +144,7 @@ def track_module(
 
 def _checked(every: Any) -> None:
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"every={every!r} is no number of steps; pass an int of at least 1")
+        raise ValueError(f"`every` must be a positive integer, got {every!r}; pass 1 or more steps")
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def chunk_of(found: Capture, chunk_size: int | None, most: int | None = None) ->
     """How many outputs of each sample go through one reverse pass, a whole number of rows."""
     if chunk_size is not None:
         if chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size} is no number of outputs; pass at least 1")
+            raise ValueError(f"`chunk_size` must be a positive integer, got {chunk_size}")
         return min(chunk_size, found.outputs)
     each = 8 * found.samples * max(1, found.numbers)
     fits = max(1, (most or found.bytes_at_once) // each)
