@@ -104,7 +104,7 @@ def test_exact_of_a_factor_takes_its_shorter_side(kind: str, P: int, cost: int) 
 
 
 @estimators
-def test_what_the_maker_knows_costs_nothing(estimator: Any) -> None:
+def test_what_is_known_in_closed_form_costs_nothing(estimator: Any) -> None:
     def product(X: np.ndarray) -> np.ndarray:
         raise AssertionError("no product is needed")
 

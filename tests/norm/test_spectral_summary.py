@@ -517,7 +517,7 @@ def test_error_bars_are_not_far_too_wide() -> None:
             assert claimed < 5 * error + 1e-6 * abs(exact), (spectrum, name)
 
 
-def test_a_norm_that_the_maker_knows_costs_nothing() -> None:
+def test_a_norm_known_in_closed_form_costs_nothing() -> None:
     A = tk.LinearOperator(
         (9, 9), lambda X: 2 * X, dtype=float, exact={"norm": lambda: np.asarray(6.0)}
     )

@@ -734,7 +734,7 @@ def test_scipy_wraps_operators_whole() -> None:
     )
 
 
-def test_what_the_maker_knows_has_its_price() -> None:
+def test_what_is_known_in_closed_form_has_its_cost() -> None:
     """A callable in `exact` that spends products says how many, and estimators heed it."""
 
     class Known:

@@ -105,7 +105,7 @@ def test_a_factor_of_few_columns_is_summed_over_them() -> None:
     assert estimate.num_matvecs == counter.total == 3
 
 
-def test_what_the_maker_knows_is_free() -> None:
+def test_what_is_known_in_closed_form_is_free() -> None:
     A = tk.LinearOperator((500, 500), lambda X: X, exact={"trace": lambda: np.asarray(500.0)})
     estimate = trace(A, rtol=1e-3)
     assert (float(estimate), estimate.num_matvecs, estimate.converged) == (500.0, 0, True)

@@ -366,7 +366,7 @@ def test_exact_trace_of_a_factor_takes_its_shorter_side() -> None:
         assert estimate.num_matvecs == cost
 
 
-def test_what_the_maker_knows_costs_nothing() -> None:
+def test_what_is_known_in_closed_form_costs_nothing() -> None:
     def product(X: np.ndarray) -> np.ndarray:
         raise AssertionError("no product is needed")
 

@@ -63,8 +63,8 @@ def diagonal(
 
     Notes
     -----
-    Exactly: n products, or the P columns of L if P < n, or none where the operator's maker knows
-    the diagonal. At random: :math:`\sum_k \bar\omega_k \circ A \omega_k / \sum_k |\omega_k|^2`
+    Exactly: n products, or the P columns of L if P < n, or none where it is known in closed
+    form. At random: :math:`\sum_k \bar\omega_k \circ A \omega_k / \sum_k |\omega_k|^2`
     entry by entry, whose variance is that of the off-diagonal entries of a row,
     :math:`\sum_{j \ne i} |a_{ij}|^2 / m` for phases and nonsymmetric or complex A. For
     ``A = L L^H``: the mean of :math:`|L p_k|^2`, of relative standard error at most
@@ -129,8 +129,8 @@ def block_traces(
         What to trace over. The other axes are kept, of K entries together, as batch axes are whose
         samples' own traces are wanted.
     num_probes : int, optional
-        Exact if not given, or where that is no dearer. Otherwise the products to spend, one a
-        probe; for ``A = L L^H``, made by `gram`, the total of columns as for `diagonal`.
+        Exact if not given, or where that is no more expensive. Otherwise the products to spend, one
+        a probe; for ``A = L L^H``, made by `gram`, the total of columns as for `diagonal`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional
@@ -152,7 +152,7 @@ def block_traces(
     Notes
     -----
     :math:`\sum_t A_{(k,t),(k,t)}` for every k. Exactly: n products, or the P columns of L if
-    P < n, or none where the operator's maker knows the diagonal. At random: the sums over t of
+    P < n, or none where the diagonal is known in closed form. At random: the sums over t of
     :math:`\bar\omega \circ A \omega`, or of :math:`|L p|^2`, deflated from 32 columns on as
     `diagonal` is. One product gives a sample of all K of them, with noise from all other blocks.
 

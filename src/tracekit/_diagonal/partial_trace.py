@@ -64,8 +64,9 @@ def partial_trace(
         are kept, in C order, of K entries together. With no axis the result is A itself, with all
         axes its trace.
     num_probes : int, optional
-        Exact if not given, or where that is no dearer. Otherwise the probes on the traced axes, K
-        products each. For ``A = L L^H``, made by `gram`: the total of columns through L and L.H.
+        Exact if not given, or where that is no more expensive. Otherwise the probes on the traced
+        axes, K products each. For ``A = L L^H``, made by `gram`: the total of columns through L and
+        L.H.
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional

@@ -35,8 +35,8 @@ def xdiag(
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional
-        A law of independent columns whose entries have modulus one; others are refused, since they
-        would bias the estimate.
+        A distribution of independent columns whose entries have modulus one; others are refused,
+        since they would bias the estimate.
     chunk_size : int, optional
         Columns in a block of products; chosen to fit 128 MB if not given.
 
@@ -83,11 +83,11 @@ def xdiag(
     """
     A = square(A, "diagonal")
     n, k = A.shape[0], checked_budget(num_matvecs) // 2
-    law = _unimodular(probes)
+    signs = _unimodular(probes)
     if num_matvecs >= exact_diagonal_cost(A) or k < 3:
-        estimate = diagonal(A, num_matvecs, rng=rng, probes=law, chunk_size=chunk_size)
+        estimate = diagonal(A, num_matvecs, rng=rng, probes=signs, chunk_size=chunk_size)
         return with_method(estimate, "xdiag")
-    Omega = law(Source(rng, A), n, k)
+    Omega = signs(Source(rng, A), n, k)
     A = in_blocks(A, width(A, chunk_size))
     L = A.factor
     sketch = adjoint_sketch(A, Omega) if L is None else factor_sketch(L, Omega)
@@ -159,11 +159,11 @@ def xnysdiag(
     True
     """
     A = square(A, "diagonal")
-    m, law = checked_budget(num_matvecs), _unimodular(probes)
+    m, signs = checked_budget(num_matvecs), _unimodular(probes)
     k = m // matvecs_per_column(A)
     if m >= exact_diagonal_cost(A) or k < 3:
-        return with_method(diagonal(A, m, rng=rng, probes=law, chunk_size=chunk_size), "xnysdiag")
-    Omega = law(Source(rng, A), A.shape[0], k)
+        return with_method(diagonal(A, m, rng=rng, probes=signs, chunk_size=chunk_size), "xnysdiag")
+    Omega = signs(Source(rng, A), A.shape[0], k)
     A = in_blocks(A, width(A, chunk_size))
     L = A.factor
     sketch = nystrom_sketch(A, Omega) if L is None else factor_sketch(L, Omega)
@@ -174,7 +174,7 @@ def xnysdiag(
 
 
 def _unimodular(probes: Probes) -> Probes:
-    """The same law, if its columns are independent and its entries have modulus one."""
+    """The same distribution, if its columns are independent and its entries have modulus one."""
     name = getattr(probes, "__name__", probes)
     if getattr(probes, "joint", False):
         raise ValueError(
@@ -182,7 +182,7 @@ def _unimodular(probes: Probes) -> Probes:
             "probes.rademacher"
         )
 
-    def law(source: Source, n: int, m: int) -> Array:
+    def signs(source: Source, n: int, m: int) -> Array:
         Omega = distributions.draw(probes, source, n, m)
         uneven = source.xp.max(source.xp.abs(abs2(Omega) - 1)) > 1e-3
         if getattr(probes, "spherical", False) or (not is_traced(uneven) and bool(uneven)):
@@ -192,4 +192,4 @@ def _unimodular(probes: Probes) -> Probes:
             )
         return Omega
 
-    return law
+    return signs

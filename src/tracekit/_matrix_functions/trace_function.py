@@ -43,7 +43,7 @@ def trace_function(
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional
-        A law of `tracekit.probes`.
+        A distribution of `tracekit.probes`.
     depth : int, optional
         Lanczos steps. Chosen if not given: until the quadrature of f(A) itself, sketch or not, has
         settled (Notes), 6 at least; where values are not known (under `jax.jit`), so that there are

@@ -75,7 +75,7 @@ class LinearOperator:
     dims : tuple of int, optional
         Tensor shape of the domain, in C order.
     exact : mapping of str to callable, optional
-        What the maker can give more cheaply than by products: functions without arguments that
+        What can be had more cheaply than by products: functions without arguments that
         return arrays, under "trace", "diagonal" and "norm" (Frobenius). One that spends products
         says how many in an attribute ``num_matvecs``; estimators use it from that budget on. An
         attribute ``method`` names what `Estimate.method` is to say. `as_operator` puts the trace of

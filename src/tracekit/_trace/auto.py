@@ -135,7 +135,7 @@ def trace(
         known = A.exact is not None and "trace" in A.exact
         found = exact_trace_of(A)
         free = known and not found.num_matvecs
-        reason = "its maker knows it" if free else f"exact for {found.num_matvecs} products"
+        reason = "known in closed form" if free else f"exact for {found.num_matvecs} products"
         return replace(found, reason=reason)
     if request.limit < FIRST * request.kind.matvecs_per_probe:
         estimate = hutchinson(A, int(request.limit), rng=rng)

@@ -1,4 +1,4 @@
-"""Writes what was paid for to a file, atomically, and reads it back."""
+"""Writes the results so far to a file, atomically, and reads it back."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def compare(
     Notes
     -----
     Costs ``num_seeds * sum(num_matvecs)`` products a method, and n for the exact trace: 31000 for
-    five methods with everything left to itself. Memory is that of the greediest method.
+    five methods with everything left to itself. Memory is that of the method that takes most.
 
     A method whose error is least here is best for this spectrum and these budgets; `trace` chooses
     without knowing the answer.
@@ -256,7 +256,7 @@ def compare(
     """
     A = square(A)
     truth = _checked_exact(A, exact)
-    A = replace(A, exact=None)  # its methods shall estimate what its maker knows
+    A = replace(A, exact=None)  # its methods shall estimate what is known in closed form
     budgets = checked_budgets(num_matvecs, exact_trace_cost(A))
     seeds = _checked_seeds(rng, num_seeds)
     methods = applicable_methods(A, psd) if methods is None else _checked_methods(methods)

@@ -35,7 +35,7 @@ def exact_trace(A: Any, *, chunk_size: int | None = None) -> Estimate:
     -----
     Costs n products, and memory for one block of columns and its products. Where ``A = L L^H`` is
     made by `gram`, the products are with ``L^H``, or with L if that has fewer columns. Costs
-    nothing where the operator's maker knows the trace.
+    nothing where the trace is known in closed form.
 
     Examples
     --------

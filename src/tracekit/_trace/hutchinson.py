@@ -34,7 +34,7 @@ def hutchinson(
         An int or NumPy generator draws the same probes in every library; a torch.Generator, JAX key
         or CuPy generator draws on the device.
     probes : callable, optional
-        A law of `tracekit.probes`, or any function ``(source, n, m) -> (n, m)``.
+        A distribution of `tracekit.probes`, or any function ``(source, n, m) -> (n, m)``.
     rtol, atol : float, optional
         If one is positive: look after 8, 16, 32, ... products, and stop when the 95 % interval is
         within ``atol + rtol |value|``.

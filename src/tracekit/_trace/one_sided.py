@@ -72,8 +72,8 @@ def one_sided(
         As for `hutchinson`.
     probes : callable, optional
         Scaled Haar-orthogonal columns by default; `probes.hadamard` where n is huge and n * m
-        numbers do not fit in memory. With `basis`, the law of the residual's probes, which are
-        orthogonalised against the basis.
+        numbers do not fit in memory. With `basis`, the distribution of the residual's probes, which
+        are orthogonalised against the basis.
     basis : array of shape (n, k), optional
         Orthonormal columns, k < `num_matvecs`, independent of the probes: the trace on their span
         is computed exactly with k products, only the rest is estimated. Unbiased whatever they are;

@@ -101,7 +101,7 @@ class Run:
 
 
 def exact_trace_of(A: LinearOperator) -> Estimate:
-    """The trace by products with all coordinate vectors, or as the operator's maker knows it."""
+    """The trace by products with all coordinate vectors, or as it is known in closed form."""
     if A.exact and "trace" in A.exact:
         known = A.exact["trace"]
         name = getattr(known, "method", "exact_trace")

@@ -47,8 +47,9 @@ def xtrace(
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional
-        Rotation-invariant laws are resphered: their residuals are scaled to the sphere of the space
-        that they lie in. Laws of dependent columns are refused: they would bias the estimate.
+        Rotation-invariant distributions are resphered: their residuals are scaled to the sphere of
+        the space that they lie in. Laws of dependent columns are refused: they would bias the
+        estimate.
     rtol, atol : float, optional
         As for `hutchinson`; the probes are kept and added to, no product is spent twice.
     chunk_size : int, optional

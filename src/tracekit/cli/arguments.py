@@ -22,7 +22,7 @@ exit codes:
   2    wrong usage, or a file that cannot be read or written
   3    the tolerance is not met with the products that may be spent, or the
        quadrature of a function has not settled; what they gave is printed
-  130  interrupted; what was paid for is printed, if it gives an estimate
+  130  interrupted; results so far are printed, if they give an estimate
   141  nobody reads the output any more, as after SIGPIPE
 
 Progress goes to standard error: one line that is rewritten on a terminal,

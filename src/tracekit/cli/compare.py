@@ -99,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 name = Path(arguments.file).name + power
                 axes.set_title(f"{name}: {axes.get_title()}", fontsize="medium")
             report["plot"] = str(arguments.plot)
-    finally:  # what was paid for is printed, whatever becomes of the plot
+    finally:  # the results so far are printed, whatever becomes of the plot
         print(json.dumps(report, indent=2) if arguments.json else comparison)
     if arguments.plot and not arguments.json:
         print(f"plot: {arguments.plot}")

@@ -43,7 +43,7 @@ class Progress:
         level: float = 0.95,
     ) -> None:
         self.total, self.at_most, self.level = total, at_most, level
-        self.spent = self.resumed = 0  # products, and those of them that an earlier run paid for
+        self.spent = self.resumed = 0  # products, and those of them that an earlier run used
         self.latest: Estimate | None = None
         self.seen: list[Estimate] = []  # each once
         self.estimate = ""

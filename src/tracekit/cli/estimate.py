@@ -117,8 +117,8 @@ def add(commands: Any) -> None:
         "--checkpoint",
         type=Path,
         metavar="FILE.npz",
-        help="keep what is paid for in this file; the same command goes on from it, with the seed "
-        "that it began with (--method auto)",
+        help="keep the results so far in this file; the same command goes on from it, with the "
+        "seed that it began with (--method auto)",
     )
     add(
         "--plot",
@@ -134,7 +134,7 @@ def _run(arguments: argparse.Namespace) -> int:
     seed, resumed = _seed(arguments)
     A = read(arguments)
     start = time.perf_counter()
-    result, seen, failure = _paid_for(A, arguments, seed)
+    result, seen, failure = _run_to_its_end(A, arguments, seed)
     asked = any(_tolerances(arguments)) or arguments.function  # a rule has to settle by itself
     if failure is None and not asked:
         result = replace(result, converged=True)  # nothing was asked that is not met
@@ -150,7 +150,7 @@ def _run(arguments: argparse.Namespace) -> int:
             earlier = [point for point in seen if point.num_matvecs < result.num_matvecs]
             plot([*earlier, result], report, arguments.plot)
             report["plot"] = str(arguments.plot)
-    finally:  # what was paid for is printed, whatever becomes of the plot
+    finally:  # the results so far are printed, whatever becomes of the plot
         print(json.dumps(report, indent=2) if arguments.json else as_text(report, drawn=drawn))
     if failure is not None:
         raise failure
@@ -212,7 +212,7 @@ def _seed(arguments: argparse.Namespace) -> tuple[int | None, bool]:
     return (secrets.randbits(32), False) if kept is None else (kept[1].get("seed"), True)
 
 
-def _paid_for(
+def _run_to_its_end(
     A: LinearOperator, arguments: argparse.Namespace, seed: int | None
 ) -> tuple[Estimate, list[Estimate], BaseException | None]:
     """Return the estimate, those seen on the way, and what ended the run before its time."""
@@ -239,7 +239,7 @@ def _paid_for(
             raise
         how = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         result, failure = _ended(progress.latest, f"by {how}"), error
-    if result.reason.endswith("ended by Ctrl-C"):  # trace returns what was paid for
+    if result.reason.endswith("ended by Ctrl-C"):  # trace returns the results so far
         failure = KeyboardInterrupt()
     elif failure is None and told:
         failure = ArithmeticError(str(told[-1].message))

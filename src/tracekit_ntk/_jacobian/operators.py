@@ -124,7 +124,7 @@ def remembering(product: Product, xp: Any) -> Product:
 
 
 class Priced:
-    """What an operator's maker knows, the products it costs, and how it is found."""
+    """What is known of an operator in closed form, the products it costs, and how it is found."""
 
     def __init__(
         self, known: Callable[[], Array], num_matvecs: int, method: str = "exact_trace"
