@@ -104,8 +104,8 @@ CASES = (
          {"seed": "draws nothing", "budget": "has none"}, blocks=True),
     Case("hutchinson", tk.hutchinson, 8, blocks=True),
     Case("hutchpp", tk.hutchpp, 9, blocks=True),
-    Case("nahutchpp", tk.nahutchpp, 9, {"NaN": "its pseudoinverse refuses first", "zero": "signs "
-         "that all find nothing may be chance"}, blocks=True),
+    Case("nahutchpp", tk.nahutchpp, 9, {"zero": "signs that all find nothing may be chance"},
+         blocks=True),
     Case("xtrace", tk.xtrace, 8, blocks=True),
     Case("xnystrace", tk.xnystrace, 8, HERMITIAN, blocks=True),
     Case("one_sided", tk.one_sided, 8, OF_L, blocks=True, scaled=squared),

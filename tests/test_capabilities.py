@@ -54,7 +54,8 @@ def on(name: str, case: Case, A: np.ndarray, *, compiled: bool = False) -> np.nd
 def gradients(case: Case, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The derivative of the sum of a case's numbers, in JAX and in PyTorch."""
     torch, jax = library("torch"), library("jax")
-    g = transforms().jit(transforms().grad(lambda A: jax.xp.sum(case.call(A, SEED))))
+    g = transforms().grad(lambda A: jax.xp.sum(case.call(A, SEED)))
+    g = g if case.name == "logdet" else transforms().jit(g)  # whose depth is chosen by values
     leaf = torch.array(A).requires_grad_()
     torch.xp.sum(case.call(leaf, SEED)).backward()
     return jax.numpy(g(jax.array(A))), torch.numpy(leaf.grad)
@@ -82,11 +83,10 @@ def show(case: Case, feature: str) -> None:
         assert np.all(np.isfinite(of_jax))
         assert np.max(np.abs(of_jax)) > 0
         along = np.sum(of_torch * A)
-        if not case.looks:
+        if not case.looks or case.name == "logdet":
             np.testing.assert_allclose(of_torch, of_jax, rtol=1e-6, atol=1e-8)
         if case.name == "logdet":  # whose gradient is an estimate of its own
-            for found in (of_torch, of_jax):
-                assert np.sum(found * A) == pytest.approx(N, rel=0.2)
+            assert along == pytest.approx(N, rel=0.2)
         else:
             assert along == pytest.approx(
                 slope(lambda t: on("numpy", case, (1 + t) * A)), rel=1e-5, abs=1e-6

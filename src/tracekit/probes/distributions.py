@@ -276,9 +276,7 @@ def tiled(probes: Probes, tiles: Any) -> Probes:
     30.0
     """
     if not isinstance(tiles, int) or tiles < 1:
-        raise ValueError(
-            f"`tiles` must be a positive integer, got {tiles!r}; pass an int of 1 or more"
-        )
+        raise ValueError(f"`tiles` must be a positive integer, got {tiles!r}; pass 1 or more")
 
     def size(n: int) -> int:
         if n % tiles:
