@@ -140,7 +140,8 @@ def traces(lib: Any) -> Iterator[Row]:
         block, times = products(lib, lib.cells, params, x)
         name = f"GRU, {steps} steps, {N} samples: exact trace, over n products"
         told = f"{mine:.2f} s; aim 150"
-        yield figure(name, lib.seconds(block, 1) * times / mine, least=RECURRENT[lib.name], told=told)
+        ratio = lib.seconds(block, 1) * times / mine
+        yield figure(name, ratio, least=RECURRENT[lib.name], told=told)
 
 
 def kernels(lib: Any) -> Iterator[Row]:
