@@ -262,8 +262,8 @@ def test_bad_input() -> None:
     for budget in (0, -1, 2.5, None, "6", True):
         refused("`num_matvecs` must be a positive integer", tk.one_sided_summary, L, budget)
         refused("`num_matvecs` must be a positive integer", tk.one_sided_alignment, L, L, budget)
-    refused("num_matvecs=1 .*at least 2", tk.one_sided_summary, L, 1)
-    refused("num_matvecs=3 .*at least 4", tk.one_sided_alignment, L, L, 3)
+    refused("at least 2 .*got 1", tk.one_sided_summary, L, 1)
+    refused("at least 4 .*got 3", tk.one_sided_alignment, L, L, 3)
     refused("6 and 5 rows", tk.one_sided_alignment, L, L[:5], 8)
     one_way = tk.LinearOperator(L.shape, lambda X: L @ X)
     refused("adjoint", tk.one_sided_summary, one_way, 4, error=TypeError)
@@ -376,3 +376,26 @@ def test_twins_agree_with_the_quadratic_forms() -> None:
     assert same == pytest.approx(means.sum(axis=1)[1], rel=0.03)
     assert apart == pytest.approx(means[1, 1], rel=0.03)
     assert across == pytest.approx(means[0, 1], rel=0.08)
+
+
+def test_one_row_is_exact() -> None:
+    for L in (np.ones((1, 1)), np.full((1, 4), 0.5)):
+        summary = tk.one_sided_summary(L, 4)
+        assert [float(e) for e in summary] == [1.0, 1.0, 1.0]
+        assert all(float(e.standard_error) == 0 for e in summary)
+        assert float(tk.one_sided_alignment(L, L, 4)) == 1.0
+
+
+@pytest.mark.parametrize("m", [8, 9, 14, 500])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        tk.one_sided,
+        lambda K, m, rng: tk.one_sided_summary(K, m, rng=rng).trace,
+        lambda K, m, rng: tk.one_sided_alignment(K, K, m, rng=rng),
+    ],
+)
+def test_products_of_a_kernel_are_counted_in_its_factor(estimator: Any, m: int) -> None:
+    """A column through ``K = L L^H`` is two through L."""
+    K, counter = tk.counted(tk.gram(tk.as_operator(factor("real", 30, 40))))
+    assert estimator(K, m, rng=0).num_matvecs == counter.total <= m

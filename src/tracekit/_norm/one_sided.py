@@ -25,7 +25,14 @@ from .._arrays import (
 )
 from .._arrays import real as real_part
 from .._estimates import Estimate, checked_budget, few, jackknife, require_finite, skewness_of
-from .._operators import LinearOperator, as_operator, blocked, columns_at_once, common_dtype
+from .._operators import (
+    LinearOperator,
+    as_operator,
+    blocked,
+    columns_at_once,
+    common_dtype,
+    matvecs_per_column,
+)
 from .._sketches import zonal
 from ..probes import Source, distributions
 from .summary import SpectralSummary
@@ -70,7 +77,7 @@ def one_sided_summary(L: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralS
     True
     """
     L = as_operator(L)
-    read, K = _reader(L, _at_least_two(num_matvecs), rng)
+    read, K = _reader(L, num_matvecs, rng)
     if not is_traced(K) and to_number(matrix_trace(K)) == 0:
         raise ValueError(
             "L is zero, so the effective rank of L L^H is 0 / 0; pass another operator"
@@ -80,12 +87,14 @@ def one_sided_summary(L: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralS
 
 def one_sided_norm(L: LinearOperator, m: int, rng: Rng) -> Estimate:
     """The norm of `one_sided_summary` alone, which a zero operator has too."""
-    return _reader(L, _at_least_two(m), rng)[0](1)
+    return _reader(L, m, rng)[0](1)
 
 
-def _reader(L: LinearOperator, m: int, rng: Rng) -> tuple[Callable[[int], Estimate], Array]:
+def _reader(
+    L: LinearOperator, num_matvecs: Any, rng: Rng
+) -> tuple[Callable[[int], Estimate], Array]:
     """A function that gives trace, norm or effective rank by one Gram matrix, and the matrix."""
-    (K,), (scale,), m, spent = _probe_grams((L,), m, rng)
+    (K,), (scale,), m, spent = _probe_grams((L,), num_matvecs, rng)
     n, complex_, real = L.shape[0], is_complex(K), real_dtype(L.dtype, L.xp)
     units = (scale * scale, scale * scale, 1.0)
 
@@ -143,8 +152,7 @@ def one_sided_alignment(L1: Any, L2: Any, num_matvecs: int, *, rng: Rng = None) 
     n = first.shape[0]
     if second.shape[0] != n:
         raise ValueError(f"operators of {n} and {second.shape[0]} rows cannot be compared")
-    m = _at_least_two(num_matvecs, sides=2) // 2
-    (K1, K2), _, m, spent = _probe_grams((first, second), m, rng)
+    (K1, K2), _, m, spent = _probe_grams((first, second), num_matvecs, rng)
     for K in (K1, K2):
         if not is_traced(K) and to_number(matrix_trace(K)) == 0:
             raise ValueError("an operator is zero, so the alignment is 0 / 0; pass another one")
@@ -164,28 +172,28 @@ def one_sided_alignment(L1: Any, L2: Any, num_matvecs: int, *, rng: Rng = None) 
     return Estimate(value, error, spent, "one_sided_alignment", dof=m - 1)
 
 
-def _at_least_two(num_matvecs: Any, sides: int = 1) -> int:
-    m = checked_budget(num_matvecs)
-    if m < 2 * sides:
-        raise ValueError(
-            f"num_matvecs={m} gives no estimate of a squared norm; pass at least {2 * sides}"
-        )
-    return m
-
-
 def _probe_grams(
-    operators: tuple[LinearOperator, ...], m: int, rng: Rng
+    operators: tuple[LinearOperator, ...], num_matvecs: Any, rng: Rng
 ) -> tuple[list[Array], list[Array], int, int]:
-    """``V^H L L^H V`` in units of a scale squared, for orthonormal V that all operators share."""
-    first = operators[0]
-    n, m = first.shape[0], min(m, first.shape[0])
+    """``V^H L L^H V`` in units of a scale squared, for orthonormal V that all operators share.
+
+    With the number of columns of V, two or more, and the products they cost.
+    """
+    first, cost = operators[0], sum(matvecs_per_column(L) for L in operators)
+    n, m = first.shape[0], checked_budget(num_matvecs) // cost
+    if m < 2:
+        raise ValueError(
+            f"`num_matvecs` must be at least {2 * cost} for a squared norm, got {num_matvecs}; "
+            "pass more"
+        )
+    m = min(m, n)
     V = distributions.orthogonal(Source(rng, first), n, m) * n**-0.5
     sketches = [blocked(L.H.matmat, columns_at_once(L, None))(V) for L in operators]
     for G in sketches:
         require_finite(G, "norm", columns=G)
     scales = [magnitude(G) for G in sketches]
     sketches = [G / scale for G, scale in zip(sketches, scales, strict=True)]
-    return [inner(G, G) for G in sketches], scales, m, m * len(operators)
+    return [inner(G, G) for G in sketches], scales, m, m * cost
 
 
 def _total(K: Array) -> Array:

@@ -130,12 +130,13 @@ def zonal(tau: Array, kappa: Array, m: int, n: int, *, complex_: bool) -> tuple[
     From ``tau = tr K1 tr K2`` and ``kappa = <K1, K2>``, ``K = V^H A V`` with the same m
     Haar-distributed orthonormal columns V of n entries; A and B Hermitian.
     """
+    apart = n * (n - 1) / (m * (m - 1)) if m > 1 else 0.0  # of one row nothing is apart
     if complex_:
         sym = (tau + kappa) * (n * (n + 1) / (m * (m + 1)))
-        skew = (tau - kappa) * (n * (n - 1) / (m * (m - 1)))
+        skew = (tau - kappa) * apart
         return (sym - skew) / 2, (sym + skew) / 2
     sym = (tau + 2 * kappa) * (n * (n + 2) / (m * (m + 2)))
-    skew = (tau - kappa) * (n * (n - 1) / (m * (m - 1)))
+    skew = (tau - kappa) * apart
     return (sym - skew) / 3, (sym + 2 * skew) / 3
 
 

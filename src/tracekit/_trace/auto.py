@@ -202,8 +202,8 @@ def resume(
         return estimate  # exact
     if not isinstance(kept, Paused):
         raise ValueError(
-            f"{estimate!r} keeps no products to go on from; pass an estimate that trace or resume "
-            "returned"
+            f"{estimate!r} keeps no products to go on from; pass an estimate of trace or resume "
+            "that used 8 products or more"
         )
     state, source, kind = kept.state, kept.source, kept.kind
     psd = True if kind is NystromSketch else None

@@ -44,6 +44,7 @@ from .._operators import (
     each_column,
     gram,
     in_blocks,
+    matvecs_per_column,
     split,
 )
 from ..probes import Source, distributions
@@ -114,31 +115,15 @@ def one_sided(
     True
     """
     L = as_operator(L)
-    m, n, L_H = checked_budget(num_matvecs), L.shape[0], L.H
-    size = columns_at_once(L, chunk_size)
-    source = Source(rng, L)
-    if basis is not None:
-        A = in_blocks(gram(L), size)
-        return _informed(A, m, _orthonormal_basis(L, basis, m), probes, source)
-    if m >= n:
-        parts = [L.xp.sum(colnorm2(G)) for _, G in each_column(L_H)]
-        return finalize(exact(sum(parts[1:], parts[0]), n, "one_sided"), L)
-    take, samples, G = distributions.stream(probes, source, n, m), [], None
-    for width in blocks(m, m if probes is distributions.orthogonal else size):
-        for part in split(take(width), size):
-            G = L_H.matmat(part)
-            samples.append(colnorm2(G))
-    estimate = mean(
-        L.xp.concat(samples),
-        m,
-        "one_sided",
-        correction=distributions.finite_population(probes, m, n),
-    )
-    if distributions.few_valued(probes, complex_=is_complex(L)):
-        correction = distributions.finite_population(probes, m, n)
-        estimate = beyond_chance(estimate, correction=correction, rest=estimate.samples)
-    kept = ProbeGram(inner(G, G)) if len(samples) == 1 else None
-    return replace(finalize(estimate, L, columns=estimate.samples), kept=kept)
+    cost = matvecs_per_column(L)
+    m = checked_budget(num_matvecs) // cost
+    if m < 1:
+        raise ValueError(
+            f"`num_matvecs` must be at least {cost} where L was made by gram, got {num_matvecs}; "
+            "pass more"
+        )
+    found = _one_sided(L, m, Source(rng, L), probes, basis, columns_at_once(L, chunk_size))
+    return replace(found, num_matvecs=cost * found.num_matvecs)
 
 
 def range_basis(Y: Array) -> Array:
@@ -230,6 +215,35 @@ def difference_basis(
     here = xp.reshape(f(theta), (-1,))
     moved = [xp.reshape(f(theta + P[:, j]), (-1,)) - here for j in range(k)]
     return range_basis(xp.stack(moved, axis=1))
+
+
+def _one_sided(
+    L: LinearOperator, m: int, source: Source, probes: Probes, basis: Array | None, size: int
+) -> Estimate:
+    """The trace from m columns through the adjoint."""
+    n, L_H = L.shape[0], L.H
+    if basis is not None:
+        A = in_blocks(gram(L), size)
+        return _informed(A, m, _orthonormal_basis(L, basis, m), probes, source)
+    if m >= n:
+        parts = [L.xp.sum(colnorm2(G)) for _, G in each_column(L_H)]
+        return finalize(exact(sum(parts[1:], parts[0]), n, "one_sided"), L)
+    take, samples, G = distributions.stream(probes, source, n, m), [], None
+    for width in blocks(m, m if probes is distributions.orthogonal else size):
+        for part in split(take(width), size):
+            G = L_H.matmat(part)
+            samples.append(colnorm2(G))
+    estimate = mean(
+        L.xp.concat(samples),
+        m,
+        "one_sided",
+        correction=distributions.finite_population(probes, m, n),
+    )
+    if distributions.few_valued(probes, complex_=is_complex(L)):
+        correction = distributions.finite_population(probes, m, n)
+        estimate = beyond_chance(estimate, correction=correction, rest=estimate.samples)
+    kept = ProbeGram(inner(G, G)) if len(samples) == 1 else None
+    return replace(finalize(estimate, L, columns=estimate.samples), kept=kept)
 
 
 def _informed(A: LinearOperator, m: int, Q: Array, probes: Probes, source: Source) -> Estimate:

@@ -15,7 +15,7 @@ from tracekit._arrays import Array
 from .._derivatives import checks
 from .._factors import Dense, Lookup, Shared, Use, cotangent, stack
 from .check import Check
-from .cotangents import Cotangents, Plain, largest_of_rows
+from .cotangents import Cotangents, Plain, largest, largest_of_rows
 from .derivatives import leaves
 from .noted import Noted, Part, in_precision
 from .placement import Placement
@@ -86,6 +86,7 @@ class Capture:
         self._placement = Placement(self._noted, self._cotangents, self.samples)
         self._check = Check(self._noted, self._cotangents, self.sizes)
         self._settled = self._told = False
+        self._end = y, self._network.way
         self._data: dict[int, Any] = {}
 
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
@@ -176,13 +177,34 @@ class Capture:
             for k, sample in enumerate(n):
                 if N > 1:
                     one[k, :, sample] = rows[:, sample]
-            found = batched_grad([y], p, [one.reshape(-1, *y.shape)], way)
+            one = one.reshape(-1, *y.shape)
+            found = batched_grad([y], p, [one], way)
+            if way.mapped and not self._sums_up(y, p, one, found):
+                way = Way(False, way.graph)
+                self._end = y, way
+                found = batched_grad([y], p, [one], way)
             for leaf, g, part in zip(p, found, parts, strict=True):
                 g = rows.new_zeros(len(n), M, leaf.numel()) if g is None else g
                 g = g.reshape(len(n), M, -1).to(leaf.dtype)
                 part.append(g.conj().resolve_conj() if g.is_complex() else g)
         joined = zip(names, parts, strict=True)
         return {name: [Dense(torch.cat(part))] for name, part in joined}
+
+    def _sums_up(self, y: Array, p: list[Array], rows: Array, found: list[Array | None]) -> bool:
+        """Whether batched gradients of all rows sum up to a plain one of their sum."""
+        v = torch.randn(len(rows), generator=torch.Generator().manual_seed(0)).to(rows)
+        summed = torch.tensordot(v, rows, 1)[None]
+        plain = batched_grad([y], p, [summed], Way(mapped=False))
+        pairs = [(a, b) for a, b in zip(plain, found, strict=True) if a is not None]
+        if any(b is None for _, b in pairs):
+            return False
+        truth = [a.detach().reshape(1, -1) for a, _ in pairs if a.numel()]
+        made = [b.detach().flatten(1) for a, b in pairs if b is not None and a.numel()]
+        sizes = [(v.abs().to(b.abs())[None] @ b.abs()) for b in made]
+        made = [v.to(b)[None] @ b for b in made]
+        return not any(
+            self._cotangents.differ(truth, made, sizes, max(largest(truth), default=0.0))
+        )
 
     def _settle(self, grads: list[Array | None] | None = None) -> None:
         """Hold factors to two plain gradients of f, from derivatives for the check's rows."""

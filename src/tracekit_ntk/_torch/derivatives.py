@@ -33,13 +33,13 @@ from .passes import (
     Known,
     Lowest,
     apart,
+    coarsest,
     forward,
     is_array,
     is_inexact,
     normal,
     on_copies,
     passes,
-    rounding,
     usable,
 )
 
@@ -89,7 +89,7 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     y = y.detach()
     shapes = [tuple(part.shape) for part in tree_flatten(x)[0] if is_array(part)]
     checks.samples(shapes, tuple(y.shape))
-    known = Known(max(lowest.eps, rounding(y)))
+    known = Known(max(lowest.eps, coarsest(y, *detached)))
 
     def one(values: Any, sample: Any) -> Array:
         batch = tree_map(lambda part: part[None], sample)

@@ -65,7 +65,7 @@ class Derivative:
         with passes():
             self._flat = self.output.reshape(-1)
             self.depends = self._reads()
-        self.known = known or Known(rounding(self.output))
+        self.known = known or Known(coarsest(self.output, *at))
 
     def look(self) -> float:
         """Run f again: how much its outputs differ. Notes the least precision on the way."""
@@ -359,6 +359,11 @@ def apart(here: Array, there: Array) -> float:
     """The largest difference, relative to the largest number."""
     tiny = torch.finfo(torch.float32).tiny
     return float((here - there).abs().max() / there.abs().max().clip(tiny))
+
+
+def coarsest(*arrays: Array) -> float:
+    """The largest rounding unit of several arrays."""
+    return max(rounding(x) for x in arrays)
 
 
 def rounding(x: Array) -> float:

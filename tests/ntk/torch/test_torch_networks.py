@@ -564,3 +564,27 @@ def test_random_gates_that_agree_by_chance_are_noticed() -> None:
 
 def to64(params: Any) -> Any:
     return {name: p.double() for name, p in params.items()}
+
+
+def test_batched_passes_of_a_parameter_on_its_own_are_held_to_a_plain_one() -> None:
+    """PyTorch's batching rule of the derivative of distances is wrong for several rows."""
+    torch.manual_seed(0)
+    x, w = torch.randn(3, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+
+    def f(p: Any, x: Any) -> Any:
+        return torch.cdist(x, p["w"]).exp()
+
+    J = torch.autograd.functional.jacobian(lambda w: f({"w": w}, x), w).reshape(12, 12)
+    with pytest.warns(UserWarning, match="'w'"):
+        found = tkn.kernel_matrix(tkn.kernel(f, {"w": w}, x))
+    torch.testing.assert_close(found, J @ J.T)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_parameters_of_single_precision_in_double_arithmetic(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(3, 2, generator=generator)
+    x = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    K = tkn.sample_ntk(lambda w, x: x @ w.double(), w, x) @ torch.eye(6)
+    wanted = torch.block_diag(*((a @ a) * torch.eye(2, dtype=x.dtype) for a in x))
+    torch.testing.assert_close(K.double(), wanted, rtol=1e-5, atol=1e-5)
