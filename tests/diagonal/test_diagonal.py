@@ -494,7 +494,7 @@ def test_bad_input(estimator: Any) -> None:
     for budget in (0, -1, 2.5, True, "8"):
         refused("`num_matvecs` must be a positive integer, got ", estimator, np.eye(9), budget)
     refused("square", estimator, np.ones((3, 4)), 2)
-    refused("chunk_size=", estimator, np.eye(9), 8, chunk_size=0)
+    refused("`chunk_size` must be", estimator, np.eye(9), 8, chunk_size=0)
     refused("rng", estimator, np.eye(9), 8, rng="0")
     refused("probes", estimator, np.eye(9), 8, probes=lambda source, n, m: np.ones((m, n)))
     refused("probes", estimator, np.eye(9), 8, probes="rademacher")

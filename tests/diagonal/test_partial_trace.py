@@ -480,18 +480,18 @@ def refused(match: str, f: Any, *arguments: Any, **options: Any) -> None:
 def test_bad_input(function: Any) -> None:
     A = np.eye(12)
     for dims in ((3, 5), (12, 2), (), (-3, -4), (0, 12), (3, 4.0), 12, "ab", (True, 12)):
-        refused("dims=", function, A, dims, 0)
+        refused("dims(=|` must be)", function, A, dims, 0)
     refused("dims", function, A, None, 0)
     for axis in (2, -3, (0, 2), 10**9):
         refused("axis=.*out of range", function, A, (3, 4), axis)
     for axis in ((0, 0), (0, -2), [1, 1]):
         refused("twice", function, A, (3, 4), axis)
     for axis in (0.0, "0", None, (0, 1.5), True, {0}):
-        refused("axis=", function, A, (3, 4), axis)
+        refused("`axis` must be", function, A, (3, 4), axis)
     for m in (0, -1, 2.5, True, "8"):
-        refused("num_probes=", function, A, (3, 4), 1, m)
+        refused("`num_probes` must be", function, A, (3, 4), 1, m)
     refused("square", function, np.ones((3, 4)), (3, 4), 0)
-    refused("chunk_size=", function, A, (3, 4), 0, chunk_size=0)
+    refused("`chunk_size` must be", function, A, (3, 4), 0, chunk_size=0)
     refused("rng", function, A, (3, 4), 0, 2, rng="0")
     refused("probes", function, A, (3, 4), 0, 2, probes=lambda source, n, m: np.ones((m, n)))
     refused("probes", function, A, (3, 4), 0, 2, probes="rademacher")
@@ -499,7 +499,7 @@ def test_bad_input(function: Any) -> None:
 
 def test_bad_ranks_dims_and_values() -> None:
     for rank in (-1, 2.5, True, "8"):
-        refused("rank=", partial_trace, np.eye(12), (3, 4), 1, 2, rank=rank)
+        refused("`rank` must be|rank=", partial_trace, np.eye(12), (3, 4), 1, 2, rank=rank)
     refused("rank=4", partial_trace, tk.gram(np.eye(40)), (4, 10), 1, 8, rank=4)
     refused("dims=", with_dims, np.eye(12), (3, 5))
     nan = np.full((40, 40), np.nan)

@@ -366,9 +366,15 @@ BAD = [
     ({"trace_axes": 3}, r"trace_axes=3 names axis 3, but the output has 3 axes"),
     ({"diagonal_axes": (1, -4)}, r"diagonal_axes=\(1, -4\) names axis -4"),
     ({"trace_axes": 1, "diagonal_axes": 1}, "axis 1 of the output is both"),
-    ({"chunk_size": 0}, "chunk_size=0"),
-    ({"chunk_size": 0, "implementation": jacobian_contraction}, "chunk_size=0"),
-    ({"chunk_size": 0, "implementation": ntk_vector_products}, "chunk_size=0"),
+    ({"chunk_size": 0}, "`chunk_size` must be a positive integer, got 0"),
+    (
+        {"chunk_size": 0, "implementation": jacobian_contraction},
+        "`chunk_size` must be a positive integer, got 0",
+    ),
+    (
+        {"chunk_size": 0, "implementation": ntk_vector_products},
+        "`chunk_size` must be a positive integer, got 0",
+    ),
 ]
 
 

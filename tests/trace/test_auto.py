@@ -456,7 +456,7 @@ def test_hints_that_contradict_each_other_or_the_operator() -> None:
                                       {"num_matvecs": True}], ids=repr)  # fmt: skip
 def test_unusable_arguments_are_named(argument: dict[str, Any]) -> None:
     for n in (10, N):
-        with pytest.raises(ValueError, match=f"{next(iter(argument))}="):
+        with pytest.raises(ValueError, match=f"`{next(iter(argument))}` must be"):
             trace(np.eye(n), **argument)
     with pytest.raises(ValueError, match="square"):
         trace(np.ones((3, 4)))

@@ -384,7 +384,7 @@ def test_unusable_differences() -> None:
     with pytest.raises(ValueError, match="vector"):
         tk.difference_basis(f, np.ones((3, 1)), 2)
     for k in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match="k="):
+        with pytest.raises(ValueError, match="`k` must be"):
             tk.difference_basis(f, np.ones(3), k)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="basis"):
         tk.difference_basis(f, np.ones(3), 4)
