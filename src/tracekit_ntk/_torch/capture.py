@@ -199,7 +199,7 @@ class Capture:
         if any(b is None for _, b in pairs):
             return False
         truth = [a.detach().reshape(1, -1) for a, _ in pairs if a.numel()]
-        made = [b.detach().flatten(1) for a, b in pairs if b is not None and a.numel()]
+        made = [b.detach().reshape(len(rows), -1) for a, b in pairs if b is not None and a.numel()]
         sizes = [(v.abs().to(b.abs())[None] @ b.abs()) for b in made]
         made = [v.to(b)[None] @ b for b in made]
         return not any(
