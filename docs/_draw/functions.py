@@ -76,7 +76,8 @@ def _split(ax: Any) -> None:
     for depth in DEPTHS:
         estimate = tk.logdet(A, 480, rng=0, depth=depth, deflate=0)
         size = abs(float(estimate))
-        parts.append([float(part) / size for part in estimate.kept])
+        split = estimate.kept.monte_carlo, estimate.kept.quadrature
+        parts.append([float(part) / size for part in split])
     monte_carlo, quadrature = np.array(parts).T
     ax.loglog(DEPTHS, monte_carlo, label="Monte Carlo")
     ax.loglog(DEPTHS, quadrature, label="quadrature")
