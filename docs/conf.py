@@ -9,7 +9,7 @@ from typing import Any
 import tracekit
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _draw import api, capabilities, kernels, novak2022, peers, performance, tracking  # beside this
+from _draw import capabilities, kernels, novak2022, peers, performance, tracking  # beside this
 
 project = "tracekit"
 author = "The tracekit developers"
@@ -76,5 +76,5 @@ html_sidebars = {page: [] for page in ("index", "quickstart", "extending")}  # w
 def setup(app: Any) -> None:
     """Draw the pictures, and make the tables, before pages are read."""
     folder = Path(app.srcdir) / "generated" / "pictures"
-    for made in (api, capabilities, kernels, novak2022, peers, performance, tracking):
+    for made in (capabilities, kernels, novak2022, peers, performance, tracking):
         app.connect("builder-inited", lambda app, draw=made.draw: draw(folder))
