@@ -596,3 +596,12 @@ def test_one_probe_has_no_error_bar(kind: str) -> None:
     A, B = pair(kind)
     for estimator in (tk.inner, tk.alignment):
         assert estimator(A, B, 2, rng=0).standard_error == np.inf
+
+
+@pytest.mark.parametrize("c", [2.0**-300, 2.0**300])
+def test_alignment_knows_no_unit_of_either_side(c: float) -> None:
+    A, B = matrix("psd", N), matrix("psd", N) @ matrix("psd", N)
+    plain = tk.alignment(A, B, 10, rng=0)
+    for one in (tk.alignment(c * A, B, 10, rng=0), tk.alignment(A, c * B, 10, rng=0)):
+        assert float(one) == pytest.approx(float(plain), rel=1e-9)
+        assert float(one.standard_error) == pytest.approx(float(plain.standard_error), rel=1e-6)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import twins
 import twins_moments as naive
-from conftest import KINDS, installed, library, matrix
+from conftest import KINDS, Library, installed, library, matrix
 
 import tracekit as tk
 from tracekit import probes
@@ -526,3 +526,19 @@ def test_a_norm_known_in_closed_form_costs_nothing() -> None:
     assert float(estimate) == 6.0
     assert float(estimate.standard_error) == 0.0
     assert estimate.num_matvecs == counter.total == 0
+
+
+@pytest.mark.parametrize(
+    ("summary", "power"), [(tk.spectral_summary, 1), (tk.one_sided_summary, 2)]
+)
+def test_trace_norm_and_rank_in_every_library_and_unit(
+    but_jax: Library, summary: Any, power: int
+) -> None:
+    A, c = matrix("psd", N), 8.0
+    there, here = summary(A, 8, rng=1), summary(but_jax.array(c * A), 8, rng=1)
+    tol = 1e-7 if but_jax.eps < 1e-10 else 5e-3
+    for one, other, unit in zip(here, there, (c**power, c**power, 1.0), strict=True):
+        assert but_jax.at_home(one.value)
+        assert float(one) == pytest.approx(unit * float(other), rel=tol)
+        error = float(but_jax.numpy(one.standard_error))
+        assert error == pytest.approx(unit * float(other.standard_error), rel=10 * tol)

@@ -254,7 +254,7 @@ def _pairs(A: Any, B: Any, num_matvecs: Any, rng: Rng) -> _Pairs:
         return distributions.sphere(source, A.shape[1], k)
 
     if A.factor is not None and B.factor is not None and b >= 3:
-        return _nystrom_pairs(A.factor, B.factor, draw(b), source, dtype)
+        return _nystrom_pairs(A.factor, B.factor, draw(b), dtype)
     b = m // (2 * each)
     if A.shape[0] == A.shape[1] and b >= 3:
         return _shared_pairs(A, B, draw(b), each, dtype)
@@ -294,9 +294,7 @@ def _shared_pairs(
     return _Pairs(cross, real(one), real(two), scales, spent, INFLATION, dtype)
 
 
-def _nystrom_pairs(
-    L1: LinearOperator, L2: LinearOperator, Omega: Array, source: Source, dtype: Any
-) -> _Pairs:
+def _nystrom_pairs(L1: LinearOperator, L2: LinearOperator, Omega: Array, dtype: Any) -> _Pairs:
     """Both deflated by their own Nystrom approximations: b columns through each L and L^H."""
     sketches = factor_sketch(L1, Omega), factor_sketch(L2, Omega)
     cross, one, two = (

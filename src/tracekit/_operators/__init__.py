@@ -2,7 +2,6 @@
 
 from .basis import checked_basis
 from .blocks import (
-    _itemsize,
     blocked,
     blocks,
     columns_at_once,
@@ -34,7 +33,6 @@ from .tensor_axes import Axes, read_axes, with_dims
 __all__ = [
     "Axes",
     "LinearOperator",
-    "_itemsize",
     "all_columns_cost",
     "as_operator",
     "block_diagonal",

@@ -6,7 +6,6 @@ from .leave_one_out import leave_one_out_estimate
 from .moments import zonal
 from .nystrom import nystrom_factor
 from .range_sketch import (
-    AdjointSketch,
     FactorSketch,
     NystromSketch,
     RangeSketch,
@@ -19,7 +18,6 @@ from .range_sketch import (
 )
 
 __all__ = [
-    "AdjointSketch",
     "FactorSketch",
     "Krylov",
     "NystromSketch",

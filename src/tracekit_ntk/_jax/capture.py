@@ -214,9 +214,7 @@ class Plan:
         read = [readings(self.places, G, kept) for G in derivatives]
         found = []
         for parts in zip(*read, strict=True):
-            uses = [
-                factor(site, loops, G, keep, leaves[site.leaf]) for site, loops, G, keep in parts
-            ]
+            uses = [factor(site, G, keep, leaves[site.leaf]) for site, G, keep in parts]
             found.append((parts[0][0], complex_use(*uses) if self.both_parts else uses[0]))
         return y, found
 

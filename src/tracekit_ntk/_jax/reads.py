@@ -100,14 +100,14 @@ def zeros(slots: Sequence[Slot | Loop], steps: dict[int, int], around: tuple[int
 
 
 def readings(
-    found: Places | Loop, values: Eps, kept: Sequence[Any], around: tuple[int, ...] = ()
-) -> Iterator[tuple[Site, tuple[int, ...], Array, Any]]:
-    """The sites one by one: with the loops around, the derivative and what was kept of each."""
+    found: Places | Loop, values: Eps, kept: Sequence[Any]
+) -> Iterator[tuple[Site, Array, Any]]:
+    """The sites one by one, with the derivative and what was kept of each."""
     for site, keep in zip(found.sites, kept, strict=True):
         number = site.slot if isinstance(site, Site) else site
         while isinstance(slot := found.slots[number], Slot) and slot.same is not None:
             number = slot.same
         if isinstance(site, Site):
-            yield site, around, values[number], keep
+            yield site, values[number], keep
         elif isinstance(slot, Loop):
-            yield from readings(slot, values[number], keep, (*around, slot.length))
+            yield from readings(slot, values[number], keep)

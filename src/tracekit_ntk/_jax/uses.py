@@ -15,9 +15,7 @@ from .programs import is_inexact
 from .reads import Site
 
 
-def factor(
-    site: Site, loops: tuple[int, ...], G: Array, keep: tuple[Array, Array], leaf: Array
-) -> Use:
+def factor(site: Site, G: Array, keep: tuple[Array, Array], leaf: Array) -> Use:
     """The use of a site, from derivatives by what its operation gave, and what it kept."""
     other, scale = keep
     if scale is not None:
