@@ -11,10 +11,10 @@ import numpy as np
 
 from .._arrays import Array, Probes, colnorm2, conj, eps_of, namespace, positive, real, to_number
 from .._estimates import ErrorParts, Estimate, mean, standard_error
-from .._sketches import Krylov, lanczos
+from .._sketches import Fold, Krylov, lanczos
 from ..functions import Function, inv, is_semidefinite, values
 from ..probes import distributions
-from .deflation import ControlVariate
+from .deflation import ControlVariate, cross_fit
 
 SAFETY = 2.5  # convergence may slow down from what the last steps show
 QUADRATURE = 0.5  # of the Monte Carlo error, that of the quadrature may be
@@ -150,20 +150,29 @@ def judged(f: Function, batch: Batch, total: int) -> Verdict:
 
 
 def combined(
-    cv: ControlVariate, batches: list[Batch], depth: Depth, probes: Probes, spent: int, method: str
+    f: Function,
+    cv: ControlVariate,
+    batches: list[Batch],
+    folds: list[Fold],
+    depth: Depth,
+    probes: Probes,
+    spent: int,
+    method: str,
 ) -> Estimate:
     """The mean of the samples, with the errors of both kinds."""
     xp, n = cv.operator.xp, cv.operator.shape[0]
     residuals = xp.concat([batch.residuals for batch in batches], axis=-1)
     energy = [batch.energy for batch in batches if batch.energy is not None]
     samples = cv.samples(residuals, xp.concat(energy) if energy else None)
+    samples, factor = cross_fit(f, samples, folds, squared=cv.operator.factor is not None)
     found = mean(
         samples,
         spent,
         method,
         correction=distributions.finite_population(probes, samples.shape[-1], n),
-        independent=not getattr(probes, "joint", False),
+        independent=not (folds or getattr(probes, "joint", False)),
     )
+    monte_carlo = found.standard_error * factor
     quadrature = quadrature_error(batches, complete=depth.complete)
     if depth.change is not None:
         quadrature = xp.maximum(quadrature, depth.change)
@@ -171,14 +180,15 @@ def combined(
         size = xp.mean(xp.concat([batch.size for batch in batches], axis=-1), axis=-1)
         if cv.exact_part is not None and cv.surrogate is None:
             size = size + xp.abs(cv.exact_part)
-        unknown = xp.where(quadrature > SHARE * size, xp.full_like(size, math.inf), size)
+        nothing = (quadrature > SHARE * size) | (size == 0)
+        unknown = xp.where(nothing, xp.full_like(size, math.inf), size)
         quadrature = xp.hypot(quadrature, unknown)
-    both = xp.hypot(found.standard_error, quadrature)
+    both = xp.hypot(monte_carlo, quadrature)
     return replace(
         found,
         standard_error=both,
         converged=depth.settled,
-        kept=ErrorParts(found.standard_error, quadrature, solve_error(batches)),
+        kept=ErrorParts(monte_carlo, quadrature, solve_error(batches)),
     )
 
 
@@ -266,7 +276,10 @@ def _local_errors(f: Function, K: Krylov, depth: int) -> tuple[Array, Array]:
         return lanczos.forms(nodes, M, xp.where(where, size, xp.zeros_like(size)))
 
     apart = (gap > APART * rho) & (rho > 0)
-    return change(pair, apart), change(down, least) + change(up, most)
+    ends = change(down, least) + change(up, most)
+    blind = xp.all(at == 0, axis=-1) & xp.any(rho > 0, axis=-1)  # f may begin beyond what is seen
+    blind = _each_probe(xp.where(blind, xp.full_like(rho[:, 0], math.inf), 0 * rho[:, 0]), K.block)
+    return change(pair, apart), ends + blind
 
 
 def _each_probe(x: Array, block: int) -> Array:

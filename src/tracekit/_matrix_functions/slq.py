@@ -11,7 +11,7 @@ import numpy as np
 from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
 from .._estimates import Estimate, finalize
 from .._operators import blocks, columns_that_fit, square
-from .._sketches import Krylov, lanczos
+from .._sketches import CrossFit, Krylov, lanczos
 from ..functions import Function, inv, is_semidefinite, values
 from ..probes import Source, distributions
 from .deflation import ControlVariate, deflated, dimension, is_preconditioned
@@ -25,6 +25,7 @@ SECOND_CHECK = 0.5  # of what is left, that twice the depth may cost
 NOT_SETTLED = "the quadrature has not settled at this depth, so the error is not known; pass more"
 MAXIMUM_DEFAULT = 30  # steps where values are not known
 MEGABYTES = 128
+MOST_COLUMNS = 640  # of bases that probes are deflated by
 
 
 class Start(NamedTuple):
@@ -59,14 +60,24 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
     start = choose_deflation(request, start, source)
     start, depth = choose_depth(request, start)
     spent = start.spent + start.groups * request.cost(start.K.depth) + depth.num_matvecs
+    crosses = _crosses(request, start)
+    columns, most = (
+        0,
+        min(MOST_COLUMNS, MEGABYTES * 2**20 // (request.A.shape[0] * request.itemsize)),
+    )
     more = (request.budget - spent) // request.cost(depth.steps)
-    batches, terms = [], list[Array]()
+    batches, terms, crossing = [], list[Array](), CrossFit()
     for K, X in _spaces(request, start, draw, more, depth.steps):
         batches.append(evaluate(request.f, start.cv, K, X, depth.steps, solves=request.gradient))
         if request.gradient:
             terms.append(_gradient_terms(request, start.cv, K, X))
+        if crosses:
+            columns += K.rest.shape[0] * K.block * K.depth
+            crossing.add(K, X, keep=columns <= most)
     spent += more * request.cost(depth.steps)
-    estimate = combined(start.cv, batches, depth, request.probes, spent, method)
+    estimate = combined(
+        request.f, start.cv, batches, crossing.folds(), depth, request.probes, spent, method
+    )
     reason = f"{(start.groups + more) * request.block} probes, depth {depth.steps}"
     reason += f", {start.columns} deflated" if start.columns else ""
     reason += "" if depth.settled else f"; {NOT_SETTLED}"
@@ -77,7 +88,7 @@ def choose_deflation(request: Request, start: Start, source: Source) -> Start:
     """The start with a sketch, if that pays by the spectrum that the first probes see."""
     if request.deflate is not None or is_traced(start.K.diagonal[0]):
         return start
-    if request.budget < DEFLATE_FROM:
+    if request.budget < DEFLATE_FROM or not is_semidefinite(request.f):
         return start
     depth = request.depth or _maximum_depth(request, start.groups, request.budget)
     K = lanczos.advance(start.K, min(PILOT_DEPTH, depth))
@@ -250,6 +261,12 @@ def _spaces(
     for groups in blocks(more, size):
         X = draw(groups * b)
         yield lanczos.advance(lanczos.begin(start.K.operator, start.cv.start(X), b), depth), X
+
+
+def _crosses(request: Request, start: Start) -> bool:
+    """Whether probes are deflated by each other's spaces."""
+    asked = request.deflate is None and not start.columns
+    return asked and not getattr(request.probes, "joint", False)
 
 
 def _gradient_terms(request: Request, cv: ControlVariate, K: Krylov, X: Array) -> Array:

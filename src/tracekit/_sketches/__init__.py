@@ -1,6 +1,7 @@
 """Products spent on probes and kept, and what is read from them."""
 
 from . import lanczos, leave_one_out, moments
+from .folds import CrossFit, Fold
 from .lanczos import Krylov
 from .leave_one_out import leave_one_out_estimate
 from .moments import zonal
@@ -18,7 +19,9 @@ from .range_sketch import (
 )
 
 __all__ = [
+    "CrossFit",
     "FactorSketch",
+    "Fold",
     "Krylov",
     "NystromSketch",
     "RangeSketch",

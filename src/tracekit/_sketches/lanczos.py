@@ -218,6 +218,12 @@ def ritz(K: Krylov) -> tuple[Array, Array]:
     return nodes, namespace(U).concat(list(K.panels), axis=-1) @ U
 
 
+def compression(K: Krylov) -> Array:
+    """T, which is ``Q^H A Q`` (k, b d, b d); a vanished column has a value within the spectrum."""
+    C, upper = _entries(K, K.depth)
+    return C @ adjoint(C) if upper is None else C + upper
+
+
 def _require_hermitian(K: Krylov, B: Array, above: Array, D: Array) -> None:
     """Refuse an operator whose compression to the first two blocks is not Hermitian."""
     concat = namespace(D).concat

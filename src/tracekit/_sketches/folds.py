@@ -1,0 +1,147 @@
+r"""Cross-fitting: each probe beside the eigenpairs that the Krylov spaces of other probes know.
+
+The probes are dealt into folds. For a fold, V is an orthonormal basis of the Krylov spaces of all
+other folds, and :math:`\theta` are the Ritz values of A on it: with
+:math:`P = V \theta V^H + \mu (I - V V^H)`, which does not depend on the probes of this fold,
+:math:`\mathrm{tr} f(A) = \mathrm{tr} f(P) + E\, \omega^H (f(A) - f(P)) \omega` holds for them
+whatever the quality of P, and no product is spent on it. A probe never meets its own space, on
+which nothing would be left to estimate.
+
+All is done in the coordinates of one QR decomposition of all bases. What Lanczos knows of A on the
+first d - 1 vectors of a basis lies in the d that it has.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .._arrays import (
+    Array,
+    abs2,
+    adjoint,
+    colnorm2,
+    constant,
+    device_of,
+    eps_of,
+    householder_qr,
+    matrix_diagonal,
+    namespace,
+    real,
+)
+from . import lanczos
+from .lanczos import Krylov
+
+FOLDS = 4
+
+
+class Fold(NamedTuple):
+    """Some probes, and what the spaces of the others know of the spectrum."""
+
+    members: tuple[int, ...]  # probes
+    theta: Array  # (r,): Ritz values on the other spaces
+    mu: Array  # one value for the rest of the spectrum
+    share: Array  # (r,): squared lengths of the Ritz vectors, 1 or (where they vanished) 0
+    energy: Array  # (r, members): of the probes along the Ritz vectors
+
+
+class CrossFit:
+    """Deals probes into folds as their spaces are handed in.
+
+    The spaces of the first probes, as many as are said to be kept, are what the folds are made of;
+    each later probe meets all of those. Costs a QR decomposition of the bases that are kept, and
+    eigenvalue problems of their number of columns, one for each fold.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Krylov] = []
+        self._folds: list[Fold] = []
+        self._whole: tuple[Array, Array, Array, Array] | None = None
+        self._probes = 0
+
+    def add(self, K: Krylov, X: Array, *, keep: bool) -> None:
+        """Hand in the spaces of probes X; to be kept only as long as all before them were."""
+        self._probes += X.shape[1]
+        if keep and self._whole is None:
+            self._kept.append(lanczos.constant_space(K))
+            return
+        if self._whole is None:
+            self._deal()
+        if self._whole is None:
+            return
+        Q, V, theta, mu = self._whole
+        members = tuple(range(self._probes - X.shape[1], self._probes))
+        self._folds.append(_fold(members, V, theta, mu, adjoint(Q) @ constant(X)))
+
+    def folds(self) -> list[Fold]:
+        """All of them; none where so few probes were handed in that they have no others."""
+        if self._whole is None:
+            self._deal()
+        return self._folds
+
+    def _deal(self) -> None:
+        if not self._kept:
+            return
+        K = lanczos.joined(self._kept)
+        self._kept = []
+        groups, b = K.rest.shape[0], K.block
+        if groups < 2 or K.depth < 2:
+            return
+        Q, R, images = _in_coordinates(K)
+        known, start = R[:, :, : images.shape[-1]], R[:, :, :b] @ K.below[0]
+        for own in (list(range(fold, groups, FOLDS)) for fold in range(min(FOLDS, groups))):
+            others = [j for j in range(groups) if j not in own]
+            V, theta, mu = _ritz(_columns(known, others), _columns(images, others))
+            members = tuple(j * b + i for j in own for i in range(b))
+            self._folds.append(_fold(members, V, theta, mu, _columns(start, own)))
+        every = list(range(groups))
+        self._whole = (Q, *_ritz(_columns(known, every), _columns(images, every)))
+
+
+def _in_coordinates(K: Krylov) -> tuple[Array, Array, Array]:
+    """``Q``, and in its coordinates all bases (k, c, d b) and A times all but their last block."""
+    xp, (groups, n, b) = namespace(K.rest), K.rest.shape
+    B = xp.concat(list(K.panels), axis=-1)
+    columns = B.shape[-1]
+    Q, R = householder_qr(xp.reshape(xp.permute_dims(B, (1, 0, 2)), (n, groups * columns)))
+    R = xp.permute_dims(xp.reshape(R, (R.shape[0], groups, columns)), (1, 0, 2))
+    T = lanczos.compression(K)
+    return Q, R, R @ T[:, :, : columns - b]
+
+
+def _ritz(B: Array, AB: Array) -> tuple[Array, Array, Array]:
+    """Ritz vectors (with zeros for what has no dimension), Ritz values, and their median."""
+    xp, X = namespace(B), _whitening(adjoint(B) @ B, eps_of(B))
+    V = B @ X
+    again = _whitening(adjoint(V) @ V, 0.5)  # of small directions rounding has left something else
+    V = V @ again
+    H = adjoint(V) @ (AB @ X @ again)
+    H = (H + adjoint(H)) / 2
+    alive = colnorm2(V)
+    trace = xp.sum(real(matrix_diagonal(H)))
+    middle = trace / xp.sum(alive)
+    dead = xp.astype(middle * (1 - xp.round(alive)), H.dtype, copy=False)
+    eye = xp.eye(H.shape[0], dtype=H.dtype, device=device_of(H))
+    theta, U = xp.linalg.eigh(H + eye * dead[None, :])
+    return V @ U, theta, theta[theta.shape[0] // 2]
+
+
+def _whitening(G: Array, floor: float) -> Array:
+    """X with ``X^H G X = I``, zero for directions whose share of G is below a floor."""
+    xp = namespace(G)
+    x, W = xp.linalg.eigh((G + adjoint(G)) / 2)
+    kept = x > floor * xp.max(x)
+    root = xp.where(kept, x, xp.ones_like(x)) ** -0.5
+    return W * xp.where(kept, root, xp.zeros_like(root))[None, :]
+
+
+def _fold(members: tuple[int, ...], V: Array, theta: Array, mu: Array, probes: Array) -> Fold:
+    return Fold(members, theta, mu, colnorm2(V), abs2(adjoint(V) @ probes))
+
+
+def _columns(stack: Array, groups: list[int]) -> Array:
+    """The matrices of some groups (k, c, r) side by side."""
+    xp = namespace(stack)
+    taken = xp.take(stack, xp.asarray(np.array(groups), device=device_of(stack)), axis=0)
+    return xp.reshape(xp.permute_dims(taken, (1, 0, 2)), (stack.shape[1], -1))
