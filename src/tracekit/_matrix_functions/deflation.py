@@ -116,7 +116,7 @@ class ControlVariate:
 def cross_fit(
     f: Function, forms: Array, folds: Sequence[Fold], *, squared: bool
 ) -> tuple[Array, Array | float]:
-    """Samples of the trace, each deflated by the spaces of other folds, and a factor of their error.
+    """Samples of the trace, deflated by the spaces of other folds, and what widens their error.
 
     The forms themselves where that does not lessen the spread. Folds share spaces, so that the
     spread alone is too small: the factor is calibrated by experiment.

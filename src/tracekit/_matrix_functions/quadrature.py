@@ -278,11 +278,11 @@ def _local_errors(f: Function, K: Krylov, depth: int) -> tuple[Array, Array]:
     apart = (gap > APART * rho) & (rho > 0)
     ends = change(down, least) + change(up, most)
     blind = xp.all(at == 0, axis=-1) & xp.any(rho > 0, axis=-1)  # f may begin beyond what is seen
-    blind = _each_probe(xp.where(blind, xp.full_like(rho[:, 0], math.inf), 0 * rho[:, 0]), K.block)
-    return change(pair, apart), ends + blind
+    unknown = xp.where(blind, math.inf + 0 * at[..., 0], 0 * at[..., 0])
+    return change(pair, apart), ends + _each_probe(xp.abs(unknown), K.block)
 
 
 def _each_probe(x: Array, block: int) -> Array:
     """A number of each group as one of each of its probes."""
     xp = namespace(x)
-    return xp.reshape(xp.stack([x] * block, axis=-1), (-1,))
+    return xp.reshape(xp.stack([x] * block, axis=-1), (*x.shape[:-1], -1))

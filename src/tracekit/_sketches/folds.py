@@ -25,6 +25,7 @@ from .._arrays import (
     constant,
     device_of,
     eps_of,
+    eye_like,
     householder_qr,
     matrix_diagonal,
     namespace,
@@ -42,7 +43,7 @@ class Fold(NamedTuple):
     members: tuple[int, ...]  # probes
     theta: Array  # (r,): Ritz values on the other spaces
     mu: Array  # one value for the rest of the spectrum
-    share: Array  # (r,): squared lengths of the Ritz vectors, 1 or (where they vanished) 0
+    share: Array  # (r,): squared lengths of the Ritz vectors, at most 1
     energy: Array  # (r, members): of the probes along the Ritz vectors
 
 
@@ -111,29 +112,23 @@ def _in_coordinates(K: Krylov) -> tuple[Array, Array, Array]:
 
 
 def _ritz(B: Array, AB: Array) -> tuple[Array, Array, Array]:
-    """Ritz vectors (with zeros for what has no dimension), Ritz values, and their median."""
-    xp, X = namespace(B), _whitening(adjoint(B) @ B, eps_of(B))
-    V = B @ X
-    again = _whitening(adjoint(V) @ V, 0.5)  # of small directions rounding has left something else
-    V = V @ again
-    H = adjoint(V) @ (AB @ X @ again)
-    H = (H + adjoint(H)) / 2
-    alive = colnorm2(V)
-    trace = xp.sum(real(matrix_diagonal(H)))
-    middle = trace / xp.sum(alive)
-    dead = xp.astype(middle * (1 - xp.round(alive)), H.dtype, copy=False)
-    eye = xp.eye(H.shape[0], dtype=H.dtype, device=device_of(H))
-    theta, U = xp.linalg.eigh(H + eye * dead[None, :])
-    return V @ U, theta, theta[theta.shape[0] // 2]
+    """Ritz vectors, Ritz values, and the median of these.
 
-
-def _whitening(G: Array, floor: float) -> Array:
-    """X with ``X^H G X = I``, zero for directions whose share of G is below a floor."""
-    xp = namespace(G)
+    Spaces coincide where Ritz values have converged, so that columns of B are nearly dependent. How
+    much is taken of a direction falls smoothly to nothing as it becomes one: a threshold would let
+    rounding choose. What is missing of a direction counts as one with a value within the spectrum.
+    """
+    xp, G = namespace(B), adjoint(B) @ B
     x, W = xp.linalg.eigh((G + adjoint(G)) / 2)
-    kept = x > floor * xp.max(x)
-    root = xp.where(kept, x, xp.ones_like(x)) ** -0.5
-    return W * xp.where(kept, root, xp.zeros_like(root))[None, :]
+    x = xp.maximum(x, xp.zeros_like(x))
+    floor = eps_of(x) ** (2 / 3) * xp.max(x)
+    X = W * (x**1.5 / (x * x + floor * floor))[None, :]
+    V = B @ X
+    H, N = adjoint(V) @ (AB @ X), adjoint(V) @ V
+    middle = xp.sum(real(matrix_diagonal(H))) / xp.sum(real(matrix_diagonal(N)))
+    H = H + middle * (eye_like(N, N.shape[0]) - N)
+    theta, U = xp.linalg.eigh((H + adjoint(H)) / 2)
+    return V @ U, theta, theta[theta.shape[0] // 2]
 
 
 def _fold(members: tuple[int, ...], V: Array, theta: Array, mu: Array, probes: Array) -> Fold:
