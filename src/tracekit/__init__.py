@@ -12,6 +12,7 @@ from ._diagonal import (
 from ._estimates import Estimate, NotFiniteError
 from ._matrix_functions import (
     SpectralDensity,
+    SpectralRun,
     effective_dimension,
     entropy_rank,
     estrada_index,
@@ -20,6 +21,7 @@ from ._matrix_functions import (
     nuclear_norm,
     schatten_norm,
     spectral_density,
+    spectral_run,
     trace_function,
     trace_inverse,
 )
@@ -69,6 +71,7 @@ __all__ = [
     "LinearOperator",
     "NotFiniteError",
     "SpectralDensity",
+    "SpectralRun",
     "SpectralSummary",
     "Tracked",
     "Tracker",
@@ -106,6 +109,7 @@ __all__ = [
     "resume",
     "schatten_norm",
     "spectral_density",
+    "spectral_run",
     "spectral_summary",
     "target_alignment",
     "testing",

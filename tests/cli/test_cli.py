@@ -574,7 +574,7 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_result(
         if len(calls) == 3:
             raise error("no room is left")
 
-    monkeypatch.setattr("tracekit._trace.state.save", save)
+    monkeypatch.setattr("tracekit._estimates.files.save", save)
     kept = tmp_path / "kept.npz"
     code, out, err = run("estimate", "decay.npy", "--rtol", 1e-4, "--checkpoint", kept, "--json")
     assert (code, err) == (expected, "tracekit: error: no room is left\n")

@@ -1,5 +1,6 @@
 """What every function returns: the record, means over samples and columns, checks of budgets."""
 
+from . import files
 from .budget import checked_budget, checked_tolerance, former_name
 from .estimate import (
     ErrorParts,
@@ -10,11 +11,11 @@ from .estimate import (
     finalize,
     require_finite,
     scaled,
-    t_quantile,
     with_method,
 )
 from .jackknife import FEW, combined_error, jackknife, mixed_error
 from .plots import plot_band, plot_density, plot_errors
+from .quantiles import t_quantile
 from .running_mean import add, fitted
 from .samples import beyond_chance, few, mean, skewness_of, standard_error
 
@@ -31,6 +32,7 @@ __all__ = [
     "combined_error",
     "exact",
     "few",
+    "files",
     "finalize",
     "fitted",
     "former_name",

@@ -4,10 +4,12 @@ from .density import SpectralDensity, spectral_density
 from .logdet import logdet
 from .named import effective_dimension, estrada_index, trace_inverse
 from .schatten import entropy_rank, nuclear_norm, schatten_norm
+from .spectral_run import SpectralRun, spectral_run
 from .trace_function import function_operator, trace_function
 
 __all__ = [
     "SpectralDensity",
+    "SpectralRun",
     "effective_dimension",
     "entropy_rank",
     "estrada_index",
@@ -16,6 +18,7 @@ __all__ = [
     "nuclear_norm",
     "schatten_norm",
     "spectral_density",
+    "spectral_run",
     "trace_function",
     "trace_inverse",
 ]

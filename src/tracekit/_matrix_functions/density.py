@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, Rng, abs2, device_of, namespace, to_host, to_number
+from .._arrays import Array, Rng, device_of, namespace, to_host, to_number
 from .._estimates import checked_budget, plot_density
 from .._operators import square
 from .._sketches import lanczos
@@ -166,10 +166,10 @@ def spectral_density(
     depth = min(depth, n, most)
     count = min(m // lanczos.cost(A, depth), n)
     X = distributions.rademacher(Source(rng, A), n, count)
-    nodes, M = lanczos.rule(lanczos.advance(lanczos.begin(A, X), depth))
-    shares = A.xp.reshape(A.xp.sum(abs2(M), axis=-2), (-1,))
+    found = lanczos.shares(lanczos.advance(lanczos.begin(A, X), depth))
+    nodes, shares = (A.xp.reshape(part, (-1,)) for part in found)
     return SpectralDensity(
-        A.xp.reshape(nodes, (-1,)),
+        nodes,
         shares / A.xp.sum(shares),
         count * lanczos.cost(A, depth),
         depth,

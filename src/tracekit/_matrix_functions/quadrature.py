@@ -9,9 +9,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, Probes, colnorm2, conj, eps_of, namespace, positive, real, to_number
-from .._estimates import ErrorParts, Estimate, mean, standard_error
-from .._sketches import Fold, Krylov, lanczos
+from .._arrays import (
+    Array,
+    Probes,
+    colnorm2,
+    conj,
+    eps_of,
+    is_traced,
+    namespace,
+    positive,
+    real,
+    to_number,
+)
+from .._estimates import ErrorParts, Estimate, finalize, mean, standard_error
+from .._sketches import Fold, Krylov, Observed, Spaces, lanczos
 from ..functions import Function, inv, is_semidefinite, values
 from ..probes import distributions
 from .deflation import ControlVariate, cross_fit
@@ -21,6 +32,7 @@ QUADRATURE = 0.5  # of the Monte Carlo error, that of the quadrature may be
 SHARE = 0.1  # of the trace of |f|(A), an error that tells that the rule has not seen the spectrum
 APART = 4  # residuals between a Ritz value and the next that make it stand apart
 SOLVED = 0.01  # relative error of a solve that is good enough for any gradient
+NOT_SETTLED = "the quadrature has not settled at this depth, so the error is not known; pass more"
 ROUNDING = 50  # in units of eps: below that changes of forms are rounding
 
 
@@ -29,8 +41,8 @@ class Depth(NamedTuple):
 
     steps: int
     complete: bool = False  # the Krylov spaces are the whole space
-    settled: bool = True  # as far as that was judged
-    change: Array | None = None  # of the mean, at twice the depth
+    settled: Array | bool = True  # for each function, as far as that was judged
+    deep: Krylov | None = None  # some of the spaces at twice the depth
     num_matvecs: int = 0  # that were used at twice the depth
 
 
@@ -55,18 +67,27 @@ class Solves(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What is said of a depth."""
+    """What is said of a depth, for each function."""
 
-    fine: bool  # the rule adds little to the error of the probes
-    small: bool  # its error is small relative to the trace of |f|(A)
+    fine: Array  # the rule adds little to the error of the probes
+    small: Array  # its error is small relative to the trace of |f|(A)
     solved: bool  # and so are those of the solves that a gradient is made of
     allowed: Array  # what the rule may add
 
 
 def evaluate(
-    f: Function, cv: ControlVariate, K: Krylov, X: Array, depth: int, *, solves: bool = False
+    f: Function,
+    cv: ControlVariate,
+    K: Krylov,
+    X: Array | None,
+    depth: int,
+    *,
+    solves: bool = False,
 ) -> Batch:
-    """The rule of so many steps, and of up to two shorter ones, for probes X."""
+    """The rule of so many steps, and of up to two shorter ones, for probes X.
+
+    Probes are read where the control variate is more than the operator.
+    """
     depths = _and_shorter(depth)
 
     def at(x: Array) -> Array:
@@ -113,6 +134,16 @@ def quadrature_error(batches: list[Batch], complete: bool) -> Array:
     return _carried_on(changes, rounding) + _average([batch.unresolved for batch in batches])
 
 
+def change_at_twice(f: Function, deep: Krylov, depth: int) -> Array:
+    """How far the mean over some probes moves as they go on to more steps."""
+
+    def at(x: Array) -> Array:
+        return values(f, x, squared=deep.operator.factor is not None)
+
+    after, before = (lanczos.samples(deep, steps, at) for steps in (deep.depth, depth))
+    return _change(after, before)
+
+
 def solve_error(batches: list[Batch]) -> Array | None:
     """The relative error of the solves, as that of the quadrature."""
     solves = [batch.solves for batch in batches if batch.solves is not None]
@@ -146,7 +177,7 @@ def judged(f: Function, batch: Batch, total: int) -> Verdict:
         forms = real(batch.solves.forms)
         spread = to_number(standard_error(forms) / xp.mean(forms)).real * part
         solved = bool(off <= max(min(spread, SHARE), SOLVED))
-    return Verdict(bool(xp.all(small & (error <= allowed))), bool(xp.all(small)), solved, allowed)
+    return Verdict(small & (error <= allowed), small, solved, allowed)
 
 
 def combined(
@@ -158,6 +189,8 @@ def combined(
     probes: Probes,
     spent: int,
     method: str,
+    *,
+    change: Array | None = None,
 ) -> Estimate:
     """The mean of the samples, with the errors of both kinds."""
     xp, n = cv.operator.xp, cv.operator.shape[0]
@@ -174,22 +207,110 @@ def combined(
     )
     monte_carlo = found.standard_error * factor
     quadrature = quadrature_error(batches, complete=depth.complete)
-    if depth.change is not None:
-        quadrature = xp.maximum(quadrature, depth.change)
-    if not depth.settled:
+    if depth.deep is not None:
+        change = change_at_twice(f, depth.deep, depth.steps)
+    if change is not None:
+        quadrature = xp.maximum(quadrature, change)
+    if depth.settled is not True:
         size = xp.mean(xp.concat([batch.size for batch in batches], axis=-1), axis=-1)
         if cv.exact_part is not None and cv.surrogate is None:
             size = size + xp.abs(cv.exact_part)
         nothing = (quadrature > SHARE * size) | (size == 0)
         unknown = xp.where(nothing, xp.full_like(size, math.inf), size)
-        quadrature = xp.hypot(quadrature, unknown)
+        quadrature = xp.where(depth.settled, quadrature, xp.hypot(quadrature, unknown))
     both = xp.hypot(monte_carlo, quadrature)
     return replace(
         found,
         standard_error=both,
-        converged=depth.settled,
+        converged=depth.settled is True or bool(xp.all(depth.settled)),
         kept=ErrorParts(monte_carlo, quadrature, solve_error(batches)),
     )
+
+
+def read(
+    f: Function, spaces: Spaces, probes: Probes, spent: int, method: str, plain: bool
+) -> Estimate:
+    """The trace of f(A), or that of O f(A) where there is an observable O and nothing plain asked.
+
+    The depth is enough where the error of the rule is small at two depths, and the change of some
+    of the probes at twice the depth; all of that is part of the standard error.
+    """
+    K, depth = spaces.read(), spaces.depth
+    A, observed = K.operator, None if plain else spaces.observed
+
+    def batch(steps: int) -> Batch:
+        found = evaluate(f, ControlVariate(A), K, None, steps)
+        return found if observed is None else _observed(f, observed, K, steps, found)
+
+    at, complete, settled = batch(depth), depth >= A.shape[0], True
+    change: Array | None = None
+    if observed is not None:
+        twice = observed.at_twice(f, spaces.deep, depth)
+        change = None if twice is None else _change(*twice)
+    elif spaces.deep is not None:
+        change = change_at_twice(f, spaces.deep, depth)
+    if not complete and not is_traced(at.size):
+        before, count = batch(max(depth - max(1, depth // 6), 1)), at.residuals.shape[-1]
+        settled = judged(f, at, count).small & judged(f, before, count).small
+        if change is not None:
+            settled = settled & (change <= SHARE * A.xp.mean(at.size, axis=-1))
+    folds = spaces.folds() if spaces.observed is None else []
+    known = Depth(depth, complete, settled)
+    found = combined(f, ControlVariate(A), [at], folds, known, probes, spent, method, change=change)
+    if observed is None:
+        found = with_slope(found, f, K, folds, known, probes)
+    reason = f"{spaces.groups} probes, depth {depth}"
+    reason += "" if found.converged else f"; {NOT_SETTLED}"
+    return finalize(replace(found, reason=reason), quantity="trace of f(A)")
+
+
+def with_slope(
+    found: Estimate, f: Function, K: Krylov, folds: list[Fold], depth: Depth, probes: Probes
+) -> Estimate:
+    """The estimate with the derivative by the scale of A, where f has one and values are known."""
+    if is_traced(found.value):
+        return found
+    A, f, K = K.operator, _by_scale(f), lanczos.constant_space(K)
+    try:
+        batch = evaluate(f, ControlVariate(A), K, None, depth.steps)
+        slope = combined(f, ControlVariate(A), [batch], folds, depth, probes, 0, "")
+    except ValueError:  # of a function that has no value beside an eigenvalue
+        return found
+    return replace(found, slope=slope.value, slope_error=slope.standard_error)
+
+
+def _by_scale(f: Function) -> Function:
+    """The function ``x f'(x)``, by differences of fourth order."""
+
+    def slope(x: Array) -> Array:
+        h = eps_of(x) ** 0.2
+        near, far = (f(x * (1 + t)) - f(x * (1 - t)) for t in (h, 2 * h))
+        return (8 * near - far) / (12 * h)
+
+    for name in ("positive", "nonnegative"):
+        setattr(slope, name, getattr(f, name, False))
+    return slope
+
+
+def _observed(f: Function, observed: Observed, K: Krylov, depth: int, plain: Batch) -> Batch:
+    """What the rule of so many steps says of the traces of O f(A)."""
+    xp = namespace(plain.forms)
+    forms, *shorter = (observed.forms(f, K, steps) for steps in _and_shorter(depth))
+    norm = observed.norm
+    return plain._replace(
+        residuals=forms,
+        shorter=tuple(shorter),
+        forms=forms,
+        size=xp.abs(forms),
+        unresolved=plain.unresolved * norm,
+        ends=plain.ends * norm,
+    )
+
+
+def _change(after: Array, before: Array) -> Array:
+    """Of a mean over probes."""
+    xp = namespace(after)
+    return SAFETY * xp.abs(xp.mean(after - before, axis=-1))
 
 
 def _and_shorter(depth: int) -> list[int]:

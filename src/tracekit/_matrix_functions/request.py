@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._arrays import Probes, adjoint, device_of, is_complex, require_hermitian
+from .._arrays import Array, Probes, adjoint, device_of, require_hermitian
 from .._estimates import Estimate, checked_budget, exact, require_finite
 from .._operators import LinearOperator, all_columns_cost, dense, matvecs_per_column
-from .._sketches import lanczos
+from .._sketches import itemsize, lanczos
 from ..functions import Function, values
 from ..probes import distributions
 from .deflation import cost as sketch_cost
@@ -29,15 +29,9 @@ class Request(NamedTuple):
     gradient: bool  # whether a gradient may be asked for, which is made of solves
 
     @property
-    def itemsize(self) -> int:
-        """Bytes of an entry."""
-        return int(self.A.xp.finfo(self.A.dtype).bits) // 8 * (2 if is_complex(self.A) else 1)
-
-    @property
     def is_affordable(self) -> bool:
         """Whether all eigenvalues are."""
-        cost = all_columns_cost(self.A)
-        return self.budget >= cost and cost * self.A.shape[0] * self.itemsize <= GIGABYTE
+        return is_affordable(self.A, self.budget)
 
     def cost(self, depth: int) -> int:
         """Products that a group of probes costs."""
@@ -85,18 +79,26 @@ def requested(
     return request
 
 
+def is_affordable(A: LinearOperator, num_matvecs: int) -> bool:
+    """Whether all eigenvalues are."""
+    cost = all_columns_cost(A)
+    return num_matvecs >= cost and cost * A.shape[0] * itemsize(A) <= GIGABYTE
+
+
 def exactly(request: Request, method: str) -> Estimate:
-    """By all eigenvalues: of A, or of the smaller Gram matrix of its factor."""
-    A, L = request.A, request.A.factor
-    xp, n, cost = A.xp, A.shape[0], all_columns_cost(A)
+    """By all eigenvalues."""
+    y = values(request.f, eigenvalues(request.A), squared=request.A.factor is not None)
+    return exact(request.A.xp.sum(y, axis=-1), all_columns_cost(request.A), method)
+
+
+def eigenvalues(A: LinearOperator) -> Array:
+    """All of them: of A, or of the smaller Gram matrix of its factor."""
+    xp, n, cost, L = A.xp, A.shape[0], all_columns_cost(A), A.factor
     D = dense(A if L is None else L if L.shape[1] <= n else L.H)
     require_finite(D)
     if L is None:
         require_hermitian(D, lanczos.REMEDY)
-        x = xp.linalg.eigvalsh((D + adjoint(D)) / 2)
-    else:
-        s = xp.linalg.svdvals(D)
-        zeros = xp.zeros((n - cost,), dtype=s.dtype, device=device_of(s))
-        x = xp.concat([s * s, zeros])
-    y = values(request.f, x, squared=L is not None)
-    return exact(xp.sum(y, axis=-1), cost, method)
+        return xp.linalg.eigvalsh((D + adjoint(D)) / 2)
+    s = xp.linalg.svdvals(D)
+    zeros = xp.zeros((n - cost,), dtype=s.dtype, device=device_of(s))
+    return xp.concat([s * s, zeros])

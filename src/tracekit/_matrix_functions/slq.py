@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
 from .._estimates import Estimate, finalize
-from .._operators import blocks, columns_that_fit, square
-from .._sketches import CrossFit, Krylov, lanczos
-from ..functions import Function, inv, is_semidefinite, values
+from .._operators import square
+from .._sketches import (
+    LOOK_AHEAD,
+    MEGABYTES,
+    Krylov,
+    Spaces,
+    is_independent,
+    itemsize,
+    lanczos,
+    most_columns,
+)
+from ..functions import Function, inv, is_semidefinite, log, values
 from ..probes import Source, distributions
 from .deflation import ControlVariate, deflated, dimension, is_preconditioned
 from .deflation import cost as sketch_cost
-from .quadrature import SAFETY, Batch, Depth, Verdict, combined, evaluate, judged
+from .quadrature import (
+    NOT_SETTLED,
+    Depth,
+    Verdict,
+    change_at_twice,
+    combined,
+    evaluate,
+    judged,
+    with_slope,
+)
 from .request import Request, exactly, requested
 
 PILOT, PILOT_DEPTH = 4, 6  # the first probes, and the depth at which they are first evaluated
 DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
-SECOND_CHECK = 0.5  # of what is left, that twice the depth may cost
-NOT_SETTLED = "the quadrature has not settled at this depth, so the error is not known; pass more"
 MAXIMUM_DEFAULT = 30  # steps where values are not known
-MEGABYTES = 128
-MOST_COLUMNS = 640  # of bases that probes are deflated by
 
 
 class Start(NamedTuple):
@@ -60,27 +75,37 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
     start = choose_deflation(request, start, source)
     start, depth = choose_depth(request, start)
     spent = start.spent + start.groups * request.cost(start.K.depth) + depth.num_matvecs
-    crosses = _crosses(request, start)
-    columns, most = (
-        0,
-        min(MOST_COLUMNS, MEGABYTES * 2**20 // (request.A.shape[0] * request.itemsize)),
-    )
-    more = (request.budget - spent) // request.cost(depth.steps)
-    batches, terms, crossing = [], list[Array](), CrossFit()
-    for K, X in _spaces(request, start, draw, more, depth.steps):
-        batches.append(evaluate(request.f, start.cv, K, X, depth.steps, solves=request.gradient))
+    more, f, cv = (request.budget - spent) // request.cost(depth.steps), request.f, start.cv
+    crosses = request.deflate is None and not start.columns and is_independent(request.probes)
+    spaces = Spaces(start.K, most_columns(request.A) if crosses else 0)
+    batches, terms = [], list[Array]()
+
+    def each(K: Krylov, X: Array) -> None:
+        if start.columns:
+            batches.append(evaluate(f, cv, K, X, depth.steps, solves=request.gradient))
         if request.gradient:
-            terms.append(_gradient_terms(request, start.cv, K, X))
-        if crosses:
-            columns += K.rest.shape[0] * K.block * K.depth
-            crossing.add(K, X, keep=columns <= most)
+            terms.append(_gradient_terms(request, cv, K, X))
+
+    each(start.K, start.X)
+    begin = partial(lanczos.begin, start.K.operator, block=request.block)
+    spaces.grow(more, draw, lambda X: begin(cv.start(X)), each)
+    if not start.columns:
+        K = spaces.read()
+        batches = [evaluate(f, cv, K, None, depth.steps, solves=request.gradient)]
     spent += more * request.cost(depth.steps)
-    estimate = combined(
-        request.f, start.cv, batches, crossing.folds(), depth, request.probes, spent, method
-    )
-    reason = f"{(start.groups + more) * request.block} probes, depth {depth.steps}"
+    folds = spaces.folds()
+    estimate = combined(f, cv, batches, folds, depth, request.probes, spent, method)
+    if cv.precondition is None:
+        estimate = with_slope(estimate, f, spaces.read(), folds, depth, request.probes)
+    else:  # the spaces are those of another operator
+        xp, value = request.A.xp, estimate.value
+        slope = (xp.full_like(value, request.A.shape[0]), xp.zeros_like(estimate.standard_error))
+        if f is not log:
+            slope = -value, estimate.standard_error
+        estimate = replace(estimate, slope=slope[0], slope_error=slope[1])
+    reason = f"{spaces.groups * request.block} probes, depth {depth.steps}"
     reason += f", {start.columns} deflated" if start.columns else ""
-    reason += "" if depth.settled else f"; {NOT_SETTLED}"
+    reason += "" if estimate.converged else f"; {NOT_SETTLED}"
     return replace(estimate, reason=reason), request.A.xp.concat(terms) if terms else None
 
 
@@ -177,36 +202,35 @@ def _settled(request: Request, start: Start, budget: int) -> tuple[Krylov, Depth
             return K, Depth(depth, complete=True)
         batch = evaluate(request.f, start.cv, K, start.X, depth, solves=request.gradient)
         verdict = judged(request.f, batch, max(budget * request.block // request.cost(depth), 1))
-        in_a_row = in_a_row + 1 if verdict.fine and verdict.solved else 0
+        fine, small = (bool(request.A.xp.all(x)) for x in (verdict.fine, verdict.small))
+        in_a_row = in_a_row + 1 if fine and verdict.solved else 0
         if in_a_row == 2:
             left = budget - start.groups * request.cost(depth)
-            K, found = _at_twice(request, start._replace(K=K), batch, verdict, left, most)
+            K, found = _at_twice(request, start._replace(K=K), verdict, left, most)
             if found is not None:
                 return K, found
             depth, in_a_row = K.depth, 0
         elif depth == most:
-            return K, Depth(depth, settled=verdict.fine or (verdict.small and small_before))
+            return K, Depth(depth, settled=fine or (small and small_before))
         else:
-            small_before = verdict.small
+            small_before = small
             depth = min(depth + max(1, depth // 6), most)
 
 
 def _at_twice(
-    request: Request, start: Start, batch: Batch, verdict: Verdict, left: int, most: int
+    request: Request, start: Start, verdict: Verdict, left: int, most: int
 ) -> tuple[Krylov, Depth | None]:
     """The depth, if some of the probes change little at twice of it; else all spaces at that."""
     K, depth, groups = start.K, start.K.depth, start.groups
     few, twice = min(groups, -(-2 // request.block)), min(2 * depth, _complete_depth(request))
     further = few * (request.cost(twice) - request.cost(depth))
-    if further > SECOND_CHECK * left:
+    if further > LOOK_AHEAD * left:
         return K, Depth(depth)
-    count, xp = few * request.block, request.A.xp
     deep = lanczos.advance(lanczos.select(K, slice(few)), twice)
-    after = evaluate(request.f, start.cv, deep, start.X[:, :count], twice)
-    change = SAFETY * xp.abs(xp.mean(after.forms - batch.forms[..., :count], axis=-1))
-    fine = bool(xp.all(change <= verdict.allowed))
+    change = change_at_twice(request.f, deep, depth)
+    fine = bool(request.A.xp.all(change <= verdict.allowed))
     if fine or twice > most:
-        return K, Depth(depth, settled=fine, change=change, num_matvecs=further)
+        return K, Depth(depth, settled=fine, deep=lanczos.without_basis(deep), num_matvecs=further)
     if few == groups:
         return deep, None
     others = lanczos.advance(lanczos.select(K, slice(few, None)), twice)
@@ -234,7 +258,7 @@ def _worthwhile(request: Request, K: Krylov) -> int:
     order = np.argsort(-x if is_semidefinite(f) else -np.abs(x - np.average(x, weights=weight)))
     y, weight = y[:, order], weight[order]
     seen = np.cumsum(weight)
-    most_columns = min(n // 2, MEGABYTES * 2**20 // (n * request.itemsize)) // dimension(f, 1)
+    most_columns = min(n // 2, MEGABYTES * 2**20 // (n * itemsize(request.A))) // dimension(f, 1)
 
     def variance(captured: float, products: int) -> float:
         left = np.clip(seen - captured, 0, weight) + 1e-4 * weight
@@ -249,24 +273,6 @@ def _worthwhile(request: Request, K: Krylov) -> int:
     b = min(products // sketch_cost(A, f), most_columns)
     pays = b > 1 and variance(b / 2, products) < 0.5 / request.budget
     return b if pays else 0
-
-
-def _spaces(
-    request: Request, start: Start, draw: Callable[[int], Array], more: int, depth: int
-) -> Iterator[tuple[Krylov, Array]]:
-    """The Krylov spaces of the first groups, and of `more`, as many at a time as fit."""
-    yield start.K, start.X
-    b, n = request.block, request.A.shape[0]
-    size = columns_that_fit(n, request.itemsize * depth * b, None, megabytes=MEGABYTES)
-    for groups in blocks(more, size):
-        X = draw(groups * b)
-        yield lanczos.advance(lanczos.begin(start.K.operator, start.cv.start(X), b), depth), X
-
-
-def _crosses(request: Request, start: Start) -> bool:
-    """Whether probes are deflated by each other's spaces."""
-    asked = request.deflate is None and not start.columns
-    return asked and not getattr(request.probes, "joint", False)
 
 
 def _gradient_terms(request: Request, cv: ControlVariate, K: Krylov, X: Array) -> Array:

@@ -118,6 +118,23 @@ def select(K: Krylov, groups: slice) -> Krylov:
     return _each(lambda x: x[0][groups, ...], [K])
 
 
+def shortened(K: Krylov, depth: int) -> Krylov:
+    """The spaces as they were after so many steps, to be read from, not to be advanced."""
+    if K.depth == depth:
+        return K
+    panels: tuple[Array, ...] = ()
+    if K.panels:
+        basis = namespace(K.rest).concat(list(K.panels), axis=-1)
+        panels = (basis[..., : depth * K.block],)
+    cut = {name: getattr(K, name)[:depth] for name in ("diagonal", "below", "alive")}
+    return replace(K, panels=panels, **cut)
+
+
+def without_basis(K: Krylov) -> Krylov:
+    """What A is on the spaces, without their bases: small, to be read from, not to be advanced."""
+    return replace(K, rest=K.rest[:, :1, :], panels=(), right=None)
+
+
 def constant_space(K: Krylov) -> Krylov:
     """The spaces without derivatives, nor those of further steps."""
     return replace(_each(lambda x: constant(x[0]), [K]), operator=constant_operator(K.operator))
@@ -138,6 +155,9 @@ def constant_operator(A: LinearOperator) -> LinearOperator:
 
 def joined(spaces: list[Krylov]) -> Krylov:
     """Spaces of the same depth as one stack."""
+    concat = namespace(spaces[0].rest).concat
+    if len({tuple(Q.shape[-1] for Q in K.panels) for K in spaces}) > 1:
+        spaces = [replace(K, panels=(concat(list(K.panels), axis=-1),)) for K in spaces]
     return _each(lambda x: namespace(*x).concat(list(x), axis=0), spaces)
 
 
@@ -173,6 +193,12 @@ def forms(nodes: Array, M: Array, values: Array) -> Array:
     M = xp.reshape(M, (*[1] * (values.ndim - M.ndim), *M.shape))
     x = xp.sum(abs2(M) * values, axis=-1)
     return xp.reshape(x, (*x.shape[:-2], -1))
+
+
+def shares(K: Krylov) -> tuple[Array, Array]:
+    """Nodes (k, b d), and the parts of each group's squared length that they stand for."""
+    nodes, M = rule(K)
+    return nodes, namespace(M).sum(abs2(M), axis=-2)
 
 
 def samples(K: Krylov, depth: int, f: Callable[[Array], Array]) -> Array:

@@ -1,6 +1,5 @@
 """Estimators of the trace."""
 
-from . import checkpoint
 from .auto import resume, trace
 from .comparison import BUDGETS, METHODS, Comparison, applicable_methods, checked_budgets, compare
 from .exact import exact_trace
@@ -15,7 +14,6 @@ __all__ = [
     "Comparison",
     "applicable_methods",
     "checked_budgets",
-    "checkpoint",
     "compare",
     "difference_basis",
     "exact_trace",

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .._arrays import Array, is_complex, to_number
-from .._estimates import Estimate
+from .._estimates import Estimate, files
 from .._operators import LinearOperator
 from .._sketches import NystromSketch, RangeSketch
 from ..probes import Source
-from .checkpoint import load, save
 from .spending import FIRST
 
 GROWTH = 0.5  # products of a step, relative to those spent before
@@ -109,12 +108,12 @@ def write(request: Request, state: State, source: Source) -> None:
     arrays |= {name: getattr(state.sketch, name, None) for name in _SKETCH}
     held = {name: array for name, array in arrays.items() if array is not None}
     facts = {name: getattr(state, name) for name in _FACTS}
-    save(request.checkpoint, held, facts | _identity(request, source))  # type: ignore[arg-type]
+    files.save(request.checkpoint, held, facts | _identity(request, source))  # type: ignore[arg-type]
 
 
 def saved(request: Request, source: Source) -> State:
     """Where the run was when the checkpoint was written; the beginning if there is none."""
-    found = None if request.checkpoint is None else load(request.checkpoint)
+    found = None if request.checkpoint is None else files.load(request.checkpoint, "checkpoint")
     if found is None:
         return State()
     arrays, facts = found

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import functions
-from .._estimates import Estimate, NotFiniteError
+from .._estimates import Estimate, NotFiniteError, files
 from .._matrix_functions import trace_function
 from .._operators import LinearOperator
 from .._trace import METHODS as ALL_METHODS
-from .._trace import checkpoint, exact_trace, trace
+from .._trace import exact_trace, trace
 from .arguments import (
     NOT_CONVERGED,
     OK,
@@ -204,7 +204,9 @@ def _tolerances(arguments: argparse.Namespace) -> tuple[float, float]:
 def _seed(arguments: argparse.Namespace) -> tuple[int | None, bool]:
     """Return the seed, None if only the checkpoint knows it, and whether a run is resumed."""
     try:
-        kept = None if arguments.checkpoint is None else checkpoint.load(arguments.checkpoint)
+        kept = (
+            None if arguments.checkpoint is None else files.load(arguments.checkpoint, "checkpoint")
+        )
     except ValueError as error:
         raise MisusedError(str(error)) from error
     if arguments.seed is not None:

@@ -1,4 +1,4 @@
-"""Writes the results so far to a file, atomically, and reads it back."""
+"""Writes arrays and facts to a file, atomically, and reads them back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +30,28 @@ def save(path: Path, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> N
         raise
 
 
-def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The arrays and facts of a file, or None where there is none yet."""
+def load(
+    path: Path, what: str, needed: Sequence[str] = ("draws", "spent", "columns")
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The arrays and facts of a file with those that are needed, or None where there is none."""
     if not path.exists():
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             arrays = {key: held[key] for key in held.files}
         facts = json.loads(str(arrays.pop("facts")))
-        facts["draws"], facts["spent"], facts["columns"]
+        for name in needed:
+            facts[name]
     except (OSError, ValueError, LookupError, TypeError, EOFError, AttributeError) as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, what, error) from None
     except zipfile.BadZipFile as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, what, error) from None
     return arrays, facts
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
+def _unreadable(path: Path, what: str, error: Exception) -> ValueError:
     return ValueError(
-        f"checkpoint {str(path)!r} holds no saved run ({error}); pass another file or remove it"
+        f"{what} {str(path)!r} holds no saved run ({error}); pass another file or remove it"
     )
 
 

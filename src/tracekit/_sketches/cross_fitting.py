@@ -47,57 +47,41 @@ class Fold(NamedTuple):
     energy: Array  # (r, members): of the probes along the Ritz vectors
 
 
-class CrossFit:
-    """Deals probes into folds as their spaces are handed in.
+class Whole(NamedTuple):
+    """What all spaces together know: for probes that are none of theirs."""
 
-    The spaces of the first probes, as many as are said to be kept, are what the folds are made of;
-    each later probe meets all of those. Costs a QR decomposition of the bases that are kept, and
+    Q: Array
+    V: Array
+    theta: Array
+    mu: Array
+
+
+def dealt(K: Krylov) -> tuple[list[Fold], Whole | None]:
+    """The folds of the probes that the spaces started from, and what is for any other probe.
+
+    Nothing where the spaces are one, or a step deep. Costs a QR decomposition of all bases, and
     eigenvalue problems of their number of columns, one for each fold.
     """
+    groups, b = K.rest.shape[0], K.block
+    if groups < 2 or K.depth < 2:
+        return [], None
+    K = lanczos.constant_space(K)
+    Q, R, images = _in_coordinates(K)
+    known, start = R[:, :, : images.shape[-1]], R[:, :, :b] @ K.below[0]
+    folds = []
+    for own in (list(range(fold, groups, FOLDS)) for fold in range(min(FOLDS, groups))):
+        others = [j for j in range(groups) if j not in own]
+        V, theta, mu = _ritz(_columns(known, others), _columns(images, others))
+        members = tuple(j * b + i for j in own for i in range(b))
+        folds.append(_fold(members, V, theta, mu, _columns(start, own)))
+    every = list(range(groups))
+    return folds, Whole(Q, *_ritz(_columns(known, every), _columns(images, every)))
 
-    def __init__(self) -> None:
-        self._kept: list[Krylov] = []
-        self._folds: list[Fold] = []
-        self._whole: tuple[Array, Array, Array, Array] | None = None
-        self._probes = 0
 
-    def add(self, K: Krylov, X: Array, *, keep: bool) -> None:
-        """Hand in the spaces of probes X; to be kept only as long as all before them were."""
-        self._probes += X.shape[1]
-        if keep and self._whole is None:
-            self._kept.append(lanczos.constant_space(K))
-            return
-        if self._whole is None:
-            self._deal()
-        if self._whole is None:
-            return
-        Q, V, theta, mu = self._whole
-        members = tuple(range(self._probes - X.shape[1], self._probes))
-        self._folds.append(_fold(members, V, theta, mu, adjoint(Q) @ constant(X)))
-
-    def folds(self) -> list[Fold]:
-        """All of them; none where so few probes were handed in that they have no others."""
-        if self._whole is None:
-            self._deal()
-        return self._folds
-
-    def _deal(self) -> None:
-        if not self._kept:
-            return
-        K = lanczos.joined(self._kept)
-        self._kept = []
-        groups, b = K.rest.shape[0], K.block
-        if groups < 2 or K.depth < 2:
-            return
-        Q, R, images = _in_coordinates(K)
-        known, start = R[:, :, : images.shape[-1]], R[:, :, :b] @ K.below[0]
-        for own in (list(range(fold, groups, FOLDS)) for fold in range(min(FOLDS, groups))):
-            others = [j for j in range(groups) if j not in own]
-            V, theta, mu = _ritz(_columns(known, others), _columns(images, others))
-            members = tuple(j * b + i for j in own for i in range(b))
-            self._folds.append(_fold(members, V, theta, mu, _columns(start, own)))
-        every = list(range(groups))
-        self._whole = (Q, *_ritz(_columns(known, every), _columns(images, every)))
+def met(whole: Whole, X: Array, first: int) -> Fold:
+    """The fold of further probes X, which are numbered from `first` on."""
+    members = tuple(range(first, first + X.shape[1]))
+    return _fold(members, *whole[1:], adjoint(whole.Q) @ constant(X))
 
 
 def _in_coordinates(K: Krylov) -> tuple[Array, Array, Array]:

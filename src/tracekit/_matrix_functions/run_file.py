@@ -1,0 +1,247 @@
+"""Runs as files, and several runs as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._arrays import Rng, dtype_name, namespace, to_host
+from .._estimates import files
+from .._operators import LinearOperator, gram, square
+from .._sketches import Fold, Krylov, Observed, Spaces, is_independent, lanczos, most_columns
+from ..probes import Source, distributions
+
+STACKS = ("diagonal", "below", "alive")
+NEEDED = ("draws", "spent", "shape", "dtype", "factored")
+
+
+def save(run: Any, path: Path) -> None:
+    """Write a run to a file."""
+    arrays: dict[str, Any] = {}
+    spaces, observed = run._spaces, run._observed
+    if spaces is None:
+        arrays["eigenvalues"] = run._eigenvalues
+    else:
+        parts = {"pilots": spaces.kept[:1], "others": spaces.kept[1:], "further": spaces._further}
+        for name, stacks in (*parts.items(), ("deep", [spaces.deep] if spaces.deep else [])):
+            if stacks:
+                arrays |= _of_krylov(name, lanczos.joined(stacks))
+        for i, fold in enumerate(spaces._met):
+            arrays |= {f"fold {i} {key}": np.asarray(x) if key == "members" else x
+                       for key, x in fold._asdict().items()}  # fmt: skip
+    if observed is not None:
+        arrays |= {f"observed {i}": G for i, G in enumerate(observed._stacks)}
+        more = {"observed deep": observed._deep, "on eigenvectors": observed.on_eigenvectors}
+        arrays |= {name: x for name, x in more.items() if x is not None}
+    A = run._A
+    facts = {
+        "draws": run._source.state(),
+        "identity": run._source.identity,
+        "probes": getattr(run._probes, "__name__", ""),
+        "independent": is_independent(run._probes),
+        "spent": run.num_matvecs,
+        "shape": A.shape,
+        "dtype": dtype_name(A.dtype),
+        "factored": A.factor is not None,
+        "observed": observed is not None,
+    }
+    files.save(path, arrays, facts)
+
+
+def load(path: Path, A: Any, rng: Rng, kind: type[Any]) -> Any:
+    """Read a run from a file."""
+    found = files.load(path, "file", NEEDED)
+    if found is None:
+        raise ValueError(f"file {str(path)!r} does not exist; pass that of a run that was saved")
+    arrays, facts = found
+    operator = _stand_in(facts) if A is None else square(A, "function")
+    said = {"shape": tuple(facts["shape"]), "dtype": facts["dtype"], "factored": facts["factored"]}
+    has = {
+        "shape": operator.shape,
+        "dtype": dtype_name(operator.dtype),
+        "factored": operator.factor is not None,
+    }
+    for name, value in said.items():
+        if has[name] != value:
+            raise ValueError(
+                f"file {str(path)!r} is the run of an operator with {name} {value}, not "
+                f"{has[name]}; pass that operator"
+            )
+    probes = getattr(distributions, facts["probes"] or "none", None)
+    held = {k: operator.xp.asarray(x, device=operator.device) for k, x in arrays.items()}
+    source, goes_on = _source(facts, rng, operator)
+    run = kind(operator, source, probes or distributions.rademacher)
+    run.num_matvecs = facts["spent"]
+    run._eigenvalues = held.get("eigenvalues")
+    if facts["observed"]:
+        run._observed = Observed(operator)
+        run._observed._stacks = [held[k] for k in sorted(held, key=_number) if _number(k) >= 0]
+        run._observed._deep = held.get("observed deep")
+        run._observed.on_eigenvectors = held.get("on eigenvectors")
+    if run._eigenvalues is None:
+        goes_on = goes_on and A is not None and probes is not None and not facts["observed"]
+        independent = facts["independent"]
+        run._spaces = _spaces(held, operator, independent=independent, extensible=goes_on)
+        run._spaces.num_matvecs, run._spaces.observed = run.num_matvecs, run._observed
+    return run
+
+
+def merge(runs: Sequence[Any]) -> Any:
+    """Several runs of one operator as one.
+
+    Parameters
+    ----------
+    runs : sequence of SpectralRun
+        Of one operator, with probes of their own (from different seeds), of the same depth.
+
+    Returns
+    -------
+    SpectralRun
+        With the probes of all, each deflated as in its own run. It cannot be extended.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If what is given are not such runs, or two of them share probes.
+
+    Notes
+    -----
+    That the operator is one and the same cannot be seen: only its dimension and dtype are compared.
+
+    Examples
+    --------
+    >>> import numpy as np, tracekit as tk
+    >>> A = tk.testing.known_spectrum(np.linspace(1.0, 2.0, 300))
+    >>> run = tk.merge([tk.spectral_run(A, 100, rng=seed) for seed in (0, 1)])
+    >>> run.num_probes, run.num_matvecs
+    (8, 180)
+    """
+    every = list(runs)
+    if not every or any(not hasattr(run, "_spaces") for run in every):
+        raise TypeError(f"`runs` must be several SpectralRuns, got {runs!r}")
+    first = every[0]
+    spaces = [run._spaces for run in every if run._spaces is not None]
+    if len(spaces) < len(every):
+        raise ValueError("a run that knows all eigenvalues is exact; use it alone")
+    _refuse_others(every, spaces)
+    merged = type(first)(first._A, first._source, first._probes)
+    merged.num_matvecs = sum(run.num_matvecs for run in every)
+    folds, start = [], 0
+    for run, part in zip(every, spaces, strict=True):
+        folds += [fold._replace(members=tuple(start + j for j in fold.members))
+                  for fold in part.folds()]  # fmt: skip
+        start += run.num_probes
+    deep = [part.deep for part in spaces if part.deep is not None]
+    same = len({K.depth for K in deep}) == 1 and len(deep) == len(spaces)
+    joined = lanczos.joined([part.read() for part in spaces])
+    last_word = lanczos.joined([lanczos.without_basis(K) for K in deep]) if same else None
+    merged._spaces = Spaces.read_only(joined, folds, last_word)
+    if first._observed is not None:
+        merged._observed = Observed(first._observed.operator)
+        merged._observed._stacks = [G for run in every for G in run._observed._stacks]
+        if same:
+            xp = first._A.xp
+            merged._observed._deep = xp.concat([run._observed._deep for run in every])
+        merged._spaces.observed = merged._observed
+    return merged
+
+
+def _refuse_others(runs: list[Any], spaces: list[Spaces]) -> None:
+    """Refuse runs that do not add up."""
+
+    def told(run: Any) -> tuple[Any, ...]:
+        A = run._A
+        return A.shape, dtype_name(A.dtype), A.factor is not None, run._observed is not None
+
+    if len({told(run) for run in runs}) > 1:
+        raise ValueError(
+            "runs of operators of different dimension, dtype, kind or observable do not add up; "
+            "merge runs of one operator"
+        )
+    if len({part.depth for part in spaces}) > 1:
+        raise ValueError(
+            f"runs of depths {sorted({part.depth for part in spaces})} do not add up; extend them "
+            "to one depth first"
+        )
+    seen: set[complex] = set()
+    for part in spaces:
+        numbers = {complex(x) for x in to_host(part.read().diagonal[0]).ravel()}
+        if seen & numbers:
+            raise ValueError("two of the runs share probes; merge runs of different seeds")
+        seen |= numbers
+
+
+def _of_krylov(name: str, K: Krylov) -> dict[str, Any]:
+    xp = namespace(K.rest)
+    arrays = {f"{name} {key}": xp.stack(list(getattr(K, key))) for key in STACKS}
+    arrays |= {f"{name} rest": K.rest, f"{name} size": K.size}
+    if K.panels:
+        arrays[f"{name} basis"] = xp.concat(list(K.panels), axis=-1)
+    if K.right is not None:
+        arrays[f"{name} right"] = K.right
+    return arrays
+
+
+def _krylov(name: str, held: dict[str, Any], A: LinearOperator) -> Krylov | None:
+    if f"{name} rest" not in held:
+        return None
+    stacks = {key: tuple(held[f"{name} {key}"]) for key in STACKS}
+    basis = held.get(f"{name} basis")
+    return Krylov(
+        A,
+        held[f"{name} rest"],
+        held[f"{name} size"],
+        panels=() if basis is None else (basis,),
+        right=held.get(f"{name} right"),
+        **stacks,
+    )
+
+
+def _spaces(
+    held: dict[str, Any], A: LinearOperator, *, independent: bool, extensible: bool
+) -> Spaces:
+    pilots, others, further, deep = (
+        _krylov(name, held, A) for name in ("pilots", "others", "further", "deep")
+    )
+    count = len({name.split()[1] for name in held if name.startswith("fold ")})
+    met = [Fold(**{key: held[f"fold {i} {key}"] for key in Fold._fields}) for i in range(count)]
+    met = [fold._replace(members=tuple(int(j) for j in fold.members)) for fold in met]
+    if pilots is None:
+        assert further is not None
+        return Spaces.read_only(further, met, deep)
+    spaces = Spaces(pilots, most_columns(A) if independent else 0)
+    spaces.deep = deep
+    spaces.add([K for K in (others,) if K], [K for K in (further,) if K], met)
+    if extensible:
+        return spaces
+    return Spaces.read_only(spaces.read(), spaces.folds(), deep)
+
+
+def _source(facts: dict[str, Any], rng: Rng, A: LinearOperator) -> tuple[Source, bool]:
+    """The generator where it stopped, and whether it is one that can go on so."""
+    source = Source(np.random.default_rng() if rng is None else rng, A)
+    try:
+        source.restore(facts["draws"])
+    except (LookupError, TypeError, ValueError):
+        return source, False
+    return source, facts["independent"]
+
+
+def _stand_in(facts: dict[str, Any]) -> LinearOperator:
+    """An operator of the same shape and dtype, which has no products."""
+    n, dtype = facts["shape"][0], np.dtype(facts["dtype"])
+
+    def none(X: Any) -> Any:
+        raise ValueError("the run was loaded without its operator; load it with A")
+
+    L = LinearOperator((n, n), none, none, dtype=dtype)
+    return gram(L) if facts["factored"] else L
+
+
+def _number(name: str) -> int:
+    """Of the observable's compression that an array is; -1 of any other array."""
+    word, _, i = name.partition(" ")
+    return int(i) if word == "observed" and i.isdigit() else -1

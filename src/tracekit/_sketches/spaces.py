@@ -1,0 +1,156 @@
+"""The Krylov spaces of a run's probes: how they grow, and by what each probe is deflated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .._arrays import Array, Probes, is_complex
+from .._operators import LinearOperator, blocks, columns_that_fit
+from . import cross_fitting, lanczos
+from .cross_fitting import Fold
+from .lanczos import Krylov
+from .observable import Observed
+
+MEGABYTES = 128  # of bases at a time, and of those that are kept
+MOST_COLUMNS = 640  # of bases that are kept
+LOOK_AHEAD = 0.5  # of what is left, that twice the depth may cost
+
+
+def most_columns(A: LinearOperator) -> int:
+    """Columns of bases that may be kept."""
+    return min(MOST_COLUMNS, MEGABYTES * 2**20 // (max(A.shape[0], 1) * itemsize(A)))
+
+
+def itemsize(A: LinearOperator) -> int:
+    """Bytes of an entry."""
+    return int(A.xp.finfo(A.dtype).bits) // 8 * (2 if is_complex(A) else 1)
+
+
+def is_independent(probes: Probes) -> bool:
+    """Whether probes know nothing of one another, as deflation by each other asks."""
+    return not getattr(probes, "joint", False)
+
+
+class Spaces:
+    """Krylov spaces of one depth, with the bases of the first of them, as many as fit.
+
+    Probes whose bases are kept are deflated by those of each other, in folds; every further probe
+    by all of them.
+    """
+
+    def __init__(self, K: Krylov, most: int, observed: Observed | None = None) -> None:
+        self.depth, self._most, self.observed = K.depth, most, observed
+        self.num_matvecs = K.rest.shape[0] * K.block * lanczos.cost(K.operator, K.depth)
+        self.deep: Krylov | None = None  # those of the first spaces that go on to twice the depth
+        self.kept, self._further = [K], list[Krylov]()
+        self._dealt: tuple[list[Fold], cross_fitting.Whole | None] | None = None
+        self._met: list[Fold] = []
+        if observed is not None:
+            observed.add(K)
+
+    @classmethod
+    def read_only(cls, K: Krylov, folds: list[Fold], deep: Krylov | None) -> Spaces:
+        """Spaces without bases, and what their probes are deflated by."""
+        self = cls.__new__(cls)
+        self.depth, self._most, self.deep, self.observed = K.depth, 0, deep, None
+        self.kept, self._further, self._dealt, self._met = [], [K], ([], None), folds
+        return self
+
+    def add(self, kept: list[Krylov], further: list[Krylov], met: list[Fold]) -> None:
+        """Take spaces as they were before."""
+        self.kept, self._further, self._met = [*self.kept, *kept], further, met
+
+    @property
+    def groups(self) -> int:
+        """Spaces."""
+        return sum(K.rest.shape[0] for K in (*self.kept, *self._further))
+
+    def grow(
+        self,
+        groups: int,
+        draw: Callable[[int], Array],
+        begin: Callable[[Array], Krylov],
+        each: Callable[[Krylov, Array], None] | None = None,
+    ) -> None:
+        """Add the spaces of so many groups of probes, as many at a time as fit."""
+        A, b = self.kept[0].operator, self.kept[0].block
+        size = columns_that_fit(A.shape[0], itemsize(A) * self.depth * b, None, megabytes=MEGABYTES)
+        for count in blocks(groups, size):
+            X = draw(count * b)
+            K = lanczos.advance(begin(X), self.depth)
+            if each is not None:
+                each(K, X)
+            if self.observed is not None:
+                self.observed.add(K)
+            self.num_matvecs += count * b * lanczos.cost(K.operator, self.depth)
+            self._take(K, X)
+
+    def look_ahead(self, budget: int) -> int:
+        """Let the first spaces go on to twice the depth, if half of a budget pays; what that cost.
+
+        Their change tells whether the depth is enough.
+        """
+        deep = self.deep or self.kept[0]
+        twice = min(2 * self.depth, deep.operator.shape[0])
+        cost = _further(deep, twice)
+        if cost > LOOK_AHEAD * budget:
+            return 0
+        self.deep = lanczos.advance(deep, twice)
+        if self.observed is not None:
+            self.observed.set_deep(self.deep)
+        self.num_matvecs += cost
+        return cost
+
+    def deepen(self, depth: int, budget: int) -> int:
+        """Let all spaces have so many steps, if a budget pays for them; what that cost."""
+        if self._further:
+            raise ValueError(
+                "the bases of so many probes did not fit in memory, so that they cannot go deeper; "
+                "extend without `depth`, or begin a run with it"
+            )
+        cost = sum(_further(K, depth) for K in (self.deep or self.kept[0], *self.kept[1:]))
+        if cost > budget:
+            raise ValueError(
+                f"a depth of {depth} costs {cost} products for {self.groups} probes, and "
+                f"num_matvecs={budget} does not allow that; pass more, or a smaller depth"
+            )
+        self.kept = [lanczos.advance(K, depth) for K in self.kept[self.deep is not None :]]
+        if self.deep is not None:  # these may have had more steps
+            self.deep = lanczos.advance(self.deep, depth)
+            self.kept = [lanczos.shortened(self.deep, depth), *self.kept]
+        self.depth, self._dealt = depth, None
+        if self.observed is not None:
+            self.observed.renew(self.kept, self.deep)
+        self.num_matvecs += cost
+        return cost + self.look_ahead(budget - cost)
+
+    def folds(self) -> list[Fold]:
+        """By what each probe is deflated; nothing where no bases are to be kept."""
+        return [*self._deal()[0], *self._met] if self._most else self._met
+
+    def read(self) -> Krylov:
+        """What A is on all spaces, without their bases."""
+        return lanczos.joined([lanczos.without_basis(K) for K in (*self.kept, *self._further)])
+
+    def _take(self, K: Krylov, X: Array) -> None:
+        columns = sum(k.rest.shape[0] for k in (*self.kept, K)) * self.depth * K.block
+        if not self._further and columns <= self._most:
+            self.kept.append(K)
+            self._dealt = None
+            return
+        if self._most:
+            whole = self._deal()[1]
+            first = self.groups * K.block
+            self._met += [] if whole is None else [cross_fitting.met(whole, X, first)]
+        self._further.append(lanczos.without_basis(K))
+
+    def _deal(self) -> tuple[list[Fold], cross_fitting.Whole | None]:
+        if self._dealt is None:
+            self._dealt = cross_fitting.dealt(lanczos.joined(self.kept))
+        return self._dealt
+
+
+def _further(K: Krylov, depth: int) -> int:
+    """Products that spaces cost up to a depth."""
+    steps = lanczos.cost(K.operator, depth) - lanczos.cost(K.operator, K.depth)
+    return int(K.rest.shape[0]) * K.block * max(steps, 0)
