@@ -17,7 +17,16 @@ SEED = 3
 KINDS = {"complex": "complex psd", "non-Hermitian": "real"}
 NOT_ESTIMATED = {  # records, ways to make operators or change them, and what has tests of its own
     *("Comparison", "Estimate", "LinearOperator", "NotFiniteError", "SpectralDensity"),
-    *("SpectralSummary", "Tracked", "as_operator", "block_diagonal", "centered", "compare"),
+    *(
+        "SpectralRun",
+        "SpectralSummary",
+        "merge",
+        "Tracked",
+        "as_operator",
+        "block_diagonal",
+        "centered",
+        "compare",
+    ),
     *("counted", "difference_basis", "functions", "gram", "probes", "range_basis", "resume"),
     *("testing", "vstack", "with_dims"),
 }

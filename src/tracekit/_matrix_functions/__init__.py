@@ -3,6 +3,7 @@
 from .density import SpectralDensity, spectral_density
 from .logdet import logdet
 from .named import effective_dimension, estrada_index, trace_inverse
+from .run_file import merge
 from .schatten import entropy_rank, nuclear_norm, schatten_norm
 from .spectral_run import SpectralRun, spectral_run
 from .trace_function import function_operator, trace_function
@@ -15,6 +16,7 @@ __all__ = [
     "estrada_index",
     "function_operator",
     "logdet",
+    "merge",
     "nuclear_norm",
     "schatten_norm",
     "spectral_density",

@@ -13,6 +13,7 @@ from .observable import Observed
 
 MEGABYTES = 128  # of bases at a time, and of those that are kept
 MOST_COLUMNS = 640  # of bases that are kept
+LEAST_COLUMNS = 30  # of all spaces, for probes to have others worth being deflated by
 LOOK_AHEAD = 0.5  # of what is left, that twice the depth may cost
 
 
@@ -126,6 +127,8 @@ class Spaces:
 
     def folds(self) -> list[Fold]:
         """By what each probe is deflated; nothing where no bases are to be kept."""
+        if self._most and self.groups * self.depth * self.kept[0].block < LEAST_COLUMNS:
+            return []
         return [*self._deal()[0], *self._met] if self._most else self._met
 
     def read(self) -> Krylov:
