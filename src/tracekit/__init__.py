@@ -1,6 +1,6 @@
 """Traces, norms and spectra of matrices that are known only by their products."""
 
-from . import functions, probes, testing
+from . import functions, probes, quadrature, testing
 from ._diagonal import (
     block_traces,
     diagonal,
@@ -107,6 +107,7 @@ __all__ = [
     "partial_trace",
     "partial_trace_operator",
     "probes",
+    "quadrature",
     "range_basis",
     "resume",
     "schatten_norm",

@@ -16,7 +16,7 @@ import tracekit as tk
 from tracekit import functions
 from tracekit._matrix_functions.deflation import deflated
 from tracekit._matrix_functions.quadrature import evaluate
-from tracekit._sketches import lanczos
+from tracekit._sketches import gauss, lanczos
 from tracekit.probes.source import Source
 from tracekit.testing import known_spectrum
 
@@ -152,7 +152,7 @@ def test_golub_kahan_keeps_the_digits_of_small_singular_values():
     exact = 2 * np.sum(np.log(np.linalg.svd(A, compute_uv=False)))
     X = signs(A, 3)
     L = tk.gram(A)
-    nodes, _ = lanczos.rule(lanczos.advance(lanczos.begin(L, X), 5))
+    nodes, _ = gauss.rule(lanczos.begin(L, X).advance(5))
     least = np.sqrt(np.min(nodes, axis=-1))
     assert np.allclose(least, 1e-9, rtol=1e-4)
     assert np.isclose(tk.trace_function(L, functions.log, 40).value, exact, rtol=1e-6)
@@ -162,10 +162,10 @@ def test_golub_kahan_keeps_the_digits_of_small_singular_values():
 def test_bases_are_orthonormal_and_project_the_operator(kind):
     A = matrix(kind, 40)
     for block in (1, 4):
-        K = lanczos.advance(lanczos.begin(tk.as_operator(A), signs(A, 4), block), 9)
+        K = lanczos.begin(tk.as_operator(A), signs(A, 4), block).advance(9)
         Q = np.concatenate(K.panels, axis=-1)
         assert np.allclose(Q.conj().mT @ Q, np.eye(9 * block), atol=1e-12)
-        nodes, V = lanczos.ritz(K)
+        nodes, V = gauss.ritz(K)
         inside = V.conj().mT @ (A @ V)
         assert np.allclose(inside, nodes[:, None, :] * np.eye(9 * block), atol=1e-12)
 
@@ -174,8 +174,8 @@ def test_a_zero_and_a_repeated_probe_do_no_harm():
     A = definite("psd", 30)
     X = signs(A, 6)
     X = np.stack([X[:, 0], X[:, 0], 0 * X[:, 0], X[:, 1], X[:, 2], X[:, 3]], axis=1)
-    nodes, M = lanczos.rule(lanczos.advance(lanczos.begin(tk.as_operator(A), X, 3), 4))
-    found = lanczos.forms(nodes, M, np.log(nodes))
+    nodes, M = gauss.rule(lanczos.begin(tk.as_operator(A), X, 3).advance(4))
+    found = gauss.forms(nodes, M, np.log(nodes))
     assert np.allclose(found, naive.forms(A, X, np.log, 4, 3).real, rtol=1e-10, atol=1e-12)
 
 
@@ -202,7 +202,7 @@ def test_what_is_deflated_leaves_the_mean_over_all_signs_as_it_is(path, columns)
     operator = tk.gram(factor(A)) if factored else tk.as_operator(A)
     X = np.array(list(itertools.product([-1.0, 1.0], repeat=7))).T
     cv, _ = deflated(operator, f, columns, Source(1, operator))
-    K = lanczos.advance(lanczos.begin(cv.operator, cv.start(X)), 7)
+    K = lanczos.begin(cv.operator, cv.start(X)).advance(7)
     residuals = evaluate(f, cv, K, X, 7).residuals
     assert np.isclose(cv.exact_part + np.mean(residuals), naive.trace(A, twin), rtol=1e-11)
 
@@ -397,8 +397,8 @@ def test_kernels_that_a_probe_meets_by_rounding_alone_are_hermitian():
     A, X = np.outer(v, v), np.ones((40, 2))
     X[5:, 1] = -1
     assert 0 < abs(X[:, 0] @ v) < 1e-16
-    nodes, M = lanczos.rule(lanczos.advance(lanczos.begin(tk.as_operator(A), X), 3))
-    assert np.all(lanczos.forms(nodes, M, nodes) < 1e-16)
+    nodes, M = gauss.rule(lanczos.begin(tk.as_operator(A), X).advance(3))
+    assert np.all(gauss.forms(nodes, M, nodes) < 1e-16)
 
 
 # --- costs ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 from .._arrays import Array, Rng, device_of, namespace, to_host, to_number
 from .._estimates import checked_budget, plot_density
 from .._operators import square
-from .._sketches import lanczos
+from .._sketches import gauss, lanczos
 from ..probes import Source, distributions
 
 
@@ -166,7 +166,7 @@ def spectral_density(
     depth = min(depth, n, most)
     count = min(m // lanczos.cost(A, depth), n)
     X = distributions.rademacher(Source(rng, A), n, count)
-    found = lanczos.shares(lanczos.advance(lanczos.begin(A, X), depth))
+    found = gauss.shares(lanczos.begin(A, X).advance(depth))
     nodes, shares = (A.xp.reshape(part, (-1,)) for part in found)
     return SpectralDensity(
         nodes,

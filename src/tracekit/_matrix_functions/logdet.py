@@ -8,10 +8,11 @@ from typing import Any
 from .._arrays import Rng, constant, is_traced, namespace, real, to_number
 from .._estimates import Estimate, finalize
 from .._operators import square
+from .._sketches import Quadrature
 from ..functions import log
 from .quadrature import SHARE
 from .request import exactly, requested
-from .slq import sampled
+from .slq import within_bounds
 
 
 def logdet(
@@ -21,6 +22,7 @@ def logdet(
     rng: Rng = None,
     depth: int | None = None,
     deflate: int | None = None,
+    quadrature: Quadrature | None = None,
 ) -> Estimate:
     r"""The logarithm of the determinant of a positive definite operator, with its gradient.
 
@@ -37,6 +39,8 @@ def logdet(
         As for `trace_function`.
     deflate : int, optional
         As for `trace_function`; the sketch serves as a preconditioner.
+    quadrature : Lanczos or Chebyshev, optional
+        As for `trace_function`.
 
     Returns
     -------
@@ -75,10 +79,12 @@ def logdet(
     True
     """
     A = square(A, "determinant")
-    request = requested(A, log, num_matvecs, depth=depth, deflate=deflate, gradient=True)
+    request = requested(
+        A, log, num_matvecs, depth=depth, deflate=deflate, quadrature=quadrature, gradient=True
+    )
     if request.is_affordable:
         return finalize(exactly(request, "logdet"), quantity="log-determinant")
-    estimate, terms = sampled(request, rng, "logdet")
+    estimate, terms = within_bounds(request, rng, "logdet")
     if terms is not None:
         zeros = real(terms) - constant(real(terms))  # with the derivatives of the terms
         value = estimate.value + namespace(zeros).mean(zeros)

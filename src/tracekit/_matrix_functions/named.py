@@ -7,6 +7,7 @@ from typing import Any
 from .. import functions
 from .._arrays import Rng
 from .._estimates import Estimate
+from .._sketches import Quadrature
 from .slq import trace_estimate
 
 
@@ -17,6 +18,7 @@ def trace_inverse(
     rng: Rng = None,
     depth: int | None = None,
     deflate: int | None = None,
+    quadrature: Quadrature | None = None,
 ) -> Estimate:
     r"""The trace of the inverse of a positive definite operator.
 
@@ -32,6 +34,8 @@ def trace_inverse(
         As for `trace_function`.
     deflate : int, optional
         As for `trace_function`; the sketch serves as a preconditioner.
+    quadrature : Lanczos or Chebyshev, optional
+        As for `trace_function`.
 
     Returns
     -------
@@ -57,7 +61,14 @@ def trace_inverse(
     True
     """
     return trace_estimate(
-        A, functions.inv, num_matvecs, "trace_inverse", rng=rng, depth=depth, deflate=deflate
+        A,
+        functions.inv,
+        num_matvecs,
+        "trace_inverse",
+        rng=rng,
+        depth=depth,
+        deflate=deflate,
+        quadrature=quadrature,
     )
 
 
@@ -69,6 +80,7 @@ def effective_dimension(
     rng: Rng = None,
     depth: int | None = None,
     deflate: int | None = None,
+    quadrature: Quadrature | None = None,
 ) -> Estimate:
     r"""The degrees of freedom of ridge regression, :math:`\mathrm{tr}\, A (A + c I)^{-1}`.
 
@@ -85,6 +97,8 @@ def effective_dimension(
     depth : int, optional
         As for `trace_function`.
     deflate : int, optional
+        As for `trace_function`.
+    quadrature : Lanczos or Chebyshev, optional
         As for `trace_function`.
 
     Returns
@@ -109,7 +123,14 @@ def effective_dimension(
     """
     f = functions.ridge(ridge)
     return trace_estimate(
-        A, f, num_matvecs, "effective_dimension", rng=rng, depth=depth, deflate=deflate
+        A,
+        f,
+        num_matvecs,
+        "effective_dimension",
+        rng=rng,
+        depth=depth,
+        deflate=deflate,
+        quadrature=quadrature,
     )
 
 
@@ -120,6 +141,7 @@ def estrada_index(
     rng: Rng = None,
     depth: int | None = None,
     deflate: int | None = None,
+    quadrature: Quadrature | None = None,
 ) -> Estimate:
     r"""The Estrada index of a graph, :math:`\mathrm{tr}\, e^A`.
 
@@ -134,6 +156,8 @@ def estrada_index(
     depth : int, optional
         As for `trace_function`.
     deflate : int, optional
+        As for `trace_function`.
+    quadrature : Lanczos or Chebyshev, optional
         As for `trace_function`.
 
     Returns
@@ -163,5 +187,12 @@ def estrada_index(
     8.124815
     """
     return trace_estimate(
-        A, functions.exp, num_matvecs, "estrada_index", rng=rng, depth=depth, deflate=deflate
+        A,
+        functions.exp,
+        num_matvecs,
+        "estrada_index",
+        rng=rng,
+        depth=depth,
+        deflate=deflate,
+        quadrature=quadrature,
     )

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 from typing import NamedTuple
-
-import numpy as np
 
 from .._arrays import (
     Array,
     Probes,
-    colnorm2,
-    conj,
     eps_of,
     is_traced,
     namespace,
@@ -22,18 +17,16 @@ from .._arrays import (
     to_number,
 )
 from .._estimates import ErrorParts, Estimate, finalize, mean, standard_error
-from .._sketches import Fold, Krylov, Observed, Spaces, lanczos
-from ..functions import Function, inv, is_semidefinite, values
+from .._sketches import ControlVariate, Fold, Observed, Space, Spaces, cross_fit, samples
+from ..functions import Function, is_semidefinite, values
 from ..probes import distributions
-from .deflation import ControlVariate, cross_fit
+from .batch import ROUNDING, Batch, evaluate, shorter_depths
 
 SAFETY = 2.5  # convergence may slow down from what the last steps show
 QUADRATURE = 0.5  # of the Monte Carlo error, that of the quadrature may be
 SHARE = 0.1  # of the trace of |f|(A), an error that tells that the rule has not seen the spectrum
-APART = 4  # residuals between a Ritz value and the next that make it stand apart
 SOLVED = 0.01  # relative error of a solve that is good enough for any gradient
 NOT_SETTLED = "the quadrature has not settled at this depth, so the error is not known; pass more"
-ROUNDING = 50  # in units of eps: below that changes of forms are rounding
 
 
 class Depth(NamedTuple):
@@ -42,28 +35,8 @@ class Depth(NamedTuple):
     steps: int
     complete: bool = False  # the Krylov spaces are the whole space
     settled: Array | bool = True  # for each function, as far as that was judged
-    deep: Krylov | None = None  # some of the spaces at twice the depth
+    deep: Space | None = None  # some of the spaces at twice the depth
     num_matvecs: int = 0  # that were used at twice the depth
-
-
-class Batch(NamedTuple):
-    """What the rule of so many steps says of each probe."""
-
-    residuals: Array  # of the control variate
-    shorter: tuple[Array, ...]  # the same by up to two shorter rules
-    energy: Array | None  # of the probes in the range of the control variate
-    forms: Array  # of f(A) itself
-    size: Array  # the forms of |f|(A)
-    unresolved: Array  # what clusters that one node stands for leave open
-    ends: Array  # how much f may change where the outermost Ritz values still move
-    solves: Solves | None  # where a gradient is made of them
-
-
-class Solves(NamedTuple):
-    """What Lanczos of so many steps says of ``A^-1 x`` for each probe."""
-
-    forms: Array  # x^H A^-1 x
-    changes: list[Array]  # since shorter rules, relative
 
 
 class Verdict(NamedTuple):
@@ -73,43 +46,6 @@ class Verdict(NamedTuple):
     small: Array  # its error is small relative to the trace of |f|(A)
     solved: bool  # and so are those of the solves that a gradient is made of
     allowed: Array  # what the rule may add
-
-
-def evaluate(
-    f: Function,
-    cv: ControlVariate,
-    K: Krylov,
-    X: Array | None,
-    depth: int,
-    *,
-    solves: bool = False,
-) -> Batch:
-    """The rule of so many steps, and of up to two shorter ones, for probes X.
-
-    Probes are read where the control variate is more than the operator.
-    """
-    depths = _and_shorter(depth)
-
-    def at(x: Array) -> Array:
-        return values(f, x, squared=K.operator.factor is not None)
-
-    found = [lanczos.samples(K, steps, at) for steps in depths]
-    nodes, M = lanczos.rule(K, depth)
-    xp = namespace(nodes)
-    unresolved, ends = _local_errors(f, K, depth)
-    low, high = (_each_probe(end(nodes, axis=-1), K.block) for end in (xp.min, xp.max))
-    beyond = cv.beyond(X, low, high)
-    residuals, *shorter = (cv.residuals(x, X) for x in found)
-    return Batch(
-        residuals,
-        tuple(shorter),
-        cv.energy(X),
-        found[0],
-        lanczos.forms(nodes, M, xp.abs(at(nodes))),
-        unresolved if beyond is None else unresolved + beyond,
-        ends,
-        _solves(K, depths) if solves else None,
-    )
 
 
 def quadrature_error(batches: list[Batch], complete: bool) -> Array:
@@ -134,13 +70,13 @@ def quadrature_error(batches: list[Batch], complete: bool) -> Array:
     return _carried_on(changes, rounding) + _average([batch.unresolved for batch in batches])
 
 
-def change_at_twice(f: Function, deep: Krylov, depth: int) -> Array:
+def change_at_twice(f: Function, deep: Space, depth: int) -> Array:
     """How far the mean over some probes moves as they go on to more steps."""
 
     def at(x: Array) -> Array:
         return values(f, x, squared=deep.operator.factor is not None)
 
-    after, before = (lanczos.samples(deep, steps, at) for steps in (deep.depth, depth))
+    after, before = (samples(deep, steps, at) for steps in (deep.depth, depth))
     return _change(after, before)
 
 
@@ -196,13 +132,13 @@ def combined(
     xp, n = cv.operator.xp, cv.operator.shape[0]
     residuals = xp.concat([batch.residuals for batch in batches], axis=-1)
     energy = [batch.energy for batch in batches if batch.energy is not None]
-    samples = cv.samples(residuals, xp.concat(energy) if energy else None)
-    samples, factor = cross_fit(f, samples, folds, squared=cv.operator.factor is not None)
+    cv_samples = cv.samples(residuals, xp.concat(energy) if energy else None)
+    averaged, factor = cross_fit(f, cv_samples, folds, squared=cv.operator.factor is not None)
     found = mean(
-        samples,
+        averaged,
         spent,
         method,
-        correction=distributions.finite_population(probes, samples.shape[-1], n),
+        correction=distributions.finite_population(probes, averaged.shape[-1], n),
         independent=not (folds or getattr(probes, "joint", False)),
     )
     monte_carlo = found.standard_error * factor
@@ -265,12 +201,12 @@ def read(
 
 
 def with_slope(
-    found: Estimate, f: Function, K: Krylov, folds: list[Fold], depth: Depth, probes: Probes
+    found: Estimate, f: Function, K: Space, folds: list[Fold], depth: Depth, probes: Probes
 ) -> Estimate:
     """The estimate with the derivative by the scale of A, where f has one and values are known."""
     if is_traced(found.value):
         return found
-    A, f, K = K.operator, _by_scale(f), lanczos.constant_space(K)
+    A, f, K = K.operator, _by_scale(f), K.constant()
     try:
         batch = evaluate(f, ControlVariate(A), K, None, depth.steps)
         slope = combined(f, ControlVariate(A), [batch], folds, depth, probes, 0, "")
@@ -292,10 +228,10 @@ def _by_scale(f: Function) -> Function:
     return slope
 
 
-def _observed(f: Function, observed: Observed, K: Krylov, depth: int, plain: Batch) -> Batch:
+def _observed(f: Function, observed: Observed, K: Space, depth: int, plain: Batch) -> Batch:
     """What the rule of so many steps says of the traces of O f(A)."""
     xp = namespace(plain.forms)
-    forms, *shorter = (observed.forms(f, K, steps) for steps in _and_shorter(depth))
+    forms, *shorter = (observed.forms(f, K, steps) for steps in shorter_depths(depth))
     norm = observed.norm
     return plain._replace(
         residuals=forms,
@@ -311,12 +247,6 @@ def _change(after: Array, before: Array) -> Array:
     """Of a mean over probes."""
     xp = namespace(after)
     return SAFETY * xp.abs(xp.mean(after - before, axis=-1))
-
-
-def _and_shorter(depth: int) -> list[int]:
-    """A depth, and up to two lesser ones whose rules it is compared with."""
-    step = max(1, depth // 4)
-    return [steps for steps in (depth, depth - step, depth - 2 * step) if steps >= 1]
 
 
 def _carried_on(changes: list[Array], rounding: Array | float) -> Array:
@@ -340,70 +270,3 @@ def _average(parts: list[Array]) -> Array:
     """Over all probes."""
     xp = namespace(parts[0])
     return xp.mean(xp.concat(parts, axis=-1), axis=-1)
-
-
-def _solves(K: Krylov, depths: list[int]) -> Solves:
-    xp = namespace(K.rest)
-    found = [lanczos.coordinates(K, steps, inv) for steps in depths]
-    size = xp.sqrt(colnorm2(found[0]))
-    forms = xp.sum(conj(K.below[0]) * found[0][:, : K.block, :], axis=-2)
-
-    def change(C: Array, shorter: Array) -> Array:
-        same = shorter.shape[1]
-        square = colnorm2(C[:, :same, :] - shorter) + colnorm2(C[:, same:, :])
-        return xp.reshape(xp.sqrt(square) / positive(size), (-1,))
-
-    return Solves(xp.reshape(forms, (-1,)), [change(*pair) for pair in pairwise(found)])
-
-
-def _local_errors(f: Function, K: Krylov, depth: int) -> tuple[Array, Array]:
-    """For each probe: what clusters leave open, and what the outermost Ritz values do.
-
-    From the rule of a step less, whose residuals are known. A Ritz value that stands apart from its
-    neighbours by more than its residual allows may stand for a cluster: the residual is the spread
-    of that, and the Gauss rule of two points with that spread says
-    what it is worth. An outermost Ritz value moves by its residual at most; by the square of that
-    over its distance from the next one, if this is larger.
-    """
-    xp, depth = namespace(K.rest), max(depth - 1, 1)
-    if K.depth <= depth:
-        zero = xp.zeros_like(real(K.rest[:, 0, :]))
-        zero = xp.reshape(zero, (-1,))
-        return zero + math.inf, zero + math.inf
-    nodes, M, rho = lanczos.residuals(K, depth)
-    bounded = is_semidefinite(f)
-    nodes = xp.where(nodes < 0, xp.zeros_like(nodes), nodes) if bounded else nodes
-    steps = xp.abs(nodes[:, 1:] - nodes[:, :-1])
-    far = xp.full_like(nodes[:, :1], math.inf)
-    gap = xp.minimum(xp.concat([far, steps], axis=-1), xp.concat([steps, far], axis=-1))
-    move = rho * xp.minimum(xp.ones_like(rho), rho / positive(gap - rho))
-    move = xp.where(gap > rho, move, rho)
-    least = nodes == xp.min(nodes, axis=-1, keepdims=True)
-    most = nodes == xp.max(nodes, axis=-1, keepdims=True)
-    # two points with the mean and the spread of the cluster, the lower one in the domain of f
-    narrow = xp.ones_like(rho)
-    if bounded:
-        room = xp.maximum(nodes / (2 * positive(rho)), eps_of(rho) * narrow)
-        narrow = xp.minimum(narrow, room)
-    share = narrow * narrow / (1 + narrow * narrow)
-    with np.errstate(all="ignore"):
-        at = f(nodes)
-        pair = (1 - share) * f(nodes - rho * narrow) + share * f(nodes + rho / narrow)
-        down, up = f(nodes - move), f(nodes + move)
-
-    def change(moved: Array, where: Array) -> Array:
-        size = xp.abs(moved - at)
-        size = xp.where(xp.isfinite(size), size, xp.abs(at))
-        return lanczos.forms(nodes, M, xp.where(where, size, xp.zeros_like(size)))
-
-    apart = (gap > APART * rho) & (rho > 0)
-    ends = change(down, least) + change(up, most)
-    blind = xp.all(at == 0, axis=-1) & xp.any(rho > 0, axis=-1)  # f may begin beyond what is seen
-    unknown = xp.where(blind, math.inf + 0 * at[..., 0], 0 * at[..., 0])
-    return change(pair, apart), ends + _each_probe(xp.abs(unknown), K.block)
-
-
-def _each_probe(x: Array, block: int) -> Array:
-    """A number of each group as one of each of its probes."""
-    xp = namespace(x)
-    return xp.reshape(xp.stack([x] * block, axis=-1), (*x.shape[:-1], -1))

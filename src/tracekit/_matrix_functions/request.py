@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 from .._arrays import Array, Probes, adjoint, device_of, require_hermitian
 from .._estimates import Estimate, checked_budget, exact, require_finite
 from .._operators import LinearOperator, all_columns_cost, dense, matvecs_per_column
-from .._sketches import itemsize, lanczos
+from .._sketches import Quadrature, dimension, itemsize, lanczos, rules, sketch_cost
 from ..functions import Function, values
 from ..probes import distributions
-from .deflation import cost as sketch_cost
-from .deflation import dimension
+from ..quadrature import Chebyshev
 
 GIGABYTE = 2**30
 
@@ -27,6 +26,8 @@ class Request(NamedTuple):
     depth: int | None
     deflate: int | None
     gradient: bool  # whether a gradient may be asked for, which is made of solves
+    quadrature: Quadrature
+    margin: float = 0.01  # of the breadth of an interval that is found for the spectrum
 
     @property
     def is_affordable(self) -> bool:
@@ -35,7 +36,7 @@ class Request(NamedTuple):
 
     def cost(self, depth: int) -> int:
         """Products that a group of probes costs."""
-        return self.block * (lanczos.cost(self.A, depth) + self.gradient_cost)
+        return self.block * (rules.cost(self.quadrature, self.A, depth) + self.gradient_cost)
 
     @property
     def gradient_cost(self) -> int:
@@ -53,6 +54,7 @@ def requested(
     block: Any = 1,
     deflate: Any = None,
     gradient: bool = False,
+    quadrature: Any = None,
 ) -> Request:
     """What is asked for, if it can be done."""
     if not callable(f):
@@ -63,14 +65,23 @@ def requested(
     m, n, b = checked_budget(num_matvecs), A.shape[0], checked_budget(block, "block")
     depth = None if depth is None else min(checked_budget(depth, "depth"), -(-n // b))
     columns = 0 if deflate in (None, 0) else checked_budget(deflate, "deflate")
-    request = Request(A, f, m, probes, b, depth, deflate if deflate is None else columns, gradient)
+    way = rules.checked(quadrature, A)
+    deflate = deflate if deflate is None else columns
+    if isinstance(way, Chebyshev):
+        if b > 1 or columns:
+            raise ValueError(
+                "Chebyshev moments take neither `block` nor `deflate`; leave these out, or pass "
+                "quadrature.lanczos()"
+            )
+        deflate = 0
+    request = Request(A, f, m, probes, b, depth, deflate, gradient, way)
     rank = n if A.factor is None else A.factor.shape[1]
     if rank < n and getattr(f, "positive", False):
         raise ValueError(
             f"a matrix of dimension {n} made of a factor with {rank} columns is singular, and this "
             "function is not defined at 0; add a multiple of the identity, A + c I"
         )
-    least = b * lanczos.cost(A, depth or 1) + columns * sketch_cost(A, f)
+    least = b * rules.cost(way, A, depth or 1) + columns * sketch_cost(A, f)
     if dimension(f, columns) > n or (m < least and not request.is_affordable):
         raise ValueError(
             f"depth={depth}, block={block} and deflate={deflate} take {least} products at least, "

@@ -11,7 +11,7 @@ import numpy as np
 from .._arrays import Rng, dtype_name, namespace, to_host
 from .._estimates import files
 from .._operators import LinearOperator, gram, square
-from .._sketches import Fold, Krylov, Observed, Spaces, is_independent, lanczos, most_columns
+from .._sketches import Fold, Krylov, Observed, Spaces, is_independent, most_columns
 from ..probes import Source, distributions
 
 STACKS = ("diagonal", "below", "alive")
@@ -28,7 +28,7 @@ def save(run: Any, path: Path) -> None:
         parts = {"pilots": spaces.kept[:1], "others": spaces.kept[1:], "further": spaces._further}
         for name, stacks in (*parts.items(), ("deep", [spaces.deep] if spaces.deep else [])):
             if stacks:
-                arrays |= _of_krylov(name, lanczos.joined(stacks))
+                arrays |= _of_krylov(name, Krylov.joined(stacks))
         for i, fold in enumerate(spaces._met):
             arrays |= {f"fold {i} {key}": np.asarray(x) if key == "members" else x
                        for key, x in fold._asdict().items()}  # fmt: skip
@@ -136,8 +136,8 @@ def merge(runs: Sequence[Any]) -> Any:
         start += run.num_probes
     deep = [part.deep for part in spaces if part.deep is not None]
     same = len({K.depth for K in deep}) == 1 and len(deep) == len(spaces)
-    joined = lanczos.joined([part.read() for part in spaces])
-    last_word = lanczos.joined([lanczos.without_basis(K) for K in deep]) if same else None
+    joined = Krylov.joined([part.read() for part in spaces])
+    last_word = Krylov.joined([K.without_basis() for K in deep]) if same else None
     merged._spaces = Spaces.read_only(joined, folds, last_word)
     if first._observed is not None:
         merged._observed = Observed(first._observed.operator)
@@ -168,7 +168,7 @@ def _refuse_others(runs: list[Any], spaces: list[Spaces]) -> None:
         )
     seen: set[complex] = set()
     for part in spaces:
-        numbers = {complex(x) for x in to_host(part.read().diagonal[0]).ravel()}
+        numbers = {complex(x) for x in to_host(part.read().seen).ravel()}
         if seen & numbers:
             raise ValueError("two of the runs share probes; merge runs of different seeds")
         seen |= numbers
@@ -188,7 +188,7 @@ def _of_krylov(name: str, K: Krylov) -> dict[str, Any]:
 def _krylov(name: str, held: dict[str, Any], A: LinearOperator) -> Krylov | None:
     if f"{name} rest" not in held:
         return None
-    stacks = {key: tuple(held[f"{name} {key}"]) for key in STACKS}
+    stacks: dict[str, Any] = {key: tuple(held[f"{name} {key}"]) for key in STACKS}
     basis = held.get(f"{name} basis")
     return Krylov(
         A,

@@ -11,28 +11,35 @@ import numpy as np
 
 from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
 from .._estimates import Estimate, finalize
-from .._operators import square
+from .._operators import counted, square
 from .._sketches import (
     LOOK_AHEAD,
     MEGABYTES,
-    Krylov,
+    ControlVariate,
+    OutsideError,
+    Space,
     Spaces,
+    deflated,
+    dimension,
+    gauss,
     is_independent,
+    is_preconditioned,
     itemsize,
     lanczos,
     most_columns,
+    rules,
+    sketch_cost,
 )
 from ..functions import Function, inv, is_semidefinite, log, values
 from ..probes import Source, distributions
-from .deflation import ControlVariate, deflated, dimension, is_preconditioned
-from .deflation import cost as sketch_cost
+from ..quadrature import Chebyshev
+from .batch import evaluate
 from .quadrature import (
     NOT_SETTLED,
     Depth,
     Verdict,
     change_at_twice,
     combined,
-    evaluate,
     judged,
     with_slope,
 )
@@ -40,6 +47,8 @@ from .request import Request, exactly, requested
 
 PILOT, PILOT_DEPTH = 4, 6  # the first probes, and the depth at which they are first evaluated
 DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
+WIDER = (0.01, 0.1, 1.0)  # of its breadth, by which an interval that is found is widened
+NEVER = 10**9  # steps
 MAXIMUM_DEFAULT = 30  # steps where values are not known
 
 
@@ -47,7 +56,7 @@ class Start(NamedTuple):
     """The control variate, the first probes and their Krylov spaces."""
 
     cv: ControlVariate
-    K: Krylov
+    K: Space
     X: Array
     columns: int  # of the sketch
     spent: int  # on the sketch, and on spaces that were given up
@@ -55,7 +64,7 @@ class Start(NamedTuple):
     @property
     def groups(self) -> int:
         """Krylov spaces."""
-        return int(self.K.rest.shape[0])
+        return self.K.groups
 
 
 def trace_estimate(
@@ -63,9 +72,26 @@ def trace_estimate(
 ) -> Estimate:
     """The trace of f(A), or of several functions that f stacks along a first axis."""
     request = requested(square(A, "function"), f, num_matvecs, **options)
-    exact = request.is_affordable
-    estimate = exactly(request, method) if exact else sampled(request, rng, method)[0]
-    return finalize(estimate, quantity="trace of f(A)")
+    if request.is_affordable:
+        return finalize(exactly(request, method), quantity="trace of f(A)")
+    return finalize(within_bounds(request, rng, method)[0], quantity="trace of f(A)")
+
+
+def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
+    """What `sampled` finds, begun again where an interval that was found is too narrow."""
+    if request.quadrature != Chebyshev():
+        return sampled(request, rng, method)
+    A, counter = counted(request.A)
+    for margin in WIDER:
+        left = request.budget - counter.total
+        try:
+            again = request._replace(A=A, budget=left, margin=margin)
+            estimate, terms = sampled(again, rng, method)
+            return replace(estimate, num_matvecs=counter.total), terms
+        except OutsideError:
+            if margin == WIDER[-1]:
+                raise
+    raise AssertionError
 
 
 def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
@@ -77,17 +103,18 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
     spent = start.spent + start.groups * request.cost(start.K.depth) + depth.num_matvecs
     more, f, cv = (request.budget - spent) // request.cost(depth.steps), request.f, start.cv
     crosses = request.deflate is None and not start.columns and is_independent(request.probes)
+    crosses = crosses and start.K.held(2) == 2
     spaces = Spaces(start.K, most_columns(request.A) if crosses else 0)
     batches, terms = [], list[Array]()
 
-    def each(K: Krylov, X: Array) -> None:
+    def each(K: Space, X: Array) -> None:
         if start.columns:
             batches.append(evaluate(f, cv, K, X, depth.steps, solves=request.gradient))
         if request.gradient:
             terms.append(_gradient_terms(request, cv, K, X))
 
     each(start.K, start.X)
-    begin = partial(lanczos.begin, start.K.operator, block=request.block)
+    begin = partial(rules.begin, request.quadrature, start.K.operator, block=request.block)
     spaces.grow(more, draw, lambda X: begin(cv.start(X)), each)
     if not start.columns:
         K = spaces.read()
@@ -111,12 +138,12 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
 
 def choose_deflation(request: Request, start: Start, source: Source) -> Start:
     """The start with a sketch, if that pays by the spectrum that the first probes see."""
-    if request.deflate is not None or is_traced(start.K.diagonal[0]):
+    if request.deflate is not None or is_traced(start.K.seen):
         return start
     if request.budget < DEFLATE_FROM or not is_semidefinite(request.f):
         return start
     depth = request.depth or _maximum_depth(request, start.groups, request.budget)
-    K = lanczos.advance(start.K, min(PILOT_DEPTH, depth))
+    K = start.K.advance(min(PILOT_DEPTH, depth))
     columns = _worthwhile(request, K)
     if not columns:
         return start._replace(K=K)
@@ -124,19 +151,19 @@ def choose_deflation(request: Request, start: Start, source: Source) -> Start:
     cv, spent = deflated(A, request.f, columns, source)
     if cv.precondition is not None:  # another operator: the first probes begin again
         spent += start.groups * request.block * lanczos.cost(A, K.depth)
-        K = lanczos.begin(cv.operator, cv.start(start.X), request.block)
-        K = lanczos.advance(K, 1)
+        K = rules.begin(request.quadrature, cv.operator, cv.start(start.X), request.block)
+        K = K.advance(1)
     return Start(cv, K, start.X, columns, spent)
 
 
 def choose_depth(request: Request, start: Start) -> tuple[Start, Depth]:
     """The first spaces at the depth that all others will have, or deeper."""
     budget, complete = request.budget - start.spent, _complete_depth(request)
-    if request.depth is None and not is_traced(start.K.diagonal[0]):
+    if request.depth is None and not is_traced(start.K.seen):
         K, depth = _settled(request, start, budget)
         return start._replace(K=K), depth
     steps = request.depth or _default_depth(request, start.groups, budget)
-    return start._replace(K=lanczos.advance(start.K, steps)), Depth(steps, steps >= complete)
+    return start._replace(K=start.K.advance(steps)), Depth(steps, steps >= complete)
 
 
 def _first_probes(
@@ -149,10 +176,20 @@ def _first_probes(
         cv, spent = deflated(A, request.f, columns, source)
     draw = distributions.stream(request.probes, source, A.shape[0], min(request.budget, A.shape[0]))
     X = draw(_first_groups(request, request.budget - spent) * b)
-    K = lanczos.advance(lanczos.begin(cv.operator, cv.start(X), b), 1)
-    request = request._replace(gradient=request.gradient and is_differentiated(K.diagonal[0]))
+    way, cost = rules.with_interval(
+        request.quadrature, A, X, request.budget,
+        semidefinite=is_semidefinite(request.f), margin=request.margin,
+    )  # fmt: skip
+    request, spent = request._replace(quadrature=way), spent + cost
+    K = rules.begin(way, cv.operator, cv.start(X), b).advance(1)
+    request = request._replace(gradient=request.gradient and is_differentiated(K.seen))
     if request.gradient:
-        K = lanczos.constant_space(K)
+        if K.held(2) != 2:
+            raise ValueError(
+                "the gradient takes the bases, which this quadrature does not keep; pass "
+                "quadrature.lanczos(reorthogonalise=True)"
+            )
+        K = K.constant()
     each, left = request.cost(request.depth or 1), request.budget - spent
     if left < each:
         raise ValueError(
@@ -171,13 +208,18 @@ def _first_groups(request: Request, budget: int) -> int:
 
 def _complete_depth(request: Request) -> int:
     """Steps after which a Krylov space is all of the space."""
+    if isinstance(request.quadrature, Chebyshev):
+        return NEVER
     return -(-request.A.shape[0] // request.block)
 
 
 def _maximum_depth(request: Request, groups: int, budget: int) -> int:
     """Steps that a budget allows so many groups, up to the dimension."""
     products = max(budget // (groups * request.block) - request.gradient_cost, 1)
-    steps = products if request.A.factor is None else (products + 1) // 2
+    steps = products
+    if request.A.factor is not None:
+        lanczos_too = not isinstance(request.quadrature, Chebyshev)
+        steps = max((products + lanczos_too) // 2, 1)
     return min(steps, _complete_depth(request))
 
 
@@ -188,7 +230,7 @@ def _default_depth(request: Request, groups: int, budget: int) -> int:
     return min(steps, _maximum_depth(request, groups, budget), MAXIMUM_DEFAULT)
 
 
-def _settled(request: Request, start: Start, budget: int) -> tuple[Krylov, Depth]:
+def _settled(request: Request, start: Start, budget: int) -> tuple[Space, Depth]:
     """Steps until the rule of f(A) has settled, or as many as the budget allows.
 
     It has if it adds little to the error that the budget leaves at two depths in a row, and if
@@ -197,7 +239,7 @@ def _settled(request: Request, start: Start, budget: int) -> tuple[Krylov, Depth
     K, most = start.K, _maximum_depth(request, start.groups, budget)
     depth, in_a_row, small_before = min(PILOT_DEPTH - 1, most), 0, False
     while True:
-        K = lanczos.advance(K, depth)
+        K = K.advance(depth)
         if depth >= _complete_depth(request):
             return K, Depth(depth, complete=True)
         batch = evaluate(request.f, start.cv, K, start.X, depth, solves=request.gradient)
@@ -219,25 +261,25 @@ def _settled(request: Request, start: Start, budget: int) -> tuple[Krylov, Depth
 
 def _at_twice(
     request: Request, start: Start, verdict: Verdict, left: int, most: int
-) -> tuple[Krylov, Depth | None]:
+) -> tuple[Space, Depth | None]:
     """The depth, if some of the probes change little at twice of it; else all spaces at that."""
     K, depth, groups = start.K, start.K.depth, start.groups
     few, twice = min(groups, -(-2 // request.block)), min(2 * depth, _complete_depth(request))
     further = few * (request.cost(twice) - request.cost(depth))
     if further > LOOK_AHEAD * left:
         return K, Depth(depth)
-    deep = lanczos.advance(lanczos.select(K, slice(few)), twice)
+    deep = K.select(slice(few)).advance(twice)
     change = change_at_twice(request.f, deep, depth)
     fine = bool(request.A.xp.all(change <= verdict.allowed))
     if fine or twice > most:
-        return K, Depth(depth, settled=fine, deep=lanczos.without_basis(deep), num_matvecs=further)
+        return K, Depth(depth, settled=fine, deep=deep.without_basis(), num_matvecs=further)
     if few == groups:
         return deep, None
-    others = lanczos.advance(lanczos.select(K, slice(few, None)), twice)
-    return lanczos.joined([deep, others]), None
+    others = K.select(slice(few, None)).advance(twice)
+    return rules.joined([deep, others]), None
 
 
-def _worthwhile(request: Request, K: Krylov) -> int:
+def _worthwhile(request: Request, K: Any) -> int:
     """Columns to sketch, by the spectral density of the first probes; 0 where that does not pay.
 
     A sketch for half of the budget is taken to capture half as many of the outermost eigenvalues as
@@ -245,12 +287,12 @@ def _worthwhile(request: Request, K: Krylov) -> int:
     half of that without a sketch.
     """
     A, f = request.A, request.f
-    nodes, M = lanczos.rule(K)
+    nodes, M = gauss.rule(K)
     at = values(f, nodes, squared=A.factor is not None)
-    n, m, count = A.shape[0], request.budget, K.rest.shape[0] * request.block
+    n, m, count = A.shape[0], request.budget, K.groups * request.block
     if is_preconditioned(f):  # the first probes begin again
         m -= count * lanczos.cost(A, K.depth)
-    most = m - K.rest.shape[0] * request.cost(request.depth or K.depth)
+    most = m - K.groups * request.cost(request.depth or K.depth)
     shares = to_host(A.xp.sum(abs2(M), axis=-2)).ravel()
     x, weight = to_host(nodes).ravel(), shares * (n / shares.sum())
     y = to_host(at).reshape(-1, x.size)
@@ -275,7 +317,7 @@ def _worthwhile(request: Request, K: Krylov) -> int:
     return b if pays else 0
 
 
-def _gradient_terms(request: Request, cv: ControlVariate, K: Krylov, X: Array) -> Array:
+def _gradient_terms(request: Request, cv: ControlVariate, K: Any, X: Array) -> Array:
     """``y^H A omega`` with ``y = A^{-1} omega`` constant, whose derivative is that of log det A."""
-    solved = cv.applied(lanczos.applied(K, inv))
+    solved = cv.applied(gauss.applied(K, inv))
     return coldot(solved, request.A.matmat(cv.applied(X)))

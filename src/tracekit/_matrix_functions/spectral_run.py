@@ -12,7 +12,7 @@ from typing import Any
 from .._arrays import Array, Probes, Rng, is_traced, namespace, to_number
 from .._estimates import Estimate, checked_budget, exact
 from .._operators import LinearOperator, all_columns_cost, as_operator, square
-from .._sketches import Observed, Spaces, is_independent, lanczos, most_columns
+from .._sketches import Observed, Spaces, gauss, is_independent, lanczos, most_columns
 from ..functions import Function, log, values
 from ..probes import Source, distributions
 from . import run_file
@@ -199,7 +199,7 @@ class SpectralRun:
             assert x is not None
             shares = namespace(x).ones_like(x) / x.shape[0]
             return SpectralDensity(x, shares, self.num_matvecs, self.depth)
-        xp, found = self._A.xp, lanczos.shares(self._spaces.read())
+        xp, found = self._A.xp, gauss.shares(self._spaces.read())
         x, shares = (xp.reshape(part, (-1,)) for part in found)
         return SpectralDensity(x, shares / xp.sum(shares), self.num_matvecs, self.depth)
 
@@ -304,7 +304,7 @@ class SpectralRun:
             )
         pilots = min(PILOTS, m // each)
         X = self._draw(pilots)
-        K = lanczos.advance(lanczos.begin(A, X), depth)
+        K = lanczos.begin(A, X).advance(depth)
         independent = is_independent(self._probes)
         self._spaces = Spaces(K, most_columns(A) if independent else 0, self._observed)
         left = m - pilots * each

@@ -7,9 +7,10 @@ from typing import Any
 from .._arrays import Array, Probes, Rng, conj
 from .._estimates import Estimate, checked_budget
 from .._operators import LinearOperator, square
-from .._sketches import Krylov, lanczos
+from .._sketches import Krylov, Quadrature, gauss, lanczos, rules
 from ..functions import Function, values
 from ..probes import distributions
+from ..quadrature import Chebyshev
 from .slq import trace_estimate
 
 
@@ -23,6 +24,7 @@ def trace_function(
     depth: int | None = None,
     block: int = 1,
     deflate: int | None = None,
+    quadrature: Quadrature | None = None,
 ) -> Estimate:
     r"""The trace of f(A), A Hermitian, by stochastic Lanczos quadrature with deflation.
 
@@ -57,6 +59,9 @@ def trace_function(
         is declared for positive semidefinite operators, otherwise three (five). Chosen, by the
         spectrum that the first probes see, if not given; 0 under `jax.jit` or with less than 100
         products.
+    quadrature : Lanczos or Chebyshev, optional
+        How f is integrated, from `tracekit.quadrature`; Lanczos, with bases where these fit, if
+        not given.
 
     Returns
     -------
@@ -108,11 +113,13 @@ def trace_function(
     """
     return trace_estimate(
         A, f, num_matvecs, "trace_function", rng=rng, probes=probes, depth=depth, block=block,
-        deflate=deflate,
+        deflate=deflate, quadrature=quadrature,
     )  # fmt: skip
 
 
-def function_operator(A: Any, f: Function, depth: int) -> LinearOperator:
+def function_operator(
+    A: Any, f: Function, depth: int, *, quadrature: Quadrature | None = None
+) -> LinearOperator:
     """The operator f(A), by Lanczos: for every estimator, for diagonals and partial traces.
 
     Parameters
@@ -123,6 +130,10 @@ def function_operator(A: Any, f: Function, depth: int) -> LinearOperator:
         As for `trace_function`.
     depth : int
         Lanczos steps for each column.
+    quadrature : Lanczos, optional
+        Whether bases are kept, from `tracekit.quadrature.lanczos`: without them a product runs the
+        recurrence twice, for `depth` products (or ``2 depth - 1``) more, in the memory of six
+        columns for each that is multiplied. A quadratic form costs the same as with them.
 
     Returns
     -------
@@ -139,7 +150,8 @@ def function_operator(A: Any, f: Function, depth: int) -> LinearOperator:
     Notes
     -----
     Exact where f is a polynomial of degree below `depth`, or A has no more than `depth` different
-    eigenvalues. Memory for `depth` + 2 blocks of the size of the block that is multiplied.
+    eigenvalues. Memory for `depth` + 2 blocks of the size of the block that is multiplied, with
+    bases.
 
     Examples
     --------
@@ -150,24 +162,33 @@ def function_operator(A: Any, f: Function, depth: int) -> LinearOperator:
     [1.0, 2.0, 3.0]
     """
     A, depth = square(A, "function"), checked_budget(depth, "depth")
-    depth = min(depth, A.shape[0])
+    depth, way = min(depth, A.shape[0]), rules.checked(quadrature, A)
+    if isinstance(way, Chebyshev):
+        raise TypeError(
+            "a function as an operator is applied by Lanczos; pass quadrature.lanczos()"
+        )
 
-    def krylov(X: Array) -> Krylov:
+    def krylov(X: Array) -> tuple[Krylov, Array]:
         X = A.xp.astype(X, A.xp.result_type(A.dtype, X.dtype), copy=False)
-        return lanczos.advance(lanczos.begin(A, X), depth)
+        whole = bool(way.reorthogonalise)
+        return lanczos.begin(A, X, reorthogonalise=whole).advance(depth), X
 
     def at(x: Array) -> Array:
         return values(f, x, squared=A.factor is not None)
 
+    def applied(X: Array, g: Function) -> Array:
+        K, X = krylov(X)
+        return gauss.applied(K, g) if K.reorthogonalise else gauss.applied_twice(K, X, g)
+
     def matmat(X: Array) -> Array:
-        return lanczos.applied(krylov(X), at)
+        return applied(X, at)
 
     def rmatmat(X: Array) -> Array:
-        return lanczos.applied(krylov(X), lambda x: conj(at(x)))
+        return applied(X, lambda x: conj(at(x)))
 
     def quad(X: Array) -> Array:
-        nodes, M = lanczos.rule(krylov(X))
-        return A.xp.astype(lanczos.forms(nodes, M, at(nodes)), A.dtype, copy=False)
+        nodes, M = gauss.rule(krylov(X)[0])
+        return A.xp.astype(gauss.forms(nodes, M, at(nodes)), A.dtype, copy=False)
 
     made: LinearOperator = A._like(A.shape, matmat, rmatmat, quad, dims=A.dims)
     return made

@@ -1,7 +1,16 @@
 """Products spent on probes and kept, and what is read from them."""
 
-from . import cross_fitting, lanczos, leave_one_out, moments
+from . import chebyshev, cross_fitting, gauss, lanczos, leave_one_out, moments, rules
+from .chebyshev import Moments, OutsideError
 from .cross_fitting import Fold
+from .deflation import (
+    ControlVariate,
+    cross_fit,
+    deflated,
+    dimension,
+    is_preconditioned,
+    sketch_cost,
+)
 from .lanczos import Krylov
 from .leave_one_out import leave_one_out_estimate
 from .moments import zonal
@@ -18,22 +27,34 @@ from .range_sketch import (
     range_sketch,
     sketch_of_products,
 )
-from .spaces import LOOK_AHEAD, MEGABYTES, Spaces, is_independent, itemsize, most_columns
+from .rules import Quadrature, Space, itemsize, samples
+from .spaces import LOOK_AHEAD, MEGABYTES, Spaces, is_independent, most_columns
 
 __all__ = [
     "LOOK_AHEAD",
     "MEGABYTES",
+    "ControlVariate",
     "FactorSketch",
     "Fold",
     "Krylov",
+    "Moments",
     "NystromSketch",
     "Observed",
+    "OutsideError",
+    "Quadrature",
     "RangeSketch",
+    "Space",
     "Spaces",
     "adjoint_sketch",
+    "chebyshev",
+    "cross_fit",
     "cross_fitting",
+    "deflated",
+    "dimension",
     "factor_sketch",
+    "gauss",
     "is_independent",
+    "is_preconditioned",
     "itemsize",
     "lanczos",
     "leave_one_out",
@@ -44,6 +65,9 @@ __all__ = [
     "nystrom_sketch",
     "orthonormal_extension",
     "range_sketch",
+    "rules",
+    "samples",
+    "sketch_cost",
     "sketch_of_products",
     "zonal",
 ]

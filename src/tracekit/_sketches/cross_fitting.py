@@ -13,7 +13,7 @@ first d - 1 vectors of a basis lies in the d that it has.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from .._arrays import (
     namespace,
     real,
 )
-from . import lanczos
+from . import gauss
 from .lanczos import Krylov
 
 FOLDS = 4
@@ -56,7 +56,7 @@ class Whole(NamedTuple):
     mu: Array
 
 
-def dealt(K: Krylov) -> tuple[list[Fold], Whole | None]:
+def dealt(K: Any) -> tuple[list[Fold], Whole | None]:
     """The folds of the probes that the spaces started from, and what is for any other probe.
 
     Nothing where the spaces are one, or a step deep. Costs a QR decomposition of all bases, and
@@ -65,7 +65,7 @@ def dealt(K: Krylov) -> tuple[list[Fold], Whole | None]:
     groups, b = K.rest.shape[0], K.block
     if groups < 2 or K.depth < 2:
         return [], None
-    K = lanczos.constant_space(K)
+    K = K.constant()
     Q, R, images = _in_coordinates(K)
     known, start = R[:, :, : images.shape[-1]], R[:, :, :b] @ K.below[0]
     folds = []
@@ -91,7 +91,7 @@ def _in_coordinates(K: Krylov) -> tuple[Array, Array, Array]:
     columns = B.shape[-1]
     Q, R = householder_qr(xp.reshape(xp.permute_dims(B, (1, 0, 2)), (n, groups * columns)))
     R = xp.permute_dims(xp.reshape(R, (R.shape[0], groups, columns)), (1, 0, 2))
-    T = lanczos.compression(K)
+    T = gauss.compression(K)
     return Q, R, R @ T[:, :, : columns - b]
 
 

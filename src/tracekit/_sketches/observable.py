@@ -18,8 +18,7 @@ from .._arrays import (
 from .._estimates import require_finite
 from .._operators import LinearOperator, dense
 from ..functions import Function, values
-from . import lanczos
-from .lanczos import Krylov
+from . import gauss, lanczos
 
 REMEDY = "an observable must be Hermitian: pass (O + O.H) / 2"
 
@@ -33,16 +32,16 @@ class Observed:
         self._deep: Array | None = None
         self.on_eigenvectors: Any = None
 
-    def add(self, K: Krylov) -> None:
+    def add(self, K: Any) -> None:
         """Take further spaces, with their bases."""
         self._stacks.append(self._compression(K))
 
-    def renew(self, spaces: list[Krylov], deep: Krylov | None) -> None:
+    def renew(self, spaces: list[Any], deep: Any) -> None:
         """Take the spaces as they are now."""
         self._stacks = [self._compression(K) for K in spaces]
         self.set_deep(deep)
 
-    def set_deep(self, deep: Krylov | None) -> None:
+    def set_deep(self, deep: Any) -> None:
         """Take the spaces that go on to twice the depth."""
         self._deep = None if deep is None else self._compression(deep)
 
@@ -52,11 +51,11 @@ class Observed:
         xp = self.operator.xp
         return xp.max(xp.sum(xp.abs(xp.concat(self._stacks)), axis=-1))
 
-    def forms(self, f: Function, K: Krylov, depth: int) -> Array:
+    def forms(self, f: Function, K: Any, depth: int) -> Array:
         """``x^H O f(A) x`` of every probe, by a rule of so many steps; K all spaces."""
         return self._forms(f, K, self.operator.xp.concat(self._stacks), depth)
 
-    def at_twice(self, f: Function, deep: Krylov | None, depth: int) -> tuple[Array, Array] | None:
+    def at_twice(self, f: Function, deep: Any, depth: int) -> tuple[Array, Array] | None:
         """The same of the first probes, by all their steps and by fewer."""
         if self._deep is None or deep is None:
             return None
@@ -77,7 +76,7 @@ class Observed:
         self.on_eigenvectors = real(coldot(U, self.operator.matmat(U)))
         return x
 
-    def _compression(self, K: Krylov) -> Array:
+    def _compression(self, K: Any) -> Array:
         xp = namespace(K.rest)
         B = xp.concat(list(K.panels), axis=-1)
         k, n, d = B.shape
@@ -87,19 +86,19 @@ class Observed:
         require_hermitian(xp.reshape(G, (k, d, d)), REMEDY)
         return (G + adjoint(G)) / 2
 
-    def _forms(self, f: Function, K: Krylov, G: Array, depth: int) -> Array:
+    def _forms(self, f: Function, K: Any, G: Array, depth: int) -> Array:
         """``x^H O f(A) x``, with half of a positive f on each side of O."""
         xp, squared = namespace(G), K.operator.factor is not None
 
         def at(x: Array) -> Array:
             return values(f, x, squared=squared)
 
-        nodes, _ = lanczos.rule(K, depth)
+        nodes, _ = gauss.rule(K, depth)
         G = G[:, :depth, :depth]
         if not is_traced(nodes) and bool(xp.all(at(nodes) > 0)):
-            c = lanczos.coordinates(K, depth, lambda x: at(x) ** 0.5)[..., 0]
+            c = gauss.coordinates(K, depth, lambda x: at(x) ** 0.5)[..., 0]
             left = c
         else:
-            c = lanczos.coordinates(K, depth, at)[..., 0]
-            left = lanczos.coordinates(K, depth, lambda x: xp.ones_like(x))[..., 0]
+            c = gauss.coordinates(K, depth, at)[..., 0]
+            left = gauss.coordinates(K, depth, lambda x: xp.ones_like(x))[..., 0]
         return xp.sum(real(conj(left) * (G @ c[..., None])[..., 0]), axis=-1)

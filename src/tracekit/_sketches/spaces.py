@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .._arrays import Array, Probes, is_complex
+from .._arrays import Array, Probes
 from .._operators import LinearOperator, blocks, columns_that_fit
-from . import cross_fitting, lanczos
+from . import cross_fitting
 from .cross_fitting import Fold
-from .lanczos import Krylov
 from .observable import Observed
+from .rules import Space, itemsize, joined
 
 MEGABYTES = 128  # of bases at a time, and of those that are kept
 MOST_COLUMNS = 640  # of bases that are kept
@@ -20,11 +20,6 @@ LOOK_AHEAD = 0.5  # of what is left, that twice the depth may cost
 def most_columns(A: LinearOperator) -> int:
     """Columns of bases that may be kept."""
     return min(MOST_COLUMNS, MEGABYTES * 2**20 // (max(A.shape[0], 1) * itemsize(A)))
-
-
-def itemsize(A: LinearOperator) -> int:
-    """Bytes of an entry."""
-    return int(A.xp.finfo(A.dtype).bits) // 8 * (2 if is_complex(A) else 1)
 
 
 def is_independent(probes: Probes) -> bool:
@@ -39,51 +34,52 @@ class Spaces:
     by all of them.
     """
 
-    def __init__(self, K: Krylov, most: int, observed: Observed | None = None) -> None:
+    def __init__(self, K: Space, most: int, observed: Observed | None = None) -> None:
         self.depth, self._most, self.observed = K.depth, most, observed
-        self.num_matvecs = K.rest.shape[0] * K.block * lanczos.cost(K.operator, K.depth)
-        self.deep: Krylov | None = None  # those of the first spaces that go on to twice the depth
-        self.kept, self._further = [K], list[Krylov]()
+        self.num_matvecs = K.groups * K.block * K.cost(K.depth)
+        self.deep: Space | None = None  # those of the first spaces that go on to twice the depth
+        self.kept, self._further = [K], list[Space]()
         self._dealt: tuple[list[Fold], cross_fitting.Whole | None] | None = None
         self._met: list[Fold] = []
         if observed is not None:
             observed.add(K)
 
     @classmethod
-    def read_only(cls, K: Krylov, folds: list[Fold], deep: Krylov | None) -> Spaces:
+    def read_only(cls, K: Space, folds: list[Fold], deep: Space | None) -> Spaces:
         """Spaces without bases, and what their probes are deflated by."""
         self = cls.__new__(cls)
         self.depth, self._most, self.deep, self.observed = K.depth, 0, deep, None
         self.kept, self._further, self._dealt, self._met = [], [K], ([], None), folds
         return self
 
-    def add(self, kept: list[Krylov], further: list[Krylov], met: list[Fold]) -> None:
+    def add(self, kept: list[Space], further: list[Space], met: list[Fold]) -> None:
         """Take spaces as they were before."""
         self.kept, self._further, self._met = [*self.kept, *kept], further, met
 
     @property
     def groups(self) -> int:
         """Spaces."""
-        return sum(K.rest.shape[0] for K in (*self.kept, *self._further))
+        return sum(K.groups for K in (*self.kept, *self._further))
 
     def grow(
         self,
         groups: int,
         draw: Callable[[int], Array],
-        begin: Callable[[Array], Krylov],
-        each: Callable[[Krylov, Array], None] | None = None,
+        begin: Callable[[Array], Space],
+        each: Callable[[Space, Array], None] | None = None,
     ) -> None:
         """Add the spaces of so many groups of probes, as many at a time as fit."""
-        A, b = self.kept[0].operator, self.kept[0].block
-        size = columns_that_fit(A.shape[0], itemsize(A) * self.depth * b, None, megabytes=MEGABYTES)
+        first, b = self.kept[0], self.kept[0].block
+        A, held = first.operator, first.held(self.depth)
+        size = columns_that_fit(A.shape[0], itemsize(A) * held * b, None, megabytes=MEGABYTES)
         for count in blocks(groups, size):
             X = draw(count * b)
-            K = lanczos.advance(begin(X), self.depth)
+            K = begin(X).advance(self.depth)
             if each is not None:
                 each(K, X)
             if self.observed is not None:
                 self.observed.add(K)
-            self.num_matvecs += count * b * lanczos.cost(K.operator, self.depth)
+            self.num_matvecs += count * b * K.cost(self.depth)
             self._take(K, X)
 
     def look_ahead(self, budget: int) -> int:
@@ -96,7 +92,7 @@ class Spaces:
         cost = _further(deep, twice)
         if cost > LOOK_AHEAD * budget:
             return 0
-        self.deep = lanczos.advance(deep, twice)
+        self.deep = deep.advance(twice)
         if self.observed is not None:
             self.observed.set_deep(self.deep)
         self.num_matvecs += cost
@@ -115,10 +111,10 @@ class Spaces:
                 f"a depth of {depth} costs {cost} products for {self.groups} probes, and "
                 f"num_matvecs={budget} does not allow that; pass more, or a smaller depth"
             )
-        self.kept = [lanczos.advance(K, depth) for K in self.kept[self.deep is not None :]]
+        self.kept = [K.advance(depth) for K in self.kept[self.deep is not None :]]
         if self.deep is not None:  # these may have had more steps
-            self.deep = lanczos.advance(self.deep, depth)
-            self.kept = [lanczos.shortened(self.deep, depth), *self.kept]
+            self.deep = self.deep.advance(depth)
+            self.kept = [self.deep.shortened(depth), *self.kept]
         self.depth, self._dealt = depth, None
         if self.observed is not None:
             self.observed.renew(self.kept, self.deep)
@@ -131,12 +127,12 @@ class Spaces:
             return []
         return [*self._deal()[0], *self._met] if self._most else self._met
 
-    def read(self) -> Krylov:
+    def read(self) -> Space:
         """What A is on all spaces, without their bases."""
-        return lanczos.joined([lanczos.without_basis(K) for K in (*self.kept, *self._further)])
+        return joined([K.without_basis() for K in (*self.kept, *self._further)])
 
-    def _take(self, K: Krylov, X: Array) -> None:
-        columns = sum(k.rest.shape[0] for k in (*self.kept, K)) * self.depth * K.block
+    def _take(self, K: Space, X: Array) -> None:
+        columns = sum(k.groups for k in (*self.kept, K)) * self.depth * K.block
         if not self._further and columns <= self._most:
             self.kept.append(K)
             self._dealt = None
@@ -145,15 +141,15 @@ class Spaces:
             whole = self._deal()[1]
             first = self.groups * K.block
             self._met += [] if whole is None else [cross_fitting.met(whole, X, first)]
-        self._further.append(lanczos.without_basis(K))
+        self._further.append(K.without_basis())
 
     def _deal(self) -> tuple[list[Fold], cross_fitting.Whole | None]:
         if self._dealt is None:
-            self._dealt = cross_fitting.dealt(lanczos.joined(self.kept))
+            self._dealt = cross_fitting.dealt(joined(self.kept))
         return self._dealt
 
 
-def _further(K: Krylov, depth: int) -> int:
+def _further(K: Space, depth: int) -> int:
     """Products that spaces cost up to a depth."""
-    steps = lanczos.cost(K.operator, depth) - lanczos.cost(K.operator, K.depth)
-    return int(K.rest.shape[0]) * K.block * max(steps, 0)
+    steps = K.cost(depth) - K.cost(K.depth)
+    return int(K.groups) * K.block * max(steps, 0)

@@ -38,9 +38,12 @@ from .._arrays import (
 )
 from .._estimates import standard_error
 from .._operators import LinearOperator, gram, matvecs_per_column
-from .._sketches import Fold, factor_sketch, lanczos, nystrom_factor, nystrom_sketch
 from ..functions import Function, inv, is_semidefinite, log, values
 from ..probes import Source, distributions
+from . import gauss, lanczos
+from .cross_fitting import Fold
+from .nystrom import nystrom_factor
+from .range_sketch import factor_sketch, nystrom_sketch
 
 REMEDY = "this function is not defined at negative eigenvalues: pass A + c I"
 PAYS = 0.7  # of the spread of plain samples, that of deflated ones has to be
@@ -144,7 +147,7 @@ def cross_fit(
     return xp.where(pays[..., None], samples, forms), factor
 
 
-def cost(A: LinearOperator, f: Function) -> int:
+def sketch_cost(A: LinearOperator, f: Function) -> int:
     """Products that a column of the sketch costs."""
     return matvecs_per_column(A) if is_semidefinite(f) else lanczos.cost(A, STEPS)
 
@@ -162,7 +165,7 @@ def is_preconditioned(f: Function) -> bool:
 def deflated(A: LinearOperator, f: Function, b: int, source: Source) -> tuple[ControlVariate, int]:
     """The control variate of a sketch of b columns, and its cost; constant to differentiation."""
     Omega = distributions.orthogonal(source, A.shape[0], b) / A.shape[0] ** 0.5
-    sketched, spent = lanczos.constant_operator(A), b * cost(A, f)
+    sketched, spent = lanczos.constant_operator(A), b * sketch_cost(A, f)
     if is_semidefinite(f):
         pairs = nystrom_pairs(sketched, Omega, source)
     else:
@@ -218,10 +221,10 @@ def nystrom_pairs(A: LinearOperator, Omega: Array, source: Source) -> Pairs:
 def krylov_pairs(A: LinearOperator, Omega: Array) -> Pairs:
     """Of any Hermitian A, the Ritz pairs of a block Krylov space."""
     xp, n = A.xp, A.shape[0]
-    K = lanczos.advance(lanczos.begin(A, Omega, Omega.shape[1]), STEPS)
-    theta, V = (x[0, ...] for x in lanczos.ritz(K))
-    nodes, M = lanczos.rule(K, 1)
-    whole = xp.mean(lanczos.forms(nodes, M, nodes)) * n  # mu: the mean eigenvalue outside
+    K = lanczos.begin(A, Omega, Omega.shape[1]).advance(STEPS)
+    theta, V = (x[0, ...] for x in gauss.ritz(K))
+    nodes, M = gauss.rule(K, 1)
+    whole = xp.mean(gauss.forms(nodes, M, nodes)) * n  # mu: the mean eigenvalue outside
     mu = (whole - xp.sum(theta * colnorm2(V))) / max(n - theta.shape[0], 1)
     return Pairs(V, theta, xp.clip(mu, xp.min(theta), xp.max(theta)))
 

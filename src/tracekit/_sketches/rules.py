@@ -1,0 +1,91 @@
+"""The ways to integrate f over the spectrum that a probe sees: Lanczos, and Chebyshev moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from .._arrays import Array, is_complex, is_traced, namespace
+from .._operators import LinearOperator
+from ..quadrature import Chebyshev, Lanczos
+from . import chebyshev, gauss, lanczos
+from .chebyshev import Moments
+from .lanczos import Krylov
+
+Space: TypeAlias = Krylov | Moments
+Quadrature: TypeAlias = Lanczos | Chebyshev
+COLUMNS, MEGABYTES = 64, 256  # bases are kept where so many columns take no more than that
+
+
+def itemsize(A: LinearOperator) -> int:
+    """Bytes of an entry."""
+    return int(A.xp.finfo(A.dtype).bits) // 8 * (2 if is_complex(A) else 1)
+
+
+def checked(quadrature: Any, A: LinearOperator) -> Quadrature:
+    """How to integrate, where it was chosen; with bases, where they fit, if it was not."""
+    if quadrature is None:
+        quadrature = Lanczos()
+    if not isinstance(quadrature, Lanczos | Chebyshev):
+        raise TypeError(
+            f"`quadrature` must come from tracekit.quadrature, got {quadrature!r}; pass "
+            "quadrature.lanczos() or quadrature.chebyshev()"
+        )
+    if isinstance(quadrature, Lanczos) and quadrature.reorthogonalise is None:
+        fits = COLUMNS * A.shape[0] * itemsize(A) <= MEGABYTES * 2**20
+        return Lanczos(reorthogonalise=fits)
+    return quadrature
+
+
+def begin(quadrature: Quadrature, A: LinearOperator, X: Array, block: int = 1) -> Space:
+    """The spaces, or moments, of the columns of X before the first product."""
+    if isinstance(quadrature, Lanczos):
+        return lanczos.begin(A, X, block, reorthogonalise=bool(quadrature.reorthogonalise))
+    assert quadrature.interval is not None
+    return chebyshev.begin(A, X, quadrature.interval)
+
+
+def cost(quadrature: Quadrature, A: LinearOperator, depth: int) -> int:
+    """Products that so many steps cost for each probe."""
+    if isinstance(quadrature, Lanczos):
+        return lanczos.cost(A, depth)
+    return chebyshev.cost(A, depth)
+
+
+def joined(spaces: Sequence[Space]) -> Space:
+    """Spaces of one kind and depth as one."""
+    return type(spaces[0]).joined(list(spaces))  # type: ignore[arg-type]
+
+
+def samples(K: Space, depth: int, f: Callable[[Array], Array]) -> Array:
+    """``x^H f(A) x`` of every probe, by so many steps."""
+    if isinstance(K, Krylov):
+        return gauss.samples(K, depth, f)
+    nodes, weights = chebyshev.rule(K, depth)
+    return namespace(nodes).sum(f(nodes) * weights, axis=-1)
+
+
+def with_interval(
+    quadrature: Quadrature,
+    A: LinearOperator,
+    X: Array,
+    budget: int,
+    *,
+    semidefinite: bool,
+    margin: float,
+) -> tuple[Quadrature, int]:
+    """The same with an interval that holds the spectrum, and what it cost to find that."""
+    if isinstance(quadrature, Lanczos) or quadrature.interval is not None:
+        return quadrature, 0
+    if is_traced(X):
+        raise TypeError(
+            "bounds of the spectrum cannot be found in compiled code; pass "
+            "quadrature.chebyshev(interval=(low, high))"
+        )
+    few = min(2, X.shape[1])
+    each = max(few * lanczos.cost(A, 1), 1)
+    steps = max(2, min(chebyshev.BOUND_STEPS, budget // (6 * each), A.shape[0]) - 1)
+    low, high, least = chebyshev.bounds(A, X[:, :few], steps, margin)
+    if semidefinite and least >= 0:
+        low = max(low, 0.0)
+    return Chebyshev((low, high)), few * lanczos.cost(A, steps + 1)
