@@ -147,7 +147,9 @@ CASES = (
     Case("nuclear_norm", partial(tk.nuclear_norm, depth=3), 18),
     Case("entropy_rank", partial(tk.entropy_rank, depth=3), 18, scaled=same),
     Case("spectral_run", lambda A, m, rng: tk.spectral_run(A, m, rng=rng, depth=3).trace(
-         tk.functions.log), 18, HERMITIAN | POSITIVE, looks=True, scaled=shifted),
+         tk.functions.log), 18, HERMITIAN | POSITIVE | {
+             "scale": "judges its depth by the size of the logarithm, which units change"},
+         looks=True, scaled=shifted),
     Case("spectral_density", tk.spectral_density, 18, HERMITIAN | OF_A_CURVE,
          read=lambda found, A: found.density(A[0, :], 0.5)),
     Case("Tracker", lambda A, m, rng: tk.Tracker(m, rng=rng).update(A).trace, 12,

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from .._arrays import Array, Probes, adjoint, device_of, require_hermitian
 from .._estimates import Estimate, checked_budget, exact, require_finite
-from .._operators import LinearOperator, all_columns_cost, dense, matvecs_per_column
-from .._sketches import Quadrature, dimension, itemsize, lanczos, rules, sketch_cost
+from .._operators import LinearOperator, all_columns_cost, dense, itemsize, matvecs_per_column
+from .._sketches import Quadrature, dimension, lanczos, rules, sketch_cost
 from ..functions import Function, values
 from ..probes import distributions
 from ..quadrature import Chebyshev

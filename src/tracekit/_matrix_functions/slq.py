@@ -11,7 +11,7 @@ import numpy as np
 
 from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
 from .._estimates import Estimate, finalize
-from .._operators import counted, square
+from .._operators import counted, itemsize, square
 from .._sketches import (
     LOOK_AHEAD,
     MEGABYTES,
@@ -24,7 +24,7 @@ from .._sketches import (
     gauss,
     is_independent,
     is_preconditioned,
-    itemsize,
+    joined,
     lanczos,
     most_columns,
     rules,
@@ -276,7 +276,7 @@ def _at_twice(
     if few == groups:
         return deep, None
     others = K.select(slice(few, None)).advance(twice)
-    return rules.joined([deep, others]), None
+    return joined([deep, others]), None
 
 
 def _worthwhile(request: Request, K: Any) -> int:

@@ -96,10 +96,6 @@ class SpectralRun:
         Estimate
             As of `trace`.
 
-        Raises
-        ------
-        ValueError
-            If the products show that A is singular or indefinite.
         """
         return self._read(log, "logdet", plain=True)
 
@@ -192,7 +188,6 @@ class SpectralRun:
         Returns
         -------
         SpectralDensity
-            As of `spectral_density`.
         """
         if self._spaces is None:
             x = self._eigenvalues

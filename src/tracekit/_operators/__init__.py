@@ -24,6 +24,7 @@ from .costs import (
     exact_diagonal_cost,
     exact_norm_cost,
     exact_trace_cost,
+    itemsize,
     known_cost,
     matvecs_per_column,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "gram",
     "has_plain_form",
     "in_blocks",
+    "itemsize",
     "known_cost",
     "matvecs_per_column",
     "quadratic_forms",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._arrays import is_complex
 from .linear_operator import LinearOperator
 
 
@@ -39,3 +40,8 @@ def exact_norm_cost(A: LinearOperator) -> int:
 def all_columns_cost(A: LinearOperator) -> int:
     """Products that everything exact costs: all columns, or those of a narrow factor."""
     return A.shape[0] if A.factor is None else min(A.factor.shape)
+
+
+def itemsize(A: LinearOperator) -> int:
+    """Bytes of an entry."""
+    return int(A.xp.finfo(A.dtype).bits) // 8 * (2 if is_complex(A) else 1)

@@ -1,7 +1,7 @@
 """Products spent on probes and kept, and what is read from them."""
 
 from . import chebyshev, cross_fitting, gauss, lanczos, leave_one_out, moments, rules
-from .chebyshev import Moments, OutsideError
+from .chebyshev import Moments, OutsideError, Space
 from .cross_fitting import Fold
 from .deflation import (
     ControlVariate,
@@ -27,8 +27,8 @@ from .range_sketch import (
     range_sketch,
     sketch_of_products,
 )
-from .rules import Quadrature, Space, itemsize, samples
-from .spaces import LOOK_AHEAD, MEGABYTES, Spaces, is_independent, most_columns
+from .rules import Quadrature, samples
+from .spaces import LOOK_AHEAD, MEGABYTES, Spaces, is_independent, joined, most_columns
 
 __all__ = [
     "LOOK_AHEAD",
@@ -55,7 +55,7 @@ __all__ = [
     "gauss",
     "is_independent",
     "is_preconditioned",
-    "itemsize",
+    "joined",
     "lanczos",
     "leave_one_out",
     "leave_one_out_estimate",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -130,6 +130,9 @@ class Moments:
             center=xp.concat([x.center for x in parts]),
             half=xp.concat([x.half for x in parts]),
         )
+
+
+Space: TypeAlias = lanczos.Krylov | Moments
 
 
 def begin(A: LinearOperator, X: Array, interval: tuple[Array | float, Array | float]) -> Moments:

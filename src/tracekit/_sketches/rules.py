@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from .._arrays import Array, is_complex, is_traced, namespace
-from .._operators import LinearOperator
+from .._arrays import Array, is_traced, namespace
+from .._operators import LinearOperator, itemsize
 from ..quadrature import Chebyshev, Lanczos
 from . import chebyshev, gauss, lanczos
-from .chebyshev import Moments
+from .chebyshev import Space
 from .lanczos import Krylov
 
-Space: TypeAlias = Krylov | Moments
 Quadrature: TypeAlias = Lanczos | Chebyshev
 COLUMNS, MEGABYTES = 64, 256  # bases are kept where so many columns take no more than that
-
-
-def itemsize(A: LinearOperator) -> int:
-    """Bytes of an entry."""
-    return int(A.xp.finfo(A.dtype).bits) // 8 * (2 if is_complex(A) else 1)
 
 
 def checked(quadrature: Any, A: LinearOperator) -> Quadrature:
@@ -50,11 +44,6 @@ def cost(quadrature: Quadrature, A: LinearOperator, depth: int) -> int:
     if isinstance(quadrature, Lanczos):
         return lanczos.cost(A, depth)
     return chebyshev.cost(A, depth)
-
-
-def joined(spaces: Sequence[Space]) -> Space:
-    """Spaces of one kind and depth as one."""
-    return type(spaces[0]).joined(list(spaces))  # type: ignore[arg-type]
 
 
 def samples(K: Space, depth: int, f: Callable[[Array], Array]) -> Array:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .._arrays import Array, Probes
-from .._operators import LinearOperator, blocks, columns_that_fit
+from .._operators import LinearOperator, blocks, columns_that_fit, itemsize
 from . import cross_fitting
+from .chebyshev import Space
 from .cross_fitting import Fold
 from .observable import Observed
-from .rules import Space, itemsize, joined
 
 MEGABYTES = 128  # of bases at a time, and of those that are kept
 MOST_COLUMNS = 640  # of bases that are kept
@@ -25,6 +25,11 @@ def most_columns(A: LinearOperator) -> int:
 def is_independent(probes: Probes) -> bool:
     """Whether probes know nothing of one another, as deflation by each other asks."""
     return not getattr(probes, "joint", False)
+
+
+def joined(spaces: Sequence[Space]) -> Space:
+    """Spaces of one kind and depth as one."""
+    return type(spaces[0]).joined(list(spaces))  # type: ignore[arg-type]
 
 
 class Spaces:
