@@ -14,9 +14,9 @@ from conftest import Library, library, matrix
 
 import tracekit as tk
 from tracekit import functions
-from tracekit._matrix_functions.deflation import deflated
-from tracekit._matrix_functions.quadrature import evaluate
+from tracekit._matrix_functions.batch import evaluate
 from tracekit._sketches import gauss, lanczos
+from tracekit._sketches.deflation import deflated
 from tracekit.probes.source import Source
 from tracekit.testing import known_spectrum
 
@@ -431,7 +431,7 @@ def test_memory_bounds_do_not_change_the_draws(monkeypatch):
     w = np.linspace(1.0, 3.0, 5000)[:, None]
     A = tk.LinearOperator((5000, 5000), lambda X: w * X + np.roll(X, 1, 0) + np.roll(X, -1, 0))
     whole = tk.trace_function(A, functions.exp, 90, rng=0)
-    monkeypatch.setattr("tracekit._matrix_functions.slq.MEGABYTES", 1)
+    monkeypatch.setattr("tracekit._sketches.spaces.MEGABYTES", 1)
     parts = tk.trace_function(A, functions.exp, 90, rng=0)
     assert np.isclose(whole.value, parts.value, rtol=1e-13)
     assert whole.num_matvecs == parts.num_matvecs
