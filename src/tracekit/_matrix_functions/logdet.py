@@ -21,6 +21,7 @@ def logdet(
     rng: Rng = None,
     depth: int | None = None,
     deflate: int | None = None,
+    shift: float | None = None,
 ) -> Estimate:
     r"""The logarithm of the determinant of a positive definite operator, with its gradient.
 
@@ -75,7 +76,9 @@ def logdet(
     True
     """
     A = square(A, "determinant")
-    request = requested(A, log, num_matvecs, depth=depth, deflate=deflate, gradient=True)
+    request = requested(
+        A, log, num_matvecs, depth=depth, deflate=deflate, gradient=True, shift=shift
+    )
     if request.is_affordable:
         return finalize(exactly(request, "logdet"), quantity="log-determinant")
     estimate, terms = sampled(request, rng, "logdet")

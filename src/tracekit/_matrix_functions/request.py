@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from .._arrays import Probes, adjoint, device_of, is_complex, require_hermitian
@@ -27,6 +28,7 @@ class Request(NamedTuple):
     depth: int | None
     deflate: int | None
     gradient: bool  # whether a gradient may be asked for, which is made of solves
+    shift: float | None = None  # A - shift I is positive semidefinite
 
     @property
     def itemsize(self) -> int:
@@ -59,6 +61,7 @@ def requested(
     block: Any = 1,
     deflate: Any = None,
     gradient: bool = False,
+    shift: Any = None,
 ) -> Request:
     """What is asked for, if it can be done."""
     if not callable(f):
@@ -69,7 +72,8 @@ def requested(
     m, n, b = checked_budget(num_matvecs), A.shape[0], checked_budget(block, "block")
     depth = None if depth is None else min(checked_budget(depth, "depth"), -(-n // b))
     columns = 0 if deflate in (None, 0) else checked_budget(deflate, "deflate")
-    request = Request(A, f, m, probes, b, depth, deflate if deflate is None else columns, gradient)
+    columns_wanted = deflate if deflate is None else columns
+    request = Request(A, f, m, probes, b, depth, columns_wanted, gradient, checked_shift(shift))
     rank = n if A.factor is None else A.factor.shape[1]
     if rank < n and getattr(f, "positive", False):
         raise ValueError(
@@ -83,6 +87,18 @@ def requested(
             f"and num_matvecs={m} with dimension {n} do not allow that; pass smaller ones"
         )
     return request
+
+
+def checked_shift(shift: Any) -> float | None:
+    """Refuse a shift that is no number of 0 or more."""
+    if shift is None:
+        return None
+    if isinstance(shift, bool) or not isinstance(shift, int | float) or not 0 <= shift < math.inf:
+        raise ValueError(
+            f"`shift` must be a number of 0 or more, got {shift!r}; pass one such that A - shift I "
+            "is positive semidefinite"
+        )
+    return float(shift)
 
 
 def exactly(request: Request, method: str) -> Estimate:

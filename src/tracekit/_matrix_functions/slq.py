@@ -10,12 +10,13 @@ import numpy as np
 
 from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
 from .._estimates import Estimate, finalize
-from .._operators import blocks, columns_that_fit, square
+from .._operators import blocks, columns_that_fit, matvecs_per_column, square
 from .._sketches import Krylov, lanczos
 from ..functions import Function, inv, is_semidefinite, values
 from ..probes import Source, distributions
-from .deflation import ControlVariate, deflated, dimension, is_preconditioned
+from .deflation import ControlVariate, Pairs, control_variate, deflated, dimension, is_preconditioned
 from .deflation import cost as sketch_cost
+from .one_sketch import attempt
 from .quadrature import SAFETY, Batch, Depth, Verdict, combined, evaluate, judged
 from .request import Request, exactly, requested
 
@@ -55,7 +56,10 @@ def trace_estimate(
 def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
     """The estimate, and for each probe a term of its gradient, if it may be asked for."""
     source = Source(rng, request.A)
-    request, start, draw = _first_probes(request, source)
+    found, pairs, columns = attempt(request, source, method)
+    if found is not None:
+        return found, None
+    request, start, draw = _first_probes(request, source, pairs, columns)
     start = choose_deflation(request, start, source)
     start, depth = choose_depth(request, start)
     spent = start.spent + start.groups * request.cost(start.K.depth) + depth.num_matvecs
@@ -75,7 +79,7 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
 
 def choose_deflation(request: Request, start: Start, source: Source) -> Start:
     """The start with a sketch, if that pays by the spectrum that the first probes see."""
-    if request.deflate is not None or is_traced(start.K.diagonal[0]):
+    if start.columns or request.deflate is not None or is_traced(start.K.diagonal[0]):
         return start
     if request.budget < DEFLATE_FROM:
         return start
@@ -104,12 +108,14 @@ def choose_depth(request: Request, start: Start) -> tuple[Start, Depth]:
 
 
 def _first_probes(
-    request: Request, source: Source
+    request: Request, source: Source, pairs: Pairs | None, sketched: int
 ) -> tuple[Request, Start, Callable[[int], Array]]:
     """The spaces of the first probes after a step, which shows if a gradient may be asked for."""
-    A, b, columns = request.A, request.block, request.deflate or 0
+    A, b, columns = request.A, request.block, request.deflate or sketched
     cv, spent = ControlVariate(A), 0
-    if columns:
+    if pairs is not None:
+        cv, spent = control_variate(A, request.f, pairs), columns * matvecs_per_column(A)
+    elif columns:
         cv, spent = deflated(A, request.f, columns, source)
     draw = distributions.stream(request.probes, source, A.shape[0], min(request.budget, A.shape[0]))
     X = draw(_first_groups(request, request.budget - spent) * b)

@@ -23,6 +23,7 @@ def trace_function(
     depth: int | None = None,
     block: int = 1,
     deflate: int | None = None,
+    shift: float | None = None,
 ) -> Estimate:
     r"""The trace of f(A), A Hermitian, by stochastic Lanczos quadrature with deflation.
 
@@ -108,7 +109,7 @@ def trace_function(
     """
     return trace_estimate(
         A, f, num_matvecs, "trace_function", rng=rng, probes=probes, depth=depth, block=block,
-        deflate=deflate,
+        deflate=deflate, shift=shift,
     )  # fmt: skip
 
 
