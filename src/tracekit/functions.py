@@ -6,10 +6,10 @@ alone, ``nonnegative = True`` if from zero on. Operators that their products sho
 indefinite are then refused with the reason, and positive semidefinite ones are sketched by one
 product a column.
 
-Functions that are operator monotone on them are integrals of ``x / (x + c)`` over positive c. One that
-carries such an integral as ``resolvents(largest, shift)`` has a lower and an upper value of its
-trace from one sketch: c and weights, 1-d arrays with ``f(x + shift) - f(shift) = sum(weights * x /
-(x + c))`` from zero to `largest`, a real 0-d array.
+A function that is operator monotone is an integral of ``x / (x + c)`` over positive c. One that
+carries it as ``resolvents(largest, shift)`` has a lower and an upper value of its trace from one
+sketch: that returns 1-d arrays c and weights with ``f(x + shift) - f(shift) = sum(weights * x / (x
++ c))`` from zero to `largest`, a real 0-d array.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _defined(
 
 
 def _of_log(added: float) -> Resolvents:
-    """Of ``log(x + added)``: ``1 / c`` is the density of its integral, with ``c >= added + shift``."""
+    """Of ``log(x + added)``, by its integral with the density ``1 / c`` from there on."""
 
     def resolvents(largest: Array, shift: float) -> tuple[Array, Array]:
         xp, least, reach = namespace(largest), shift + added, -math.log(eps_of(largest))

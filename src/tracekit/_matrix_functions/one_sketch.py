@@ -53,18 +53,17 @@ from .._estimates import (
     standard_error,
     t_quantile,
 )
-from .._operators import matvecs_per_column
+from .._operators import LinearOperator, matvecs_per_column
 from .._sketches import lanczos, leave_one_out, nystrom_factor
-from ..functions import Resolvents
+from ..functions import Function, Resolvents
 from ..probes import Source, distributions
 from .deflation import Pairs
-from .request import Request
 
 FEWEST = 16  # columns: with fewer, a sketch for a first look leaves too little
 FIRST = 8  # columns of the first look, or a quarter of all
-STEPS = 7  # products of a probe of the quadrature that the sketch competes with
+FALLS = 0.7  # the error is to fall to, when columns double, for a second look
+STEPS = 6  # of the quadrature that the sketch competes with
 LEVEL = 0.95
-MEGABYTES = 128
 REMEDY = "this function is not defined at negative eigenvalues: pass A + c I"
 
 
@@ -81,7 +80,7 @@ class Sketch(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    """The lower value of each probe, and the two upper ones, of which J has no spread of its own."""
+    """For each probe the lower value, and the two upper ones."""
 
     low: Array  # tr f without each probe
     lower: Array
@@ -97,9 +96,7 @@ def sketched(Omega: Array, Y: Array, shift: float) -> Sketch:
     Y, by = Y / unit, shift / unit
     _require_semidefinite(inner(Omega, Y) / n, by, shift)
     rounding = 30 * eps_of(Y) * by  # what is left of a multiple of the identity
-    left, _, D, nu = nystrom_factor(
-        Omega, Y - Omega * (by - rounding), eye_like(Y, b) * n, REMEDY
-    )
+    left, _, D, nu = nystrom_factor(Omega, Y - Omega * (by - rounding), eye_like(Y, b) * n, REMEDY)
     Q, R = householder_qr(left)
     U, s, Vh = xp.linalg.svd(R, full_matrices=False)
     theta = s * s - nu - rounding
@@ -135,87 +132,106 @@ def bracket(sketch: Sketch, resolvents: Resolvents, shift: float) -> Bracket:
 
 
 def attempt(
-    request: Request, source: Source, method: str
+    A: LinearOperator,
+    f: Function,
+    budget: int,
+    columns: int,
+    source: Source,
+    *,
+    shift: float | None,
+    gradient: bool,
 ) -> tuple[Estimate | None, Pairs | None, int]:
-    """The estimate, if the first columns promise one that is better than by quadrature.
+    """The estimate from so many columns, if the first ones promise one better than by quadrature.
 
-    If not, the eigenpairs that these columns show, for a control variate, and how many they are.
+    If not, the eigenpairs that the first columns show, for a control variate, and how many columns
+    that took. Of values that are not known the columns are a quarter, and all if a shift is given.
     """
-    columns = _affordable_columns(request)
-    if not columns:
+    resolvents, by = getattr(f, "resolvents", None), shift or 0.0
+    columns = min(columns, budget // matvecs_per_column(A))
+    singular = getattr(f, "positive", False) and not by
+    if resolvents is None or singular or columns < FEWEST:
         return None, None, 0
-    A, shift, first = request.A, request.shift or 0.0, max(FIRST, columns // 4)
     Omega = distributions.orthogonal(source, A.shape[0], columns)
-    Y = A.matmat(Omega[:, :first])
-    traced, known = is_traced(Y), constant(Y)
-    few = sketched(Omega[:, :first], known, shift)
-    wanted = request.shift is not None if traced else _promises(request, few, Omega, known, columns)
-    if not wanted or (is_differentiated(Y) and (request.gradient or not traced)):
-        least = few.values[-1]
-        return None, Pairs(few.V, few.values + shift, least + shift), first
-    Y = A.xp.concat([Y, A.matmat(Omega[:, first:])], axis=1)
-    whole = sketched(Omega, Y, shift)
-    return _estimate(request, whole, method), None, columns
+    looks = [max(FIRST, columns // 4), columns // 2]
+    Y = A.matmat(Omega[:, : looks[0]])
+    if is_traced(Y):
+        wanted, looks = shift is not None and not gradient, looks[:1]
+    elif is_differentiated(Y):
+        wanted, looks = False, looks[:1]
+    else:
+        Y, wanted = _looked(A, resolvents, by, budget, Omega, Y, looks)
+    count = Y.shape[1]
+    if not wanted:
+        few = sketched(Omega[:, :count], constant(Y), by)
+        return None, Pairs(few.V, few.values + by, few.values[-1] + by), count
+    whole = sketched(Omega, A.xp.concat([Y, A.matmat(Omega[:, count:])], axis=1), by)
+    return _estimate(A, f, whole, by), None, columns
 
 
-def _affordable_columns(request: Request) -> int:
-    """Columns of a sketch that the whole budget allows; 0 where no sketch is to be tried."""
-    A, f = request.A, request.f
-    chosen = request.deflate is not None or request.depth is not None or request.block > 1
-    singular = getattr(f, "positive", False) and not request.shift
-    if chosen or singular or getattr(f, "resolvents", None) is None:
-        return 0
-    fitting = MEGABYTES * 2**20 // (A.shape[0] * request.itemsize)
-    columns = min(request.budget // matvecs_per_column(A), A.shape[0] // 2, fitting)
-    return columns if columns >= FEWEST else 0
-
-
-def _promises(request: Request, few: Sketch, Omega: Array, Y: Array, columns: int) -> bool:
-    """Whether all columns are to give a lesser error than quadrature with the rest of the budget.
+def _looked(
+    A: LinearOperator,
+    resolvents: Resolvents,
+    shift: float,
+    budget: int,
+    Omega: Array,
+    Y: Array,
+    looks: list[int],
+) -> tuple[Array, bool]:
+    """The products of the first columns, and whether all are to beat quadrature with the rest.
 
     The error goes on to fall with each doubling of the columns as it did with the last one; that of
-    the quadrature follows from what the probes of the sketch find in what the others leave.
+    quadrature follows from what each probe of the sketch finds of what the others leave. Where the
+    error falls, but not enough, half of the columns are looked at.
     """
-    f, shift, b = request.f.resolvents, request.shift or 0.0, few.num_probes
-    half = b // 2
-    found = bracket(few, f, shift)
-    before = sketched(Omega[:, :half], Y[:, :half], shift)
-    now, then = (
-        to_number(_error(s, x, 1.0)[0]).real
-        for s, x in ((few, found), (before, bracket(before, f, shift)))
-    )
-    spent = b * matvecs_per_column(request.A)
-    probes = (request.budget - spent) // request.cost(STEPS)
-    spread = to_number(standard_error(found.lower - found.low)).real * math.sqrt(b)
-    other = spread / math.sqrt(probes) if probes > 1 else math.inf
-    ratio = min(now / then, 1.0) if then > 0 else 0.0
-    return now * ratio ** math.log2(columns / b) < other
+    for count in looks:
+        if count > Y.shape[1]:
+            Y = A.xp.concat([Y, A.matmat(Omega[:, Y.shape[1] : count])], axis=1)
+        before, now = (
+            _promised(Omega[:, :k], Y[:, :k], resolvents, shift) for k in (count // 2, count)
+        )
+        probes = (budget - count * matvecs_per_column(A)) // lanczos.cost(A, STEPS)
+        ratio = min(now[0] / before[0], 1.0) if before[0] > 0 else 0.0
+        if now[0] * ratio ** math.log2(Omega.shape[1] / count) < now[1] / math.sqrt(max(probes, 1)):
+            return Y, True
+        if ratio > FALLS:
+            break
+    return Y, False
 
 
-def _error(sketch: Sketch, found: Bracket, unit: float) -> tuple[Array, Array, Array]:
-    """The error, and its parts: the spread of the values, and half of the bracket over a unit."""
+def _promised(Omega: Array, Y: Array, resolvents: Resolvents, shift: float) -> tuple[float, float]:
+    """The error of these columns, and the spread of a probe in what the others leave."""
+    sketch = sketched(Omega, Y, shift)
+    found = bracket(sketch, resolvents, shift)
+    spread = standard_error(found.lower - found.low) * math.sqrt(sketch.num_probes)
+    return to_number(_error(sketch, found)[0]).real, to_number(spread).real
+
+
+def _error(sketch: Sketch, found: Bracket) -> tuple[Array, Array, Array, Array]:
+    """The standard error; its parts, of the spread and of the bracket; and half of the bracket.
+
+    Such that the interval of 95 % allows for half of the bracket as a whole.
+    """
     xp = namespace(found.lower)
     upper = xp.minimum(xp.mean(found.klein), xp.mean(found.jensen))
-    half = xp.abs(upper - xp.mean(found.lower)) / 2
+    half = (upper - xp.mean(found.lower)) / 2
     spread = standard_error(found.lower) * sketch.inflation
-    return xp.hypot(spread, half / unit), spread, half / unit
+    systematic = xp.abs(half) / t_quantile(LEVEL, sketch.num_probes - 1)
+    return xp.hypot(spread, systematic), spread, systematic, half
 
 
-def _estimate(request: Request, sketch: Sketch, method: str) -> Estimate:
-    """The middle of the bracket, with an interval of 95 % that allows for half of its width."""
-    shift, b = request.shift or 0.0, sketch.num_probes
-    found = bracket(sketch, request.f.resolvents, shift)
-    xp = namespace(found.lower)
-    upper = xp.minimum(xp.mean(found.klein), xp.mean(found.jensen))
-    lower = xp.mean(found.lower)
-    at_zero = request.f(xp.zeros_like(sketch.values[:1]) + shift)[0] * sketch.n if shift else 0.0
-    samples = found.lower + ((upper - lower) / 2 + at_zero)
-    error, spread, half = _error(sketch, found, t_quantile(LEVEL, b - 1))
-    spent = b * matvecs_per_column(request.A)
-    estimate = mean(samples, spent, method, independent=False)
-    reason = f"the middle of a lower and an upper value from one sketch of {b} columns"
+def _estimate(A: LinearOperator, f: Function, sketch: Sketch, shift: float) -> Estimate:
+    """The middle of the bracket."""
+    b = sketch.num_probes
+    found = bracket(sketch, f.resolvents, shift)  # type: ignore[attr-defined]
+    error, spread, systematic, half = _error(sketch, found)
+    at_shift = f(namespace(half).zeros_like(sketch.values[:1]) + shift)[0, ...] if shift else 0.0
+    samples = found.lower + (half + at_shift * sketch.n)
+    estimate = mean(samples, b * matvecs_per_column(A), "", independent=False)
     return replace(
-        estimate, standard_error=error, reason=reason, kept=ErrorParts(spread, half)
+        estimate,
+        standard_error=error,
+        reason=f"the middle of a lower and an upper value from one sketch of {b} columns",
+        kept=ErrorParts(spread, systematic),
     )
 
 

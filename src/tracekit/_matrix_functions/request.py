@@ -41,6 +41,11 @@ class Request(NamedTuple):
         cost = all_columns_cost(self.A)
         return self.budget >= cost and cost * self.A.shape[0] * self.itemsize <= GIGABYTE
 
+    @property
+    def leaves_choice(self) -> bool:
+        """Whether it says nothing of how the products are to be spent."""
+        return self.deflate is None and self.depth is None and self.block == 1
+
     def cost(self, depth: int) -> int:
         """Products that a group of probes costs."""
         return self.block * (lanczos.cost(self.A, depth) + self.gradient_cost)

@@ -9,12 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
-from .._estimates import Estimate, finalize
+from .._estimates import Estimate, finalize, with_method
 from .._operators import blocks, columns_that_fit, matvecs_per_column, square
 from .._sketches import Krylov, lanczos
 from ..functions import Function, inv, is_semidefinite, values
 from ..probes import Source, distributions
-from .deflation import ControlVariate, Pairs, control_variate, deflated, dimension, is_preconditioned
+from .deflation import (
+    ControlVariate,
+    Pairs,
+    control_variate,
+    deflated,
+    dimension,
+    is_preconditioned,
+)
 from .deflation import cost as sketch_cost
 from .one_sketch import attempt
 from .quadrature import SAFETY, Batch, Depth, Verdict, combined, evaluate, judged
@@ -56,9 +63,18 @@ def trace_estimate(
 def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
     """The estimate, and for each probe a term of its gradient, if it may be asked for."""
     source = Source(rng, request.A)
-    found, pairs, columns = attempt(request, source, method)
+    A, columns = request.A, _columns_that_fit(request) if request.leaves_choice else 0
+    found, pairs, columns = attempt(
+        A,
+        request.f,
+        request.budget,
+        columns,
+        source,
+        shift=request.shift,
+        gradient=request.gradient,
+    )
     if found is not None:
-        return found, None
+        return with_method(found, method), None
     request, start, draw = _first_probes(request, source, pairs, columns)
     start = choose_deflation(request, start, source)
     start, depth = choose_depth(request, start)
@@ -229,7 +245,7 @@ def _worthwhile(request: Request, K: Krylov) -> int:
     order = np.argsort(-x if is_semidefinite(f) else -np.abs(x - np.average(x, weights=weight)))
     y, weight = y[:, order], weight[order]
     seen = np.cumsum(weight)
-    most_columns = min(n // 2, MEGABYTES * 2**20 // (n * request.itemsize)) // dimension(f, 1)
+    most_columns = _columns_that_fit(request) // dimension(f, 1)
 
     def variance(captured: float, products: int) -> float:
         left = np.clip(seen - captured, 0, weight) + 1e-4 * weight
@@ -244,6 +260,12 @@ def _worthwhile(request: Request, K: Krylov) -> int:
     b = min(products // sketch_cost(A, f), most_columns)
     pays = b > 1 and variance(b / 2, products) < 0.5 / request.budget
     return b if pays else 0
+
+
+def _columns_that_fit(request: Request) -> int:
+    """Columns of a sketch, at most, whose memory is bounded."""
+    n = request.A.shape[0]
+    return min(n // 2, MEGABYTES * 2**20 // (n * request.itemsize))
 
 
 def _spaces(
