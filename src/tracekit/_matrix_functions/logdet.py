@@ -38,6 +38,8 @@ def logdet(
         As for `trace_function`.
     deflate : int, optional
         As for `trace_function`; the sketch serves as a preconditioner.
+    shift : float, optional
+        As for `trace_function`: the noise level c of a covariance ``K + c I``.
 
     Returns
     -------
@@ -60,7 +62,8 @@ def logdet(
     is taken. It is as accurate as `depth` steps of conjugate gradients, which converge half as fast
     as the value: where a gradient may be asked for, the depth that is chosen settles the solves
     too, to half of the spread that the probes leave of :math:`\mathrm{tr}\, A^{-1}`, or to 1 %.
-    Costs and memory as for `trace_function`.
+    Costs and memory as for `trace_function`. Where no gradient may be asked for, a `shift` allows
+    the middle of a lower and an upper value from one sketch, which is not unbiased.
 
     References
     ----------
@@ -73,6 +76,9 @@ def logdet(
     >>> A = tk.testing.known_spectrum(np.arange(1.0, 501) ** -2 + 1e-3)
     >>> estimate = tk.logdet(A, 200, rng=0)
     >>> bool(abs(estimate.value - np.linalg.slogdet(A)[1]) < 3)
+    True
+    >>> estimate = tk.logdet(A, 100, rng=0, shift=1e-3)
+    >>> bool(abs(estimate.value - np.linalg.slogdet(A)[1]) < 1)
     True
     """
     A = square(A, "determinant")

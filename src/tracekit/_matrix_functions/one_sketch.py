@@ -64,6 +64,7 @@ FIRST = 8  # columns of the first look, or a quarter of all
 FALLS = 0.7  # the error is to fall to, when columns double, for a second look
 STEPS = 6  # of the quadrature that the sketch competes with
 LEVEL = 0.95
+ROUNDING = 1e3  # in units of eps: what eigenvalues may be below the shift
 REMEDY = "this function is not defined at negative eigenvalues: pass A + c I"
 
 
@@ -94,13 +95,16 @@ def sketched(Omega: Array, Y: Array, shift: float) -> Sketch:
     require_finite(Y)
     unit = magnitude(Y)
     Y, by = Y / unit, shift / unit
-    _require_semidefinite(inner(Omega, Y) / n, by, shift)
-    rounding = 30 * eps_of(Y) * by  # what is left of a multiple of the identity
+    H = inner(Omega, Y) / n
+    _require_semidefinite(H, by, shift)
+    Y = Y + Omega @ ((adjoint(H) - H) / 2)  # rounding, which may be all that is left, is Hermitian
+    rounding = 30 * eps_of(Y) * by
     left, _, D, nu = nystrom_factor(Omega, Y - Omega * (by - rounding), eye_like(Y, b) * n, REMEDY)
     Q, R = householder_qr(left)
     U, s, Vh = xp.linalg.svd(R, full_matrices=False)
     theta = s * s - nu - rounding
-    theta = xp.where(theta > 0, theta, xp.zeros_like(theta)) * unit
+    known = theta > 10 * eps_of(s) * xp.max(s * s)
+    theta = xp.where(known, theta, xp.zeros_like(theta)) * unit
     V, T = Q @ U, Vh @ (D / xp.sqrt(colnorm2(D))[None, :])
     samples, replicates = leave_one_out.nystrom(inner(R, R), D, n, eye_like(Y, b) / n)
     spread = standard_error(samples)
@@ -114,16 +118,20 @@ def bracket(sketch: Sketch, resolvents: Resolvents, shift: float) -> Bracket:
     xp, x = namespace(sketch.V), sketch.values
     rest = sketch.n - sketch.num_probes + 1
     scale, size = rest / sketch.n, abs2(sketch.T)
-    c, weights = resolvents(positive(xp.max(x)), shift)
-    h = 1 / (x[None, :] + c[:, None])  # the resolvent of each node
-    cross = conj(sketch.W) * (xp.astype(xp.sqrt(x), sketch.T.dtype)[:, None] * sketch.T)
-    whole = coldot(sketch.W, xp.astype(xp.sqrt(x), cross.dtype)[:, None] * sketch.T)
+    unit = positive(xp.max(x))
+    c, weights = resolvents(unit, shift)
+    x, c = x / unit, c / unit
+    h = 1 / (x[None, :] + c[:, None])  # the resolvent of each node, as a multiple of its largest
+    most = xp.max(h, axis=-1, keepdims=True)
+    h = h / most
+    rooted = xp.astype(xp.sqrt(x), sketch.T.dtype)[:, None] * sketch.T
+    cross, whole = conj(sketch.W) * rooted, coldot(sketch.W, rooted)
     hidden = h @ size  # (1 - z^H h z) / c, without cancellation
-    less = ((x[None, :] * h) * h) @ size / hidden
+    less = most * ((x * h * h) @ size) / hidden
     once, twice = (xp.astype(y, cross.dtype) @ cross for y in (h, h * h))
-    gain = abs2(once) / hidden
-    slope = (twice + once * (less / c[:, None])) / hidden
-    low = xp.sum(weights[:, None] * (xp.sum(x * h, axis=-1)[:, None] - less), axis=0)
+    gain = most * abs2(once) / hidden
+    slope = (most * twice + once * (less / c[:, None])) / hidden
+    low = xp.sum(weights[:, None] * (xp.sum(x * most * h, axis=-1)[:, None] - less), axis=0)
     lower = low + xp.sum(weights[:, None] * gain, axis=0) * scale
     klein = xp.sum(weights[:, None] * real(slope * conj(whole)[None, :]), axis=0) * scale
     left = xp.mean(abs2(whole)) * (scale / rest)
@@ -186,12 +194,11 @@ def _looked(
     for count in looks:
         if count > Y.shape[1]:
             Y = A.xp.concat([Y, A.matmat(Omega[:, Y.shape[1] : count])], axis=1)
-        before, now = (
-            _promised(Omega[:, :k], Y[:, :k], resolvents, shift) for k in (count // 2, count)
-        )
+        before, _ = _promised(Omega[:, : count // 2], Y[:, : count // 2], resolvents, shift)
+        now, spread = _promised(Omega[:, :count], Y, resolvents, shift)
         probes = (budget - count * matvecs_per_column(A)) // lanczos.cost(A, STEPS)
-        ratio = min(now[0] / before[0], 1.0) if before[0] > 0 else 0.0
-        if now[0] * ratio ** math.log2(Omega.shape[1] / count) < now[1] / math.sqrt(max(probes, 1)):
+        ratio = min(now / before, 1.0) if before > 0 else 0.0
+        if now * ratio ** math.log2(Omega.shape[1] / count) <= spread / max(probes, 1) ** 0.5:
             return Y, True
         if ratio > FALLS:
             break
@@ -203,20 +210,21 @@ def _promised(Omega: Array, Y: Array, resolvents: Resolvents, shift: float) -> t
     sketch = sketched(Omega, Y, shift)
     found = bracket(sketch, resolvents, shift)
     spread = standard_error(found.lower - found.low) * math.sqrt(sketch.num_probes)
-    return to_number(_error(sketch, found)[0]).real, to_number(spread).real
+    _, *parts, _ = _error(sketch, found)
+    return math.hypot(*(to_number(x).real for x in parts)), to_number(spread).real
 
 
 def _error(sketch: Sketch, found: Bracket) -> tuple[Array, Array, Array, Array]:
     """The standard error; its parts, of the spread and of the bracket; and half of the bracket.
 
-    Such that the interval of 95 % allows for half of the bracket as a whole.
+    The parts add up: the trace may lie at either end of the bracket, as a whole within 95 %.
     """
     xp = namespace(found.lower)
     upper = xp.minimum(xp.mean(found.klein), xp.mean(found.jensen))
     half = (upper - xp.mean(found.lower)) / 2
     spread = standard_error(found.lower) * sketch.inflation
     systematic = xp.abs(half) / t_quantile(LEVEL, sketch.num_probes - 1)
-    return xp.hypot(spread, systematic), spread, systematic, half
+    return spread + systematic, spread, systematic, half
 
 
 def _estimate(A: LinearOperator, f: Function, sketch: Sketch, shift: float) -> Estimate:
@@ -236,15 +244,20 @@ def _estimate(A: LinearOperator, f: Function, sketch: Sketch, shift: float) -> E
 
 
 def _require_semidefinite(H: Array, shift: Array, given: float) -> None:
-    """Refuse a shift that the compression of A to the probes shows to be too large."""
+    """Refuse A, or a shift, if the compression of A to the probes shows eigenvalues below it."""
     require_hermitian(H, lanczos.REMEDY)
-    if is_traced(H) or not given:
+    if is_traced(H):
         return
     ritz = namespace(H).linalg.eigvalsh((H + adjoint(H)) / 2)
-    least, size = (to_number(x).real for x in (ritz[0], ritz[-1]))
-    below = to_number(shift).real
-    if least < below - 1e3 * eps_of(H) * max(abs(size), below):
+    least, size, by = (to_number(x).real for x in (ritz[0], ritz[-1], shift))
+    if least >= by - ROUNDING * eps_of(H) * max(abs(size), by):
+        return
+    if not given:
         raise ValueError(
-            f"`shift` must be no more than the least eigenvalue of A, got {given!r}, and the "
-            f"products show one of {given * least / below:.6g} or less; pass a lesser shift"
+            "this function of a matrix needs eigenvalues of 0 or more, and the products show a "
+            "negative one; add a multiple of the identity, A + c I"
         )
+    raise ValueError(
+        f"`shift` must be no more than the least eigenvalue of A, got {given!r}, and the products "
+        f"show one of {given * least / by:.6g} or less; pass a lesser shift"
+    )
