@@ -8,8 +8,8 @@ product a column.
 
 A function that is operator monotone is an integral of ``x / (x + c)`` over positive c. One that
 carries it as ``resolvents(largest, shift)`` has a lower and an upper value of its trace from one
-sketch: that returns 1-d arrays c and weights with ``f(x + shift) - f(shift) = sum(weights * x / (x
-+ c))`` from zero to `largest`, a real 0-d array.
+sketch: that returns 1-d arrays c and weights with ``f(largest * x + shift) - f(shift) =
+sum(weights * x / (x + c))`` for x from 0 to 1, `largest` a real 0-d array.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def _of_log(added: float) -> Resolvents:
     """Of ``log(x + added)``, by its integral with the density ``1 / c`` from there on."""
 
     def resolvents(largest: Array, shift: float) -> tuple[Array, Array]:
-        xp, least, reach = namespace(largest), shift + added, -math.log(eps_of(largest))
-        low, high = math.log(least) - reach, xp.log(largest + least) + reach
+        xp, least, reach = namespace(largest), (shift + added) / largest, -math.log(eps_of(largest))
+        low, high = xp.log(least) - reach, xp.log1p(least) + reach
         count = 2 * math.ceil(reach / STEP) + 60  # for a range of e^30 between the two
         step = (high - low) / (count - 1)
         c = xp.exp(low + step * _counted(largest, count))
@@ -60,18 +60,18 @@ def _of_power(p: float) -> Resolvents:
     def resolvents(largest: Array, shift: float) -> tuple[Array, Array]:
         xp, reach = namespace(largest), -math.log(eps_of(largest))
         count = math.ceil((reach / p + reach / (1 - p)) / STEP) + 1
-        unit = largest + shift
-        c = xp.exp(_counted(largest, count) * STEP - reach / p)  # in that unit
-        weights = c**p * unit**p * (STEP * math.sin(math.pi * p) / math.pi)
-        return c * unit + shift, weights * (c * unit / (c * unit + shift))
+        unit, least = 1 + shift / largest, shift / largest
+        c = xp.exp(_counted(largest, count) * STEP - reach / p)
+        weights = c**p * (unit * largest) ** p * (STEP * math.sin(math.pi * p) / math.pi)
+        return c * unit + least, weights * (c * unit / (c * unit + least))
 
     return resolvents
 
 
 def _of_ridge(ridge: float) -> Resolvents:
     def resolvents(largest: Array, shift: float) -> tuple[Array, Array]:
-        one = namespace(largest).ones_like(largest)[None]
-        return one * (ridge + shift), one * (ridge / (ridge + shift))
+        c = ((ridge + shift) / largest)[None]
+        return c, namespace(c).ones_like(c) * (ridge / (ridge + shift))
 
     return resolvents
 

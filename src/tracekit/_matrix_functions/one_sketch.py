@@ -87,6 +87,7 @@ class Bracket(NamedTuple):
     lower: Array
     klein: Array
     jensen: Array
+    unknown: Array  # what eigenvalues that are lost in rounding may add
 
 
 def sketched(Omega: Array, Y: Array, shift: float) -> Sketch:
@@ -95,11 +96,12 @@ def sketched(Omega: Array, Y: Array, shift: float) -> Sketch:
     require_finite(Y)
     unit = magnitude(Y)
     Y, by = Y / unit, shift / unit
-    H = inner(Omega, Y) / n
-    _require_semidefinite(H, by, shift)
-    Y = Y + Omega @ ((adjoint(H) - H) / 2)  # rounding, which may be all that is left, is Hermitian
+    _require_semidefinite(inner(Omega, Y) / n, by, shift)
     rounding = 30 * eps_of(Y) * by
-    left, _, D, nu = nystrom_factor(Omega, Y - Omega * (by - rounding), eye_like(Y, b) * n, REMEDY)
+    Y = Y - Omega * (by - rounding)
+    H = inner(Omega, Y) / n
+    Y = Y + Omega @ ((adjoint(H) - H) / 2)  # of a multiple of the identity only rounding is left
+    left, _, D, nu = nystrom_factor(Omega, Y, eye_like(Y, b) * n, REMEDY)
     Q, R = householder_qr(left)
     U, s, Vh = xp.linalg.svd(R, full_matrices=False)
     theta = s * s - nu - rounding
@@ -120,7 +122,7 @@ def bracket(sketch: Sketch, resolvents: Resolvents, shift: float) -> Bracket:
     scale, size = rest / sketch.n, abs2(sketch.T)
     unit = positive(xp.max(x))
     c, weights = resolvents(unit, shift)
-    x, c = x / unit, c / unit
+    x = x / unit
     h = 1 / (x[None, :] + c[:, None])  # the resolvent of each node, as a multiple of its largest
     most = xp.max(h, axis=-1, keepdims=True)
     h = h / most
@@ -136,7 +138,9 @@ def bracket(sketch: Sketch, resolvents: Resolvents, shift: float) -> Bracket:
     klein = xp.sum(weights[:, None] * real(slope * conj(whole)[None, :]), axis=0) * scale
     left = xp.mean(abs2(whole)) * (scale / rest)
     jensen = low + rest * xp.sum(weights * (left / (left + c)))
-    return Bracket(low, lower, low + klein, jensen)
+    eps = eps_of(x) * xp.max(x)  # below it nothing is known of eigenvalues
+    unknown = rest * xp.sum(weights * (eps / (eps + c)))
+    return Bracket(low, lower, low + klein, jensen, unknown)
 
 
 def attempt(
@@ -223,7 +227,7 @@ def _error(sketch: Sketch, found: Bracket) -> tuple[Array, Array, Array, Array]:
     upper = xp.minimum(xp.mean(found.klein), xp.mean(found.jensen))
     half = (upper - xp.mean(found.lower)) / 2
     spread = standard_error(found.lower) * sketch.inflation
-    systematic = xp.abs(half) / t_quantile(LEVEL, sketch.num_probes - 1)
+    systematic = (xp.abs(half) + found.unknown) / t_quantile(LEVEL, sketch.num_probes - 1)
     return spread + systematic, spread, systematic, half
 
 
