@@ -124,6 +124,14 @@ def test_logdet_with_a_known_noise_level():
     assert held >= 18
 
 
+def test_effective_dimension_needs_no_shift():
+    x = 100 * INDEX**-2
+    A, exact = known_spectrum(x), np.sum(x / (x + 1))
+    found = [tk.effective_dimension(A, 1.0, 60, rng=seed) for seed in range(10)]
+    assert all("one sketch" in estimate.reason for estimate in found)
+    assert np.median([abs(float(x) / exact - 1) for x in found]) < 0.01
+
+
 def test_few_products_are_enough_where_eigenvalues_fall():
     x = 100 * INDEX**-2
     A, exact = known_spectrum(x), np.sum(np.log1p(x))
