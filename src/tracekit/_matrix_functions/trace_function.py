@@ -56,7 +56,8 @@ def trace_function(
         Columns of a sketch whose part of the trace is computed, so that only the rest is left to
         the probes; 0 for none. One product each (two if A was made by `gram`) for a function that
         is declared for positive semidefinite operators, otherwise three (five). Chosen, by the
-        spectrum that the first probes or the first columns see, if not given.
+        spectrum that the first probes or columns see, if not given; 0 under `jax.jit` or with less
+        than 100 products, except for operator monotone functions (Notes).
     shift : float, optional
         A number c known to be in A: ``A - c I`` is positive semidefinite, as the noise level of a
         covariance is. Of operator monotone functions (`log`, `log1p`, `sqrt`, `ridge`; see
