@@ -53,3 +53,29 @@ def forms(A: Matrix, X: Matrix, f: Function, depth: int, block: int = 1) -> Vect
 def slope_of_logdet(A: Matrix, dA: Matrix, Omega: Matrix) -> Vector:
     """Samples of ``tr(A^-1 dA)``, one a probe."""
     return np.einsum("ij,ij->j", np.linalg.solve(A, Omega).conj(), dA @ Omega).real
+
+
+def one_sketch(
+    A: Matrix, Omega: Matrix, f: Function, slope: Function
+) -> tuple[Vector, Vector, Vector, Vector]:
+    """Trace of f(Nystrom) without each probe, and the values L, K and J of tr f(A); f(0) = 0."""
+
+    def eigenpairs(X: Matrix) -> tuple[Vector, Matrix]:
+        root = np.linalg.cholesky(X.conj().T @ A @ X)
+        U, s, _ = np.linalg.svd(np.linalg.solve(root, (A @ X).conj().T).conj().T)
+        return np.r_[s**2, np.zeros(len(A) - len(s))], U
+
+    def at(x: Vector, U: Matrix) -> Matrix:
+        return (U * x) @ U.conj().T
+
+    (n, b), found = Omega.shape, []
+    x, U = eigenpairs(Omega)
+    for i, w in enumerate(Omega.T):
+        y, V = eigenpairs(np.delete(Omega, i, axis=1))
+        rest = at(x, U) - at(y, V)
+        matrices = (at(f(x), U) - at(f(y), V), at(slope(y), V) @ rest, rest)
+        forms = [(w.conj() @ M @ w).real * (n - b + 1) / n for M in matrices]
+        found.append([np.sum(f(y)), *forms])
+    low, lower, klein, left = np.array(found).T
+    mean_left = np.array([left.mean() / (n - b + 1)])
+    return low, low + lower, low + klein, low + (n - b + 1) * f(mean_left)

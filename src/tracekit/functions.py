@@ -5,32 +5,83 @@ will do as f. Two attributes may be set on it: ``positive = True`` if it is defi
 alone, ``nonnegative = True`` if from zero on. Operators that their products show to be singular or
 indefinite are then refused with the reason, and positive semidefinite ones are sketched by one
 product a column.
+
+A function that is operator monotone is an integral of ``x / (x + c)`` over positive c. One that
+carries it as ``resolvents(largest, shift)`` has a lower and an upper value of its trace from one
+sketch: that returns 1-d arrays c and weights with ``f(largest * x + shift) - f(shift) =
+sum(weights * x / (x + c))`` for x from 0 to 1, `largest` a real 0-d array.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, eps_of, is_array, is_finite, is_traced, namespace, to_number
+from ._arrays import Array, device_of, eps_of, is_array, is_finite, is_traced, namespace, to_number
 from ._arrays import positive as positive_part
 
 __all__ = ["entropy", "exp", "inv", "log", "log1p", "power", "ridge", "sqrt"]
 
 Function = Callable[[Array], Array]
+Resolvents = Callable[[Array, float], tuple[Array, Array]]
+STEP = 0.5  # of the trapezoidal rule in log c, whose error is exp(-2 pi^2 / STEP)
 
 
-def _defined(*, positive: bool = False, nonnegative: bool = False) -> Callable[[Any], Any]:
+def _defined(
+    *, positive: bool = False, nonnegative: bool = False, resolvents: Resolvents | None = None
+) -> Callable[[Any], Any]:
     def mark(f: Any) -> Any:
-        f.positive, f.nonnegative = positive, nonnegative
+        f.positive, f.nonnegative, f.resolvents = positive, nonnegative, resolvents
         return f
 
     return mark
 
 
-@_defined(positive=True)
+def _of_log(added: float) -> Resolvents:
+    """Of ``log(x + added)``, by its integral with the density ``1 / c`` from there on."""
+
+    def resolvents(largest: Array, shift: float) -> tuple[Array, Array]:
+        xp, least, reach = namespace(largest), (shift + added) / largest, -math.log(eps_of(largest))
+        low, high = xp.log(least) - reach, xp.log1p(least) + reach
+        count = 2 * math.ceil(reach / STEP) + 60  # for a range of e^30 between the two
+        step = (high - low) / (count - 1)
+        c = xp.exp(low + step * _counted(largest, count))
+        return c + least, step * c / (c + least)
+
+    return resolvents
+
+
+def _of_power(p: float) -> Resolvents:
+    """Of ``x**p``, p between 0 and 1, by its integral with the density ``c**(p - 1)``."""
+
+    def resolvents(largest: Array, shift: float) -> tuple[Array, Array]:
+        xp, reach = namespace(largest), -math.log(eps_of(largest))
+        count = math.ceil((reach / p + reach / (1 - p)) / STEP) + 1
+        unit, least = 1 + shift / largest, shift / largest
+        c = xp.exp(_counted(largest, count) * STEP - reach / p)
+        weights = c**p * (unit * largest) ** p * (STEP * math.sin(math.pi * p) / math.pi)
+        return c * unit + least, weights * (c * unit / (c * unit + least))
+
+    return resolvents
+
+
+def _of_ridge(ridge: float) -> Resolvents:
+    def resolvents(largest: Array, shift: float) -> tuple[Array, Array]:
+        c = ((ridge + shift) / largest)[None]
+        return c, namespace(c).ones_like(c) * (ridge / (ridge + shift))
+
+    return resolvents
+
+
+def _counted(like: Array, count: int) -> Array:
+    """The numbers 0, 1, .. where `like` is."""
+    return namespace(like).arange(count, dtype=like.dtype, device=device_of(like))
+
+
+@_defined(positive=True, resolvents=_of_log(0.0))
 def log(x: Array) -> Array:
     """The natural logarithm; its trace is the logarithm of the determinant.
 
@@ -77,7 +128,7 @@ def inv(x: Array) -> Array:
     return 1 / x
 
 
-@_defined(nonnegative=True)
+@_defined(nonnegative=True, resolvents=_of_log(1.0))
 def log1p(x: Array) -> Array:
     """The logarithm of 1 + x: operator monotone, 0 at 0.
 
@@ -100,7 +151,7 @@ def log1p(x: Array) -> Array:
     return namespace(x).log1p(x)
 
 
-@_defined(nonnegative=True)
+@_defined(nonnegative=True, resolvents=_of_power(0.5))
 def sqrt(x: Array) -> Array:
     """The square root: operator monotone.
 
@@ -195,7 +246,7 @@ def power(p: float) -> Function:
     36.0
     """
     checked_positive("p", p)
-    return semidefinite(lambda x: x**p)
+    return semidefinite(lambda x: x**p, resolvents=_of_power(p) if 0.25 <= p <= 0.75 else None)
 
 
 def ridge(c: float) -> Function:
@@ -223,13 +274,13 @@ def ridge(c: float) -> Function:
     1.25
     """
     checked_positive("ridge", c)
-    return semidefinite(lambda x: x / (x + c))
+    return semidefinite(lambda x: x / (x + c), resolvents=_of_ridge(c))
 
 
-def semidefinite(f: Function) -> Function:
+def semidefinite(f: Function, *, resolvents: Resolvents | None = None) -> Function:
     """The same function, marked as defined from zero on."""
-    f.nonnegative = True  # type: ignore[attr-defined]
-    return f
+    marked: Function = _defined(nonnegative=True, resolvents=resolvents)(f)
+    return marked
 
 
 def checked_positive(name: str, value: Any) -> float:

@@ -111,6 +111,12 @@ def effective_dimension(
     ValueError, TypeError
         As for `trace_function`; if `ridge` is not positive.
 
+    Notes
+    -----
+    The function is operator monotone: where the eigenvalues fall quickly, the value is the middle
+    of a lower and an upper one from one sketch, which is not unbiased (`trace_function`, Notes).
+    For ``K + s I`` pass `functions.ridge` and ``shift=s`` to `trace_function`.
+
     References
     ----------
     Zhang (2005), Neural Comput. 17, doi:10.1162/0899766054323008.

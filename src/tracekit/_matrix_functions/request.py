@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from .._arrays import Array, Probes, adjoint, device_of, require_hermitian
@@ -28,11 +29,17 @@ class Request(NamedTuple):
     gradient: bool  # whether a gradient may be asked for, which is made of solves
     quadrature: Quadrature
     margin: float = 0.01  # of the breadth of an interval that is found for the spectrum
+    shift: float | None = None  # A - shift I is positive semidefinite
 
     @property
     def is_affordable(self) -> bool:
         """Whether all eigenvalues are."""
         return is_affordable(self.A, self.budget)
+
+    @property
+    def leaves_choice(self) -> bool:
+        """Whether it says nothing of how the products are to be spent."""
+        return self.deflate is None and self.depth is None and self.block == 1
 
     def cost(self, depth: int) -> int:
         """Products that a group of probes costs."""
@@ -55,6 +62,7 @@ def requested(
     deflate: Any = None,
     gradient: bool = False,
     quadrature: Any = None,
+    shift: Any = None,
 ) -> Request:
     """What is asked for, if it can be done."""
     if not callable(f):
@@ -74,7 +82,7 @@ def requested(
                 "quadrature.lanczos()"
             )
         deflate = 0
-    request = Request(A, f, m, probes, b, depth, deflate, gradient, way)
+    request = Request(A, f, m, probes, b, depth, deflate, gradient, way, shift=checked_shift(shift))
     rank = n if A.factor is None else A.factor.shape[1]
     if rank < n and getattr(f, "positive", False):
         raise ValueError(
@@ -94,6 +102,18 @@ def is_affordable(A: LinearOperator, num_matvecs: int) -> bool:
     """Whether all eigenvalues are."""
     cost = all_columns_cost(A)
     return num_matvecs >= cost and cost * A.shape[0] * itemsize(A) <= GIGABYTE
+
+
+def checked_shift(shift: Any) -> float | None:
+    """Refuse a shift that is no number of 0 or more."""
+    if shift is None:
+        return None
+    if isinstance(shift, bool) or not isinstance(shift, int | float) or not 0 <= shift < math.inf:
+        raise ValueError(
+            f"`shift` must be a number of 0 or more, got {shift!r}; pass one such that A - shift I "
+            "is positive semidefinite"
+        )
+    return float(shift)
 
 
 def exactly(request: Request, method: str) -> Estimate:

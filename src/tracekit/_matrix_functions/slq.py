@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
-from .._estimates import Estimate, finalize
-from .._operators import counted, itemsize, square
+from .._estimates import Estimate, finalize, with_method
+from .._operators import counted, itemsize, matvecs_per_column, square
 from .._sketches import (
     LOOK_AHEAD,
     MEGABYTES,
     ControlVariate,
     OutsideError,
+    Pairs,
     Space,
     Spaces,
+    control_variate,
     deflated,
     dimension,
     gauss,
@@ -34,6 +36,7 @@ from ..functions import Function, inv, is_semidefinite, log, values
 from ..probes import Source, distributions
 from ..quadrature import Chebyshev
 from .batch import evaluate
+from .one_sketch import attempt
 from .quadrature import (
     NOT_SETTLED,
     Depth,
@@ -97,7 +100,19 @@ def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Ar
 def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
     """The estimate, and for each probe a term of its gradient, if it may be asked for."""
     source = Source(rng, request.A)
-    request, start, draw = _first_probes(request, source)
+    A, columns = request.A, _columns_that_fit(request) if request.leaves_choice else 0
+    found, pairs, columns = attempt(
+        A,
+        request.f,
+        request.budget,
+        columns,
+        source,
+        shift=request.shift,
+        gradient=request.gradient,
+    )
+    if found is not None:
+        return with_method(found, method), None
+    request, start, draw = _first_probes(request, source, pairs, columns)
     start = choose_deflation(request, start, source)
     start, depth = choose_depth(request, start)
     spent = start.spent + start.groups * request.cost(start.K.depth) + depth.num_matvecs
@@ -138,7 +153,7 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
 
 def choose_deflation(request: Request, start: Start, source: Source) -> Start:
     """The start with a sketch, if that pays by the spectrum that the first probes see."""
-    if request.deflate is not None or is_traced(start.K.seen):
+    if start.columns or request.deflate is not None or is_traced(start.K.seen):
         return start
     if request.budget < DEFLATE_FROM or not is_semidefinite(request.f):
         return start
@@ -167,12 +182,14 @@ def choose_depth(request: Request, start: Start) -> tuple[Start, Depth]:
 
 
 def _first_probes(
-    request: Request, source: Source
+    request: Request, source: Source, pairs: Pairs | None, sketched: int
 ) -> tuple[Request, Start, Callable[[int], Array]]:
     """The spaces of the first probes after a step, which shows if a gradient may be asked for."""
-    A, b, columns = request.A, request.block, request.deflate or 0
+    A, b, columns = request.A, request.block, request.deflate or sketched
     cv, spent = ControlVariate(A), 0
-    if columns:
+    if pairs is not None:
+        cv, spent = control_variate(A, request.f, pairs), columns * matvecs_per_column(A)
+    elif columns:
         cv, spent = deflated(A, request.f, columns, source)
     draw = distributions.stream(request.probes, source, A.shape[0], min(request.budget, A.shape[0]))
     X = draw(_first_groups(request, request.budget - spent) * b)
@@ -300,7 +317,7 @@ def _worthwhile(request: Request, K: Any) -> int:
     order = np.argsort(-x if is_semidefinite(f) else -np.abs(x - np.average(x, weights=weight)))
     y, weight = y[:, order], weight[order]
     seen = np.cumsum(weight)
-    most_columns = min(n // 2, MEGABYTES * 2**20 // (n * itemsize(request.A))) // dimension(f, 1)
+    most_columns = _columns_that_fit(request) // dimension(f, 1)
 
     def variance(captured: float, products: int) -> float:
         left = np.clip(seen - captured, 0, weight) + 1e-4 * weight
@@ -315,6 +332,12 @@ def _worthwhile(request: Request, K: Any) -> int:
     b = min(products // sketch_cost(A, f), most_columns)
     pays = b > 1 and variance(b / 2, products) < 0.5 / request.budget
     return b if pays else 0
+
+
+def _columns_that_fit(request: Request) -> int:
+    """Columns of a sketch, at most, whose memory is bounded."""
+    n = request.A.shape[0]
+    return min(n // 2, MEGABYTES * 2**20 // (n * itemsize(request.A)))
 
 
 def _gradient_terms(request: Request, cv: ControlVariate, K: Any, X: Array) -> Array:

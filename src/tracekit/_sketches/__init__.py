@@ -5,6 +5,8 @@ from .chebyshev import Moments, OutsideError, Space
 from .cross_fitting import Fold
 from .deflation import (
     ControlVariate,
+    Pairs,
+    control_variate,
     cross_fit,
     deflated,
     dimension,
@@ -41,12 +43,14 @@ __all__ = [
     "NystromSketch",
     "Observed",
     "OutsideError",
+    "Pairs",
     "Quadrature",
     "RangeSketch",
     "Space",
     "Spaces",
     "adjoint_sketch",
     "chebyshev",
+    "control_variate",
     "cross_fit",
     "cross_fitting",
     "deflated",

@@ -170,8 +170,13 @@ def deflated(A: LinearOperator, f: Function, b: int, source: Source) -> tuple[Co
         pairs = nystrom_pairs(sketched, Omega, source)
     else:
         pairs = krylov_pairs(sketched, Omega)
+    return control_variate(A, f, pairs), spent
+
+
+def control_variate(A: LinearOperator, f: Function, pairs: Pairs) -> ControlVariate:
+    """The control variate that approximate eigenpairs make."""
     if is_preconditioned(f):
-        return _preconditioned(A, f, pairs), spent
+        return _preconditioned(A, f, pairs)
     xp, (V, theta, mu) = A.xp, pairs
     at = values(f, xp.concat([theta, mu[None]]), squared=True)
     gain = at[..., :-1] - at[..., -1:]
@@ -183,7 +188,7 @@ def deflated(A: LinearOperator, f: Function, b: int, source: Source) -> tuple[Co
         within = xp.minimum(xp.maximum(theta[:, None], low), high)
         return form(Omega, f(within) - at[..., -1:][..., None])
 
-    made = ControlVariate(
+    return ControlVariate(
         A,
         exact_part=xp.sum(gain * colnorm2(V), axis=-1),  # directions that vanished are zero
         surrogate=lambda Omega: form(Omega, gain[..., None]),
@@ -191,7 +196,6 @@ def deflated(A: LinearOperator, f: Function, b: int, source: Source) -> tuple[Co
         V=V,
         level=at[..., -1],
     )
-    return made, spent
 
 
 def nystrom_pairs(A: LinearOperator, Omega: Array, source: Source) -> Pairs:
