@@ -13,6 +13,7 @@ import tracekit as tk
 SAMPLES, NOISE = 600, 1e-2
 DEPTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 BUDGETS = (60, 120, 200, 320, 480)
+STEPS = (3, 4, 6, 8, 10, 12, 15, 18, 22, 27)
 SEEDS = range(9)
 
 
@@ -66,7 +67,44 @@ def logdet() -> Figure:
     return figure
 
 
-PICTURES = {"spectral_density": spectral_density, "logdet": logdet}
+def settling() -> Figure:
+    """What a run says at each depth, of a function that settles and of one that does not."""
+    figure, axes = _panels()
+    rng, n = np.random.default_rng(2), 600
+    ring, world = np.arange(n), np.zeros((n, n))
+    for step in range(1, 31):
+        drawn = rng.random(n) < 0.02
+        world[ring, np.where(drawn, rng.integers(0, n, n), (ring + step) % n)] = 1
+    world = np.maximum(world, world.T)
+    flat = tk.testing.known_spectrum(np.linspace(0.0, 1.0, n))
+    cases = (
+        (axes[0], world, tk.functions.exp, "exp of a small world: settles"),
+        (axes[1], flat, lambda x: (x < 0.1) * 1.0, "eigenvalues below 0.1: does not"),
+    )
+    for ax, A, f, title in cases:
+        exact = np.sum(f(np.linalg.eigvalsh(A)))
+        runs = [tk.spectral_run(A, 12 * d, rng=1, depth=d).trace(f) for d in STEPS]
+        for settled, marker, label in ((True, "o", "settled"), (False, "x", "not settled")):
+            shown = [(d, e) for d, e in zip(STEPS, runs, strict=True) if e.converged is settled]
+            if not shown:
+                continue
+            bars = [min(float(e.standard_error) / exact, 3.0) for _, e in shown]
+            ax.errorbar(
+                [d for d, _ in shown],
+                [float(e) / exact for _, e in shown],
+                yerr=bars if settled else None,
+                fmt=marker,
+                label=label,
+                capsize=2,
+            )
+        ax.axhline(1, color="0.6", linewidth=1, marker="")
+        ax.set(xlabel="depth", ylabel="value over exact", ylim=(-0.1, 2.1))
+        ax.set_title(title, loc="left")
+        ax.legend(frameon=False, loc="upper right")
+    return figure
+
+
+PICTURES = {"spectral_density": spectral_density, "logdet": logdet, "settling": settling}
 
 
 def _split(ax: Any) -> None:

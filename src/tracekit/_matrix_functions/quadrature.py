@@ -10,6 +10,7 @@ from .._arrays import (
     Array,
     Probes,
     eps_of,
+    is_differentiated,
     is_traced,
     namespace,
     positive,
@@ -192,40 +193,84 @@ def read(
             settled = settled & (change <= SHARE * A.xp.mean(at.size, axis=-1))
     folds = spaces.folds() if spaces.observed is None else []
     known = Depth(depth, complete, settled)
-    found = combined(f, ControlVariate(A), [at], folds, known, probes, spent, method, change=change)
     if observed is None:
-        found = with_slope(found, f, K, folds, known, probes)
+        known = known._replace(deep=spaces.deep)
+        found = plainly(f, K, folds, known, probes, spent, method, at=at)
+    else:
+        cv = ControlVariate(A)
+        found = combined(f, cv, [at], folds, known, probes, spent, method, change=change)
     reason = f"{spaces.groups} probes, depth {depth}"
     reason += "" if found.converged else f"; {NOT_SETTLED}"
     return finalize(replace(found, reason=reason), quantity="trace of f(A)")
 
 
+def plainly(
+    f: Function,
+    K: Space,
+    folds: list[Fold],
+    depth: Depth,
+    probes: Probes,
+    spent: int,
+    method: str,
+    *,
+    at: Batch | None = None,
+    change: Array | None = None,
+    solves: bool = False,
+) -> Estimate:
+    """What spaces of the operator itself say of f, and of its slope, where values are known."""
+    cv = ControlVariate(K.operator)
+
+    def say(g: Function, batch: Batch) -> Estimate:
+        return combined(g, cv, [batch], folds, depth, probes, spent, method, change=change)
+
+    if not (is_traced(K.seen) or is_differentiated(K.seen) or solves):
+        g = and_slope(f)
+        try:
+            both = say(g, evaluate(g, cv, K, None, depth.steps))
+        except ValueError:  # f has no value beside an eigenvalue; or none there, told below
+            pass
+        else:
+            return _split(both)
+    return say(f, at or evaluate(f, cv, K, None, depth.steps, solves=solves))
+
+
 def with_slope(
     found: Estimate, f: Function, K: Space, folds: list[Fold], depth: Depth, probes: Probes
 ) -> Estimate:
-    """The estimate with the derivative by the scale of A, where f has one and values are known."""
+    """The estimate with the slope that the spaces say, without derivatives."""
     if is_traced(found.value):
         return found
-    A, f, K = K.operator, _by_scale(f), K.constant()
-    try:
-        batch = evaluate(f, ControlVariate(A), K, None, depth.steps)
-        slope = combined(f, ControlVariate(A), [batch], folds, depth, probes, 0, "")
-    except ValueError:  # of a function that has no value beside an eigenvalue
-        return found
-    return replace(found, slope=slope.value, slope_error=slope.standard_error)
+    plain = plainly(f, K.constant(), folds, depth, probes, 0, "")
+    return replace(found, slope=plain.slope, slope_error=plain.slope_error)
 
 
-def _by_scale(f: Function) -> Function:
-    """The function ``x f'(x)``, by differences of fourth order."""
+def and_slope(f: Function) -> Function:
+    """The function and ``x f'(x)``, by differences of fourth order, along a new first axis."""
 
-    def slope(x: Array) -> Array:
+    def both(x: Array) -> Array:
         h = eps_of(x) ** 0.2
         near, far = (f(x * (1 + t)) - f(x * (1 - t)) for t in (h, 2 * h))
-        return (8 * near - far) / (12 * h)
+        return namespace(x).stack([f(x), (8 * near - far) / (12 * h)])
 
     for name in ("positive", "nonnegative"):
-        setattr(slope, name, getattr(f, name, False))
-    return slope
+        setattr(both, name, getattr(f, name, False))
+    return both
+
+
+def _split(both: Estimate) -> Estimate:
+    """The estimate of a function, and its slope beside it."""
+    parts = both.kept
+    assert both.samples is not None
+    return replace(
+        both,
+        value=both.value[0, ...],
+        standard_error=both.standard_error[0, ...],
+        samples=both.samples[0, ...],
+        skewness=None if both.skewness is None else both.skewness[0, ...],
+        slope=both.value[1, ...],
+        slope_error=both.standard_error[1, ...],
+        kept=ErrorParts(parts.monte_carlo[0, ...], parts.quadrature[0, ...], parts.solves),
+    )
 
 
 def _observed(f: Function, observed: Observed, K: Space, depth: int, plain: Batch) -> Batch:

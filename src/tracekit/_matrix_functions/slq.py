@@ -41,9 +41,11 @@ from .quadrature import (
     NOT_SETTLED,
     Depth,
     Verdict,
+    and_slope,
     change_at_twice,
     combined,
     judged,
+    plainly,
     with_slope,
 )
 from .request import Request, exactly, requested
@@ -131,15 +133,16 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
     each(start.K, start.X)
     begin = partial(rules.begin, request.quadrature, start.K.operator, block=request.block)
     spaces.grow(more, draw, lambda X: begin(cv.start(X)), each)
-    if not start.columns:
-        K = spaces.read()
-        batches = [evaluate(f, cv, K, None, depth.steps, solves=request.gradient)]
     spent += more * request.cost(depth.steps)
-    folds = spaces.folds()
-    estimate = combined(f, cv, batches, folds, depth, request.probes, spent, method)
-    if cv.precondition is None:
-        estimate = with_slope(estimate, f, spaces.read(), folds, depth, request.probes)
-    else:  # the spaces are those of another operator
+    K, folds, probes = spaces.read(), spaces.folds(), request.probes
+    if not start.columns:
+        solves = request.gradient
+        estimate = plainly(f, K, folds, depth, probes, spent, method, solves=solves)
+    else:
+        estimate = combined(f, cv, batches, folds, depth, probes, spent, method)
+    if cv.precondition is None and estimate.slope is None:
+        estimate = with_slope(estimate, f, K, folds, depth, probes)
+    elif cv.precondition is not None:  # the spaces are those of another operator
         xp, value = request.A.xp, estimate.value
         slope = (xp.full_like(value, request.A.shape[0]), xp.zeros_like(estimate.standard_error))
         if f is not log:
@@ -254,18 +257,21 @@ def _settled(request: Request, start: Start, budget: int) -> tuple[Space, Depth]
     some of the probes that go on to twice that depth change little.
     """
     K, most = start.K, _maximum_depth(request, start.groups, budget)
+    f = request.f
+    if is_differentiated(K.seen) and not start.columns:
+        f = and_slope(f)
     depth, in_a_row, small_before = min(PILOT_DEPTH - 1, most), 0, False
     while True:
         K = K.advance(depth)
         if depth >= _complete_depth(request):
             return K, Depth(depth, complete=True)
-        batch = evaluate(request.f, start.cv, K, start.X, depth, solves=request.gradient)
-        verdict = judged(request.f, batch, max(budget * request.block // request.cost(depth), 1))
+        batch = evaluate(f, start.cv, K, start.X, depth, solves=request.gradient)
+        verdict = judged(f, batch, max(budget * request.block // request.cost(depth), 1))
         fine, small = (bool(request.A.xp.all(x)) for x in (verdict.fine, verdict.small))
         in_a_row = in_a_row + 1 if fine and verdict.solved else 0
         if in_a_row == 2:
             left = budget - start.groups * request.cost(depth)
-            K, found = _at_twice(request, start._replace(K=K), verdict, left, most)
+            K, found = _at_twice(request, f, start._replace(K=K), verdict, left, most)
             if found is not None:
                 return K, found
             depth, in_a_row = K.depth, 0
@@ -277,7 +283,7 @@ def _settled(request: Request, start: Start, budget: int) -> tuple[Space, Depth]
 
 
 def _at_twice(
-    request: Request, start: Start, verdict: Verdict, left: int, most: int
+    request: Request, f: Function, start: Start, verdict: Verdict, left: int, most: int
 ) -> tuple[Space, Depth | None]:
     """The depth, if some of the probes change little at twice of it; else all spaces at that."""
     K, depth, groups = start.K, start.K.depth, start.groups
@@ -286,7 +292,7 @@ def _at_twice(
     if further > LOOK_AHEAD * left:
         return K, Depth(depth)
     deep = K.select(slice(few)).advance(twice)
-    change = change_at_twice(request.f, deep, depth)
+    change = change_at_twice(f, deep, depth)
     fine = bool(request.A.xp.all(change <= verdict.allowed))
     if fine or twice > most:
         return K, Depth(depth, settled=fine, deep=deep.without_basis(), num_matvecs=further)
