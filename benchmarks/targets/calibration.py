@@ -94,10 +94,15 @@ class Runs(NamedTuple):
         return float(np.mean(self.highs - self.lows)) / honest if honest > ROUNDING else math.nan
 
 
+def products(name: str, of_factor: bool) -> tuple[tracekit.LinearOperator, float]:
+    """Hide a matrix behind its products, so that nothing is read off; with its trace."""
+    M, trace = (factor if of_factor else dense)(name, N)
+    return tracekit.LinearOperator(M.shape, lambda X: M @ X, lambda X: M.T @ X), trace
+
+
 def runs(name: str, estimate: Callable[..., tracekit.Estimate], of_factor: bool = False) -> Runs:
     """Run one estimate on every seed."""
-    M, trace = (factor if of_factor else dense)(name, N)
-    A = tracekit.LinearOperator(M.shape, lambda X: M @ X, lambda X: M.T @ X)  # nothing to read off
+    A, trace = products(name, of_factor)
     estimates = [estimate(A, rng=seed) for seed in range(SEEDS)]
     ends = np.array([[float(end) for end in e.confidence_interval(LEVEL)] for e in estimates])
     lows, highs = (ends / trace - 1).T
@@ -218,7 +223,7 @@ def suffices(name: str, estimator: str, m: int, rtol: float) -> bool:
 @cache
 def error(name: str, estimator: str, m: int, seed: int) -> float:
     """Relative error of one run; kept, because every tolerance asks again."""
-    A, trace = (factor if estimator == "one_sided" else dense)(name, N)
+    A, trace = products(name, estimator == "one_sided")
     return abs(float(ESTIMATORS[estimator](A, m, rng=seed)) / trace - 1)
 
 
