@@ -11,6 +11,7 @@
 4. A mesh of 102,400 nodes, whose eigenvalues are known, and a graph of 100,000 points in a square
    joined to their six nearest others, whose determinant a sparse factorisation gives: errors, CPU
    seconds and memory on one thread.
+5. Spectra that deceive quadrature, cases of use, values from one sketch, little memory: `spectra`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tracekit import functions
 from ..measure import apart, cpu_seconds, in_two_processes, peak_memory
 from ..peers import environments, worker
 from ..problems import MESH, covariance, laplacian, mesh, neighbours
+from . import spectra
 from .table import FIGURES, Row, Table, figure, seeds
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def tables() -> Iterator[Table]:
         {"case": "<20", "error": ">9.1e", "s": ">6.0f", "GB": ">6.2f", "  how": "<24"},
         graphs(),
     )
+    yield from spectra.tables()
 
 
 # --- 1. exact cases -------------------------------------------------------------------------------

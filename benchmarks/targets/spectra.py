@@ -4,8 +4,10 @@
    0.85 of the runs at least, one of 99 % in 0.93, an infinite one counting as held; how many were
    infinite is told. The operator is diagonal and the probes are uniform on the sphere, which is the
    same as a random eigenbasis.
-2. Values from one sketch with a known shift, and families with a joint band.
-3. A Laplacian of a million nodes: time over that of the products, and memory above the data.
+2. Functions that have a name, where they are used: an interval of 95 % holds in 0.88 of the runs at
+   least, an infinite one counting as held.
+3. Values from one sketch with a known shift, and families with a joint band.
+4. A Laplacian of a million nodes: time over that of the products, and memory above the data.
 """
 
 from __future__ import annotations
@@ -20,16 +22,55 @@ from tracekit import functions, quadrature
 
 from ..measure import apart, cpu_seconds, in_two_processes, peak_above
 from ..problems import dense, haar, symmetric
-from ..spectra import PAIRS
+from ..spectra import PAIRS, exponential
 from .table import FIGURES, Row, Table, figure, seeds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 RUNS, BUDGETS, COVERED = seeds(40), (120, 300), {0.95: 0.85, 0.99: 0.93}
+CASE_RUNS, CASE_BUDGETS, LEAST_CASE = seeds(24), (60, 200, 600), 0.88
 SKETCHED, SKETCH_PRODUCTS = seeds(20), 60
 BANDS, LEAST_BAND = seeds(100), 0.93
 SIDE, DEPTH, RATIO, GIGABYTES = 1000, 60, 10, 0.15
+
+
+def of(f: Callable[[Any], Any]) -> Callable[[Any, int, int], tracekit.Estimate]:
+    """Return a call of `trace_function` on a diagonal operator."""
+    sphere = tracekit.probes.sphere
+    return lambda A, m, seed: tracekit.trace_function(A, f, m, rng=seed, probes=sphere)
+
+
+def field(kappa: float, side: int = 40) -> Any:
+    """Return the eigenvalues of a Gaussian Markov random field on a square."""
+    x = 2 - 2 * np.cos(np.pi * np.arange(side) / side)
+    return (x[:, None] + x).ravel() + kappa
+
+
+def outliers(gap: float) -> Any:
+    """Return a bulk between 0.05 and 2.5, and ten eigenvalues from `gap` to ten times that."""
+    return np.append(np.linspace(0.05, 2.5, 990), np.linspace(gap, 10 * gap, 10))
+
+
+LABELS, SPIKE = np.append(np.zeros(999), 1000.0), np.append(np.ones(999), 1000.0)
+CASES: dict[str, tuple[Any, Callable[..., tracekit.Estimate], Callable[[Any], Any]]] = {
+    **{
+        f"log, ten outliers from {gap:g} on": (outliers(gap), of(functions.log), np.log)
+        for gap in (3.0, 20.0, 200.0)
+    },
+    **{
+        f"inverse, random field, condition {8 / kappa:.0e}": (
+            field(kappa), of(functions.inv), functions.inv)
+        for kappa in (8e-2, 8e-4, 8e-6)
+    },
+    **{
+        f"heat, Laplacian, t = {t:g}": (field(0.0) / 4, of(exponential(-t)), exponential(-t))
+        for t in (0.1, 10.0, 100.0)
+    },
+    "x / (x + 1), labels y y^T": (LABELS, of(functions.ridge(1.0)), functions.ridge(1.0)),
+    "sqrt, identity and a spike": (SPIKE, of(functions.sqrt), np.sqrt),
+    "log, identity and a spike": (SPIKE, of(functions.log), np.log),
+}  # fmt: skip
 
 
 def tables() -> Iterator[Table]:
@@ -40,6 +81,11 @@ def tables() -> Iterator[Table]:
          "99 %": ">7.2f", "infinite": ">10.2f", "  how": "<50"},
         pairs(),
     )  # fmt: skip
+    yield Table(
+        f"Named functions where they are used, {CASE_RUNS} runs: coverage at least {LEAST_CASE}",
+        {"case": "<44", "m": ">5", "error": ">9.1e", "coverage": ">10.2f", "infinite": ">10.2f"},
+        cases(),
+    )
     yield Table("One sketch, one run: known shifts and joint bands", FIGURES, figures())
     yield Table(
         f"Logarithm on {SIDE}^2 nodes, depth {DEPTH}, two probes, one thread", FIGURES, large()
@@ -76,6 +122,30 @@ def runs(name: str, m: int) -> tuple[float, list[float], float, str]:
         infinite.append(unknown)
         reason = found.reason
     return float(np.median(errors)), list(np.mean(held, axis=0)), float(np.mean(infinite)), reason
+
+
+def cases() -> Iterator[Row]:
+    """Judge coverages."""
+    asked = list(itertools.product(CASES, CASE_BUDGETS))
+    for (name, m), (error, share, infinite) in zip(
+        asked, in_two_processes(case_runs, *zip(*asked, strict=True)), strict=True
+    ):
+        yield Row((name, m, error, share, infinite), {"": share >= LEAST_CASE})
+
+
+def case_runs(name: str, m: int) -> tuple[float, float, float]:
+    """Return the median relative error, the coverage, and the share of infinite errors."""
+    w, call, f = CASES[name]
+    exact = float(np.sum(f(w)))
+    A = tracekit.LinearOperator((w.size,) * 2, lambda X: w[:, None] * X, lambda X: w[:, None] * X)
+    errors, held, infinite = [], [], []
+    for seed in range(CASE_RUNS):
+        found = call(A, m, seed)
+        low, high = found.confidence_interval()
+        infinite.append(not np.isfinite(found.standard_error))
+        held.append(infinite[-1] or bool(low <= exact <= high))
+        errors.append(abs(float(found) / exact - 1))
+    return float(np.median(errors)), float(np.mean(held)), float(np.mean(infinite))
 
 
 def figures() -> Iterator[Row]:

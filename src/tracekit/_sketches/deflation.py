@@ -47,7 +47,7 @@ from .range_sketch import factor_sketch, nystrom_sketch
 
 REMEDY = "this function is not defined at negative eigenvalues: pass A + c I"
 PAYS = 0.7  # of the spread of plain samples, that of deflated ones has to be
-SHARED = 1.5  # times the spread of samples whose folds share spaces
+SHARED, FEW = 1.5, 15  # times the spread of samples whose folds share spaces; more if these are few
 STEPS = 3  # of the block Krylov space that sketches an indefinite operator
 
 
@@ -143,7 +143,8 @@ def cross_fit(
     samples = chosen(xp.concat(parts, axis=-1), order)
     plain, error = standard_error(forms), standard_error(samples)
     pays = error <= PAYS * plain
-    factor = xp.where(pays, xp.full_like(error, SHARED), xp.ones_like(error))
+    wider = SHARED * (1 + FEW / samples.shape[-1] ** 2)
+    factor = xp.where(pays, xp.full_like(error, wider), xp.ones_like(error))
     return xp.where(pays[..., None], samples, forms), factor
 
 
