@@ -9,7 +9,8 @@ product a column.
 A function that is operator monotone is an integral of ``x / (x + c)`` over positive c. One that
 carries it as ``resolvents(largest, shift)`` has a lower and an upper value of its trace from one
 sketch: that returns 1-d arrays c and weights with ``f(largest * x + shift) - f(shift) =
-sum(weights * x / (x + c))`` for x from 0 to 1, `largest` a real 0-d array.
+sum(weights * x / (x + c))`` for x from 0 to 1, `largest` a real 0-d array. One whose even and odd
+derivatives have one sign each says them as ``signs``, such as (-1, 1), for certified intervals.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ STEP = 0.5  # of the trapezoidal rule in log c, whose error is exp(-2 pi^2 / STE
 
 
 def _defined(
-    *, positive: bool = False, nonnegative: bool = False, resolvents: Resolvents | None = None
+    *,
+    positive: bool = False,
+    nonnegative: bool = False,
+    resolvents: Resolvents | None = None,
+    signs: tuple[int, int] | None = None,
 ) -> Callable[[Any], Any]:
     def mark(f: Any) -> Any:
-        f.positive, f.nonnegative, f.resolvents = positive, nonnegative, resolvents
+        f.positive, f.nonnegative, f.resolvents, f.signs = positive, nonnegative, resolvents, signs
         return f
 
     return mark
@@ -81,7 +86,7 @@ def _counted(like: Array, count: int) -> Array:
     return namespace(like).arange(count, dtype=like.dtype, device=device_of(like))
 
 
-@_defined(positive=True, resolvents=_of_log(0.0))
+@_defined(positive=True, resolvents=_of_log(0.0), signs=(-1, 1))
 def log(x: Array) -> Array:
     """The natural logarithm; its trace is the logarithm of the determinant.
 
@@ -104,7 +109,7 @@ def log(x: Array) -> Array:
     return namespace(x).log(x)
 
 
-@_defined(positive=True)
+@_defined(positive=True, signs=(1, -1))
 def inv(x: Array) -> Array:
     """The inverse.
 
@@ -128,7 +133,7 @@ def inv(x: Array) -> Array:
     return 1 / x
 
 
-@_defined(nonnegative=True, resolvents=_of_log(1.0))
+@_defined(nonnegative=True, resolvents=_of_log(1.0), signs=(-1, 1))
 def log1p(x: Array) -> Array:
     """The logarithm of 1 + x: operator monotone, 0 at 0.
 
@@ -151,7 +156,7 @@ def log1p(x: Array) -> Array:
     return namespace(x).log1p(x)
 
 
-@_defined(nonnegative=True, resolvents=_of_power(0.5))
+@_defined(nonnegative=True, resolvents=_of_power(0.5), signs=(-1, 1))
 def sqrt(x: Array) -> Array:
     """The square root: operator monotone.
 
@@ -174,7 +179,7 @@ def sqrt(x: Array) -> Array:
     return namespace(x).sqrt(x)
 
 
-@_defined()
+@_defined(signs=(1, 1))
 def exp(x: Array) -> Array:
     """The exponential; of a graph its trace is the Estrada index, its diagonal the centralities.
 
@@ -246,7 +251,8 @@ def power(p: float) -> Function:
     36.0
     """
     checked_positive("p", p)
-    return semidefinite(lambda x: x**p, resolvents=_of_power(p) if 0.25 <= p <= 0.75 else None)
+    resolvents = _of_power(p) if 0.25 <= p <= 0.75 else None
+    return semidefinite(lambda x: x**p, resolvents=resolvents, signs=(-1, 1) if p < 1 else None)
 
 
 def ridge(c: float) -> Function:
@@ -274,12 +280,14 @@ def ridge(c: float) -> Function:
     1.25
     """
     checked_positive("ridge", c)
-    return semidefinite(lambda x: x / (x + c), resolvents=_of_ridge(c))
+    return semidefinite(lambda x: x / (x + c), resolvents=_of_ridge(c), signs=(-1, 1))
 
 
-def semidefinite(f: Function, *, resolvents: Resolvents | None = None) -> Function:
+def semidefinite(
+    f: Function, *, resolvents: Resolvents | None = None, signs: tuple[int, int] | None = None
+) -> Function:
     """The same function, marked as defined from zero on."""
-    marked: Function = _defined(nonnegative=True, resolvents=resolvents)(f)
+    marked: Function = _defined(nonnegative=True, resolvents=resolvents, signs=signs)(f)
     return marked
 
 

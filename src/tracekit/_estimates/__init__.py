@@ -2,18 +2,18 @@
 
 from . import files
 from .budget import checked_budget, checked_tolerance, former_name
+from .certified import Certified
 from .estimate import (
     ErrorParts,
     Estimate,
-    NotFiniteError,
     ProbeGram,
     exact,
     finalize,
-    require_finite,
     scaled,
     with_method,
 )
 from .jackknife import FEW, combined_error, jackknife, mixed_error
+from .not_finite import NotFiniteError, require_finite
 from .plots import plot_band, plot_density, plot_errors
 from .quantiles import t_quantile
 from .running_mean import add, fitted
@@ -21,6 +21,7 @@ from .samples import beyond_chance, few, mean, skewness_of, standard_error
 
 __all__ = [
     "FEW",
+    "Certified",
     "ErrorParts",
     "Estimate",
     "NotFiniteError",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from .._arrays import (
     Array,
     Space,
-    is_complex,
-    is_finite,
     is_traced,
     namespace,
     real,
@@ -19,42 +16,11 @@ from .._arrays import (
     to_host,
     to_number,
 )
+from .certified import Certified
+from .not_finite import require_finite
+from .plain_numbers import entries, plain, rounded
 from .plots import plot_samples
 from .quantiles import checked_level, joint_quantile, t_quantile
-
-
-class NotFiniteError(ValueError):
-    """An operator returned NaN or infinity.
-
-    Parameters
-    ----------
-    message : str
-        What was found, and what to do.
-    estimate : Estimate, optional
-        What the products spent before were worth, if they were enough for an estimate; kept as the
-        attribute `estimate`.
-
-    Notes
-    -----
-    A ValueError. It is raised where values can be looked at; under `jax.jit` NaN passes through.
-
-    Examples
-    --------
-    >>> import numpy as np, tracekit as tk
-    >>> A = tk.LinearOperator((4, 4), lambda X: X * np.nan)
-    >>> try:
-    ...     tk.hutchinson(A, 2, rng=0)
-    ... except tk.NotFiniteError as error:
-    ...     print(error.estimate)
-    None
-    """
-
-    def __init__(self, message: str, estimate: Estimate | None = None) -> None:
-        super().__init__(message)
-        self.estimate = estimate
-
-
-NotFiniteError.__module__ = "tracekit"
 
 
 class ErrorParts(NamedTuple):
@@ -63,6 +29,7 @@ class ErrorParts(NamedTuple):
     monte_carlo: Array
     quadrature: Array
     solves: Array | None = None  # relative, of those that a gradient is made of; None without one
+    certified: Certified | None = None  # where bounds of the spectrum were given
 
 
 class ProbeGram(NamedTuple):
@@ -240,6 +207,51 @@ class Estimate:
         center = real(self.value)
         return center - q * self.standard_error, center + q * self.standard_error
 
+    def certified_interval(self, level: float = 0.95) -> tuple[Any, Any]:
+        """Interval that holds the value with probability `level` at least, by a theorem.
+
+        Parameters
+        ----------
+        level : float, optional
+            Between 0 and 1.
+
+        Returns
+        -------
+        low, high : array
+            0-d, in the library and dtype of the value; the value itself where it is exact.
+
+        Raises
+        ------
+        ValueError
+            If `level` does not lie between 0 and 1, or no `bounds` were given to the estimator.
+
+        Notes
+        -----
+        It holds if all eigenvalues lie within the bounds, the products are right, and arithmetic is
+        exact; see `trace_function` for what it is made of. It is useful where the value is of the
+        size of n times the range of f on the bounds, such as for `log` and `inv`.
+
+        Examples
+        --------
+        >>> import numpy as np, tracekit as tk
+        >>> A = tk.testing.known_spectrum(np.linspace(1.0, 3.0, 600))
+        >>> estimate = tk.logdet(A, 240, rng=0, depth=15, bounds=(1.0, 3.0))
+        >>> low, high = estimate.certified_interval()
+        >>> bool(low < np.sum(np.log(np.linspace(1.0, 3.0, 600))) < high)
+        True
+        """
+        checked_level(level)
+        if self.samples is None and self.method and self.dof == 0:
+            return self.value, self.value
+        record = getattr(self.kept, "certified", None)
+        if record is None:
+            raise ValueError(
+                "only an estimate with bounds of the spectrum has a certified interval; pass "
+                "bounds=(low, high) to trace_function, logdet or trace_inverse"
+            )
+        found: tuple[Any, Any] = record.interval(level)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The estimate as values that JSON can hold.
 
@@ -257,8 +269,8 @@ class Estimate:
         (3.0, 0.0, 3)
         """
         return {
-            "value": _plain(self.value),
-            "standard_error": _plain(self.standard_error),
+            "value": plain(self.value),
+            "standard_error": plain(self.standard_error),
             "num_matvecs": self.num_matvecs,
             "method": self.method,
             "converged": self.converged,
@@ -287,7 +299,7 @@ class Estimate:
         """
         samples = self.samples
         if samples is not None:
-            samples = [to_number(x).real for x in _entries(samples)]
+            samples = [to_number(x).real for x in entries(samples)]
         low, high = (to_number(end).real for end in self.confidence_interval(level))
         value, label = to_number(self.value).real, f"estimate ({self.method})"
         return plot_samples(ax, samples, value, (low, high), level, label)
@@ -312,7 +324,7 @@ class Estimate:
         elif getattr(self.value, "ndim", 0):
             shown = f"array of shape {tuple(self.value.shape)}"
         else:
-            shown = _rounded(to_number(self.value), to_number(self.standard_error).real)
+            shown = rounded(to_number(self.value), to_number(self.standard_error).real)
         parts = [shown, f"{self.num_matvecs} matvecs", self.method]
         parts += [] if self.converged else ["not converged"]
         parts += [self.reason] if self.reason else []
@@ -325,50 +337,6 @@ Estimate.__module__ = "tracekit"
 def exact(value: Array, num_matvecs: int, method: str = "exact_trace", **more: Any) -> Estimate:
     """An estimate without error."""
     return Estimate(value, namespace(value).zeros_like(real(value)), num_matvecs, method, **more)
-
-
-def require_finite(x: Array, quantity: str = "", *, columns: Array | None = None) -> None:
-    """Raise NotFiniteError if values that are known hold NaN or infinity.
-
-    The error names the `quantity` that was wanted, and the first of the `columns` that is not
-    finite: products, or what is made of each of them, along the last axis.
-    """
-    if is_finite(x):
-        return
-    where = ""
-    if columns is not None and not is_finite(columns):
-        count = columns.shape[-1]
-        first = next(j for j in range(count) if not is_finite(columns[..., j]))
-        where = f" (first in column {first} of {count})"
-    what = f"its {quantity} cannot" if quantity else "nothing can"
-    raise NotFiniteError(
-        f"the operator's products contain NaN or infinity{where}, so that {what} be estimated; "
-        "check the operator with tracekit.testing.adjoint_test or by A @ x on a vector of yours"
-    )
-
-
-def _rounded(value: complex, error: float) -> str:
-    """The value to two digits of its error."""
-    plain = value.real if value.imag == 0 else value
-    if not (math.isfinite(error) and error > 0):
-        return f"{plain:.10g} +- {error:.2g}" if error else f"{plain!r} +- 0.0"
-    size = max(abs(value.real), abs(value.imag))
-    places = math.floor(math.log10(max(size, error))) - math.floor(math.log10(error))
-    digits = min(places + 2, 16)
-    shown = f"{plain:.0f}" if error >= 10 and size < 1e16 else f"{plain:.{digits}g}"
-    return f"{shown} +- {error:.2g}"
-
-
-def _entries(samples: Array) -> Iterator[Array]:
-    return (samples[i] for i in range(samples.shape[0]))
-
-
-def _plain(x: Array) -> Any:
-    if getattr(x, "ndim", 0):
-        return [_plain(x[i]) for i in range(x.shape[0])]
-    value = to_number(x)
-    number = [value.real, value.imag] if is_complex(x) else value.real
-    return number if math.isfinite(abs(value)) else None
 
 
 def _names(kind: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .._arrays import Rng, constant, is_traced, namespace, real, to_number
 from .._estimates import Estimate, finalize
-from .._operators import square
+from .._operators import LinearOperator, gram, square
 from .._sketches import Quadrature
 from ..functions import log
 from .quadrature import SHARE
@@ -24,13 +24,16 @@ def logdet(
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
     shift: float | None = None,
+    hermitian: bool = True,
+    bounds: tuple[float, float] | None = None,
 ) -> Estimate:
-    r"""The logarithm of the determinant of a positive definite operator, with its gradient.
+    r"""The logarithm of the determinant of an operator, with its gradient.
 
     Parameters
     ----------
     A : LinearOperator or anything that `as_operator` reads
-        Hermitian positive definite, of dimension n.
+        Hermitian positive definite, of dimension n; any square operator with a product with its
+        adjoint, if `hermitian` is False.
     num_matvecs : int
         As for `trace_function`. Where gradients may be asked for, each probe costs one product
         more (two if A was made by `gram`).
@@ -44,6 +47,12 @@ def logdet(
         As for `trace_function`.
     shift : float, optional
         As for `trace_function`: the noise level c of a covariance ``K + c I``.
+    hermitian : bool, optional
+        False for a general real or complex operator: the value is :math:`\log |\det A|`, half of
+        the log-determinant of :math:`A^H A`; the sign or phase of the determinant is not known.
+        Products with A and with its adjoint are counted alike.
+    bounds : (float, float), optional
+        As for `trace_function`.
 
     Returns
     -------
@@ -57,10 +66,15 @@ def logdet(
     Raises
     ------
     ValueError, TypeError
-        As for `trace_function`; where the products show that A is singular or indefinite.
+        As for `trace_function`; where the products show that A is singular or indefinite; of an
+        operator without an adjoint product, if not `hermitian`.
 
     Notes
     -----
+    Without `hermitian` Golub-Kahan takes the place of Lanczos, so that small singular values keep
+    their digits; the number of steps goes with the condition of A, not its root, and ``reason``
+    says what that is at least.
+
     The gradient comes from :math:`E\, y^H A\, \omega` with :math:`y = A^{-1} \omega` held constant:
     the solve is read from the Krylov space of the probe, and no derivative of the Lanczos process
     is taken. It is as accurate as `depth` steps of conjugate gradients, which converge half as fast
@@ -86,6 +100,29 @@ def logdet(
     True
     """
     A = square(A, "determinant")
+    if not hermitian:
+        if shift is not None or bounds is not None:
+            raise ValueError(
+                "`shift` and `bounds` are of Hermitian operators; leave them out, or "
+                "hermitian=False"
+            )
+        return _of_modulus(A, num_matvecs, rng, depth, deflate, quadrature)
+    return _definite(A, num_matvecs, rng, depth, deflate, quadrature, shift, bounds)
+
+
+def _definite(
+    A: LinearOperator,
+    num_matvecs: int,
+    rng: Rng,
+    depth: int | None,
+    deflate: int | None,
+    quadrature: Quadrature | None,
+    shift: float | None = None,
+    bounds: tuple[float, float] | None = None,
+    *,
+    general: bool = False,
+) -> Estimate:
+    """Of a positive definite operator."""
     request = requested(
         A,
         log,
@@ -94,7 +131,9 @@ def logdet(
         deflate=deflate,
         quadrature=quadrature,
         shift=shift,
+        bounds=bounds,
         gradient=True,
+        general=general,
     )
     if request.is_affordable:
         return finalize(exactly(request, "logdet"), quantity="log-determinant")
@@ -105,6 +144,30 @@ def logdet(
         estimate = replace(estimate, value=value, samples=estimate.samples + zeros)
         estimate = _with_its_solves(estimate)
     return finalize(estimate, quantity="log-determinant")
+
+
+def _of_modulus(A: LinearOperator, num_matvecs: int, rng: Rng, *options: Any) -> Estimate:
+    """The logarithm of the modulus of the determinant of any square operator."""
+    if A.rmatmat is None:
+        raise TypeError(
+            "the determinant of a general operator needs products with its adjoint, and this one "
+            "has none; pass LinearOperator(shape, matmat, rmatmat)"
+        )
+    found = _definite(gram(A.H), num_matvecs, rng, *options, general=True)
+    parts, half = found.kept, 0.5
+    if parts is not None:
+        parts = parts._replace(
+            monte_carlo=half * parts.monte_carlo, quadrature=half * parts.quadrature
+        )
+    told = "log |det A|, sign or phase unknown"
+    return replace(
+        found,
+        value=half * found.value,
+        standard_error=half * found.standard_error,
+        samples=None if found.samples is None else half * found.samples,
+        kept=parts,
+        reason=f"{told}; {found.reason}" if found.reason else told,
+    )
 
 
 def _with_its_solves(estimate: Estimate) -> Estimate:

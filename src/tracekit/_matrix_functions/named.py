@@ -19,6 +19,7 @@ def trace_inverse(
     depth: int | None = None,
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> Estimate:
     r"""The trace of the inverse of a positive definite operator.
 
@@ -35,6 +36,8 @@ def trace_inverse(
     deflate : int, optional
         As for `trace_function`; the sketch serves as a preconditioner.
     quadrature : Lanczos or Chebyshev, optional
+        As for `trace_function`.
+    bounds : (float, float), optional
         As for `trace_function`.
 
     Returns
@@ -69,6 +72,7 @@ def trace_inverse(
         depth=depth,
         deflate=deflate,
         quadrature=quadrature,
+        bounds=bounds,
     )
 
 

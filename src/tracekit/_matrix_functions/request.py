@@ -12,6 +12,7 @@ from .._sketches import Quadrature, dimension, lanczos, rules, sketch_cost
 from ..functions import Function, values
 from ..probes import distributions
 from ..quadrature import Chebyshev
+from . import brackets
 
 GIGABYTE = 2**30
 
@@ -30,6 +31,8 @@ class Request(NamedTuple):
     quadrature: Quadrature
     margin: float = 0.01  # of the breadth of an interval that is found for the spectrum
     shift: float | None = None  # A - shift I is positive semidefinite
+    bounds: tuple[float, float] | None = None  # of the spectrum
+    general: bool = False  # A is B^H B, and something is asked of B
 
     @property
     def is_affordable(self) -> bool:
@@ -63,6 +66,8 @@ def requested(
     gradient: bool = False,
     quadrature: Any = None,
     shift: Any = None,
+    general: bool = False,
+    bounds: Any = None,
 ) -> Request:
     """What is asked for, if it can be done."""
     if not callable(f):
@@ -82,7 +87,14 @@ def requested(
                 "quadrature.lanczos()"
             )
         deflate = 0
-    request = Request(A, f, m, probes, b, depth, deflate, gradient, way, shift=checked_shift(shift))
+    if bounds is not None:
+        probes, deflate = _for_bounds(way, probes, columns), 0
+        bounds = brackets.checked_bounds(bounds, f)
+    shift = checked_shift(shift)
+    request = Request(
+        A, f, m, probes, b, depth, deflate, gradient, way, shift=shift, bounds=bounds,
+        general=general,
+    )  # fmt: skip
     rank = n if A.factor is None else A.factor.shape[1]
     if rank < n and getattr(f, "positive", False):
         raise ValueError(
@@ -102,6 +114,20 @@ def is_affordable(A: LinearOperator, num_matvecs: int) -> bool:
     """Whether all eigenvalues are."""
     cost = all_columns_cost(A)
     return num_matvecs >= cost and cost * A.shape[0] * itemsize(A) <= GIGABYTE
+
+
+def _for_bounds(way: Quadrature, probes: Probes, columns: int) -> Probes:
+    """The probes of a certified interval, which are Gaussian and not deflated."""
+    if isinstance(way, Chebyshev) or columns:
+        raise ValueError(
+            "`bounds` certify plain samples of Lanczos; leave out `deflate` and Chebyshev moments"
+        )
+    if probes not in (distributions.rademacher, distributions.normal):
+        raise ValueError(
+            "`bounds` certify samples of Gaussian probes; pass probes=tracekit.probes.normal, or "
+            "leave `probes` out"
+        )
+    return distributions.normal
 
 
 def checked_shift(shift: Any) -> float | None:

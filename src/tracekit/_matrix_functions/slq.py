@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
+from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host, to_number
 from .._estimates import Estimate, finalize, with_method
 from .._operators import counted, itemsize, matvecs_per_column, square
 from .._sketches import (
@@ -36,6 +36,7 @@ from ..functions import Function, inv, is_semidefinite, log, values
 from ..probes import Source, distributions
 from ..quadrature import Chebyshev
 from .batch import evaluate
+from .brackets import certified
 from .one_sketch import attempt
 from .quadrature import (
     NOT_SETTLED,
@@ -148,8 +149,12 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
         if f is not log:
             slope = -value, estimate.standard_error
         estimate = replace(estimate, slope=slope[0], slope_error=slope[1])
+    if request.bounds is not None:
+        estimate = certified(estimate, f, K, request.bounds)
     reason = f"{spaces.groups * request.block} probes, depth {depth.steps}"
     reason += f", {start.columns} deflated" if start.columns else ""
+    if request.general and not start.columns and not is_traced(K.seen):
+        reason += f"; {_conditioning(K)}"
     reason += "" if estimate.converged else f"; {NOT_SETTLED}"
     return replace(estimate, reason=reason), request.A.xp.concat(terms) if terms else None
 
@@ -338,6 +343,13 @@ def _worthwhile(request: Request, K: Any) -> int:
     b = min(products // sketch_cost(A, f), most_columns)
     pays = b > 1 and variance(b / 2, products) < 0.5 / request.budget
     return b if pays else 0
+
+
+def _conditioning(K: Any) -> str:
+    """What Ritz values of B^H B say of B."""
+    xp, (nodes, _) = K.operator.xp, gauss.rule(K)
+    low, high = (to_number(end(nodes)).real for end in (xp.min, xp.max))
+    return f"condition at least {(high / max(low, 1e-300)) ** 0.5:.2g}"
 
 
 def _columns_that_fit(request: Request) -> int:

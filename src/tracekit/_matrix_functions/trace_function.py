@@ -26,6 +26,7 @@ def trace_function(
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
     shift: float | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> Estimate:
     r"""The trace of f(A), A Hermitian, by stochastic Lanczos quadrature with deflation.
 
@@ -68,6 +69,10 @@ def trace_function(
         covariance is. Of operator monotone functions (`log`, `log1p`, `sqrt`, `ridge`; see
         `tracekit.functions`) one sketch knows the trace much better with it (Notes); other
         functions do not use it.
+    bounds : (float, float), optional
+        Two numbers between which all eigenvalues lie, for ``certified_interval``; of a function
+        whose derivatives have known signs (`log`, `log1p`, `sqrt`, `inv`, `exp`, `ridge(c)`,
+        `power(p)` with p below 1). The probes are Gaussian then, and not deflated.
 
     Returns
     -------
@@ -109,6 +114,12 @@ def trace_function(
     it is used if a shift is given; it is not, where derivatives may be asked for in PyTorch. Costs
     O(n b^2) besides, and b^2 for each of some 200 nodes; memory for about 4 b columns.
 
+    With `bounds`, the Gauss rule and two Gauss-Radau rules of each probe bracket its form, and
+    Bernstein's inequality bounds the mean of Gaussian forms: ``certified_interval`` holds for these
+    bounds and exact arithmetic. Bounds that a Ritz value contradicts are refused; others are
+    believed. Its width falls with the root of the probes and of n, relative to n times the range of
+    f. Give `depth`, so that the brackets are narrow.
+
     With deflation the sketch serves as a control variate, so that its quality matters for the
     spread only, and derivatives take it as constant; `log` and `inv` are taken of
     ``P^-1/2 A P^-1/2``, P made of the sketch, which needs fewer steps too.
@@ -139,7 +150,7 @@ def trace_function(
     """
     return trace_estimate(
         A, f, num_matvecs, "trace_function", rng=rng, probes=probes, depth=depth, block=block,
-        deflate=deflate, quadrature=quadrature, shift=shift,
+        deflate=deflate, quadrature=quadrature, shift=shift, bounds=bounds,
     )  # fmt: skip
 
 

@@ -33,7 +33,9 @@ from .._arrays import (
 from .._estimates import require_finite
 from .._operators import LinearOperator, gram
 
-REMEDY = "pass gram(A) for functions of the squared singular values"
+REMEDY = (
+    "pass gram(A) for functions of the squared singular values, or logdet(A, m, hermitian=False)"
+)
 PANEL = 4  # blocks of the basis that are kept in one array: appending copies no more than these
 
 
