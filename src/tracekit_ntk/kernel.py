@@ -12,7 +12,8 @@ from ._backend import capture
 from ._factors import Form, gram
 from ._kernel import (
     BYTES_KEPT,
-    Wanted,
+    OutputAxes,
+    Prepared,
     chunk_of,
     explain,
     factored_ntk,
@@ -49,7 +50,7 @@ def kernel(
     *,
     trace_axes: int | Sequence[int] = (),
     diagonal_axes: int | Sequence[int] = (),
-    implementation: Callable[..., Array] = structured_derivatives,
+    implementation: Callable[..., Prepared] = structured_derivatives,
     whole: bool = False,
     chunk_size: int | None = None,
 ) -> Array:
@@ -72,6 +73,8 @@ def kernel(
         `structured_derivatives`, `jacobian_contraction` or `ntk_vector_products`. They agree up to
         rounding; the first is the union of all three, with the order of contraction chosen for
         every parameter by counted work. Only it asks for no forward mode and mixes in fall-backs.
+        One of your own takes ``(f, params, x1, x2)`` and returns a record of ``output_shape`` and
+        ``kernel(axes, chunk_size)``, as these do.
     whole : bool
         Whether f couples samples, as BatchNorm does in training mode: the batch is treated as one
         sample with all its outputs. Without it such f are refused.
@@ -133,41 +136,38 @@ def kernel(
             f"`implementation` must be a function, got {implementation!r}; pass "
             "structured_derivatives, jacobian_contraction or ntk_vector_products"
         )
-    asked: list[tuple[Wanted, bool]] = []
-
-    def wanted(shape: tuple[int, ...]) -> Wanted:
-        traced = _axes(trace_axes, len(shape), "trace_axes")
-        diagonal = _axes(diagonal_axes, len(shape), "diagonal_axes")
-        if twice := set(traced) & set(diagonal):
-            raise ValueError(
-                f"axis {min(twice) + 1} of the output is both in trace_axes and in diagonal_axes; "
-                "name it in one of them"
-            )
-        paired = -1 in traced + diagonal
-        if paired and x2 is not None:
-            raise ValueError(
-                "axis 0 of trace_axes or diagonal_axes asks for each sample with itself, but x2 is "
-                "given; leave x2 out, or axis 0"
-            )
-        crossed = tuple(a for a in range(len(shape)) if a not in traced + diagonal)
-        summed = -1 in traced
-        diagonal, traced = (tuple(a for a in axes if a >= 0) for axes in (diagonal, traced))
-        asked.append((Wanted(shape, diagonal, traced, crossed, paired), summed))
-        return asked[-1][0]
-
-    if not callable(implementation):
-        raise TypeError(
-            f"implementation={implementation!r} is a {type(implementation).__name__}; pass one of "
-            "the functions structured_derivatives, jacobian_contraction and ntk_vector_products"
-        )
-    run = _as_one if whole else implementation
-    K = run(f, params, x1, x2, wanted, chunk_size)
-    xp = namespace(K)
-    (shape, diagonal, _, crossed, paired), summed = asked[-1]
-    outputs = [shape[a] for a in crossed]
-    batch = K.shape[:1] if paired else K.shape[:2]
-    K = xp.reshape(K, (*batch, *(shape[a] for a in diagonal), *outputs, *outputs))
+    prepared = (_as_one if whole else implementation)(f, params, x1, x2)
+    axes, summed = _output_axes(prepared.output_shape, trace_axes, diagonal_axes, x2)
+    K = prepared.kernel(axes, chunk_size)
+    xp, outputs = namespace(K), [axes.shape[a] for a in axes.crossed]
+    batch = K.shape[:1] if axes.paired else K.shape[:2]
+    K = xp.reshape(K, (*batch, *(axes.shape[a] for a in axes.diagonal), *outputs, *outputs))
     return xp.sum(K, axis=0) if summed else K
+
+
+def _output_axes(
+    shape: tuple[int, ...],
+    trace_axes: int | Sequence[int],
+    diagonal_axes: int | Sequence[int],
+    x2: Any,
+) -> tuple[OutputAxes, bool]:
+    """What becomes of each axis of a sample's output, and whether samples are summed over."""
+    traced = _axes(trace_axes, len(shape), "trace_axes")
+    diagonal = _axes(diagonal_axes, len(shape), "diagonal_axes")
+    if twice := set(traced) & set(diagonal):
+        raise ValueError(
+            f"axis {min(twice) + 1} of the output is both in trace_axes and in diagonal_axes; "
+            "name it in one of them"
+        )
+    paired = -1 in traced + diagonal
+    if paired and x2 is not None:
+        raise ValueError(
+            "axis 0 of trace_axes or diagonal_axes asks for each sample with itself, but x2 is "
+            "given; leave x2 out, or axis 0"
+        )
+    crossed = tuple(a for a in range(len(shape)) if a not in traced + diagonal)
+    kept, over = (tuple(a for a in axes if a >= 0) for axes in (diagonal, traced))
+    return OutputAxes(shape, kept, over, crossed, paired), -1 in traced
 
 
 def kernel_matrix(K: Array) -> Array:
@@ -210,23 +210,24 @@ def kernel_matrix(K: Array) -> Array:
     return xp.reshape(xp.permute_dims(K, order), (N1 * M, N2 * M))
 
 
-def _as_one(
-    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
-) -> Array:
-    """The kernel of functions that couple samples: of all outputs, then of what is wanted."""
+def _as_one(f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any) -> Prepared:
+    """Of functions that couple samples: the kernel of all outputs, of which axes are taken."""
     first = capture(f, params, x1, whole=True)
     second = first if x2 is None else capture(f, params, x2, whole=True)
     (N1, *shape), (N2, *_) = first.output_shape, second.output_shape
-    if second is first:
-        every = Wanted(first.output_shape, (), (), tuple(range(len(first.output_shape))))
-        K = in_chunks(first, first, every, chunk_of(first, chunk_size, BYTES_KEPT), params)
-    else:
-        K = gram(first.uses(0, first.outputs), second.uses(0, second.outputs), Form())
-        K = zeros(params, (first.outputs, second.outputs)) if K is None else K
-    xp = namespace(K)
-    M = prod(shape)
-    K = xp.permute_dims(xp.reshape(K, (N1, M, N2, M)), (0, 2, 1, 3))
-    return reduced(K, wanted(tuple(shape)))
+
+    def kernel(axes: OutputAxes, chunk_size: int | None) -> Array:
+        if second is first:
+            every = OutputAxes(first.output_shape, (), (), tuple(range(len(first.output_shape))))
+            K = in_chunks(first, first, every, chunk_of(first, chunk_size, BYTES_KEPT), params)
+        else:
+            K = gram(first.uses(0, first.outputs), second.uses(0, second.outputs), Form())
+            K = zeros(params, (first.outputs, second.outputs)) if K is None else K
+        xp, M = namespace(K), prod(shape)
+        K = xp.permute_dims(xp.reshape(K, (N1, M, N2, M)), (0, 2, 1, 3))
+        return reduced(K, axes)
+
+    return Prepared(tuple(shape), kernel)
 
 
 def _axes(axes: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
@@ -405,3 +405,30 @@ def test_norm_whose_square_is_no_number_of_its_dtype(library: str, scale: float)
     found = ntk_norm(lambda W, x: scale * (x @ W), single[1], single[0], per_parameter=True)
     wanted = scale**2 * np.linalg.norm(x @ x.T) * 2**0.5
     np.testing.assert_allclose(float(found), wanted, rtol=1e-5)
+
+
+def test_an_implementation_of_ones_own_is_handed_the_axes():
+    torch = pytest.importorskip("torch")
+    x, w = torch.arange(12.0).reshape(4, 3), torch.ones(3, 2)
+    seen = []
+
+    class Dense(NamedTuple):
+        output_shape: tuple[int, ...]
+        kernel: Any
+
+    def dense(f, params, x1, x2=None):
+        ours = structured_derivatives(f, params, x1, x2)
+
+        def compute(axes, chunk_size):
+            seen.append((axes.diagonal, axes.traced, axes.crossed, axes.paired, chunk_size))
+            return ours.kernel(axes, chunk_size)
+
+        return Dense(ours.output_shape, compute)
+
+    def f(w, x):
+        return x @ w
+
+    found = kernel(f, w, x, trace_axes=1, implementation=dense, chunk_size=1)
+    torch.testing.assert_close(found, kernel(f, w, x, trace_axes=1))
+    kernel(f, w, x, diagonal_axes=(0, 1), implementation=dense)
+    assert seen == [((), (0,), (), False, 1), ((0,), (), (), True, None)]

@@ -9,11 +9,12 @@ from .implementations import (
     ntk_vector_products,
     structured_derivatives,
 )
-from .output_axes import BYTES_KEPT, Wanted, chunk_of, reduced, zeros
+from .output_axes import BYTES_KEPT, OutputAxes, Prepared, chunk_of, reduced, zeros
 
 __all__ = [
     "BYTES_KEPT",
-    "Wanted",
+    "OutputAxes",
+    "Prepared",
     "captured",
     "chunk_of",
     "diagonal_of",

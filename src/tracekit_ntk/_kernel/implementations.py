@@ -13,12 +13,12 @@ from .._backend import capture, with_inputs
 from .._derivatives import chunk, itemsize
 from .._factors import Form, gram, permuted
 from ..factors import Capture
-from .output_axes import BYTES_KEPT, Wanted, chunk_of, reduced, zeros
+from .output_axes import BYTES_KEPT, OutputAxes, Prepared, chunk_of, reduced, zeros
 
 
 def structured_derivatives(
-    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
-) -> Array:
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any = None
+) -> Prepared:
     """A kernel from factors, for each parameter in the order of contraction of least work.
 
     Parameters
@@ -29,15 +29,12 @@ def structured_derivatives(
         As `kernel` got it.
     x1, x2 : array or tree of arrays
         Samples; `x2` is None for those of x1.
-    wanted : callable
-        From the shape of a sample's output to the axes that are wanted.
-    chunk_size : int or None
-        As `kernel` got it.
 
     Returns
     -------
-    (N1, N2, D, R, R) array
-        D outputs of which only equal ones meet, R that are crossed; others are summed over.
+    record
+        ``output_shape``, of one sample, and ``kernel(axes, chunk_size)``, an array (N1, N2, D, R,
+        R): D outputs of which only equal ones meet, R that are crossed; others are summed over.
 
     References
     ----------
@@ -46,26 +43,41 @@ def structured_derivatives(
     """
     first = capture(f, params, x1)
     second = first if x2 is None else capture(f, params, x2)
-    wanted = wanted(first.output_shape)
-    D, T, R = wanted.sizes
+
+    def kernel(axes: OutputAxes, chunk_size: int | None) -> Array:
+        return _from_factors(f, params, (x1, x2), (first, second), axes, chunk_size)
+
+    return Prepared(first.output_shape, kernel)
+
+
+def _from_factors(
+    f: Callable[[Any, Any], Any],
+    params: Any,
+    samples: tuple[Any, Any],
+    captures: tuple[Capture, Capture],
+    axes: OutputAxes,
+    chunk_size: int | None,
+) -> Array:
+    """The kernel of two captures, at once where all outputs fit, else in chunks of them."""
+    (x1, x2), (first, second), (D, T, R) = samples, captures, axes.sizes
     chunk = chunk_of(first, chunk_size, BYTES_KEPT)
     if chunk >= first.outputs:
-        a = permuted(first.uses(0, first.outputs), wanted.shape, wanted.axes)
+        a = permuted(first.uses(0, first.outputs), axes.shape, axes.axes)
         b = a if second is first else permuted(
-            second.uses(0, second.outputs), wanted.shape, wanted.axes)  # fmt: skip
-        K = gram(a, b, Form(D, T, wanted.paired))
-        shape = (first.samples, 1 if wanted.paired else second.samples, D, R, R)
+            second.uses(0, second.outputs), axes.shape, axes.axes)  # fmt: skip
+        K = gram(a, b, Form(D, T, axes.paired))
+        shape = (first.samples, 1 if axes.paired else second.samples, D, R, R)
         return zeros(params, shape) if K is None else K
-    if list(wanted.axes) != sorted(wanted.axes):
-        f = _reordered(f, wanted)
+    if list(axes.axes) != sorted(axes.axes):
+        f = _reordered(f, axes)
         first = capture(f, params, x1)
         second = first if x2 is None else capture(f, params, x2)
-    return in_chunks(first, second, wanted, chunk, params)
+    return in_chunks(first, second, axes, chunk, params)
 
 
-def in_chunks(first: Capture, second: Capture, wanted: Wanted, chunk: int, params: Any) -> Array:
+def in_chunks(first: Capture, second: Capture, axes: OutputAxes, chunk: int, params: Any) -> Array:
     """The kernel from chunks of outputs, which lie in the order (diagonal, traced, crossed)."""
-    D, T, R = wanted.sizes
+    D, T, R = axes.sizes
     crossed = [(r, min(r + chunk, R)) for r in range(0, R, chunk)]
     d_step, t_step = max(1, chunk // (T * R)), min(T, max(1, chunk // R))
     diagonal = []
@@ -73,7 +85,7 @@ def in_chunks(first: Capture, second: Capture, wanted: Wanted, chunk: int, param
         count, total = min(d_step, D - d), None
         for t in range(0, T, t_step):
             low, kept = d * T * R + t * R, min(t_step, T - t)
-            form = Form(count, kept, wanted.paired)
+            form = Form(count, kept, axes.paired)
             K = _crossed(first, second, form, low, count * kept * R, crossed, params)
             total = K if total is None else total + K
         diagonal.append(total)
@@ -109,8 +121,8 @@ def _crossed(first: Capture, second: Capture, form: Form, low: int, size: int,
 
 
 def jacobian_contraction(
-    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
-) -> Array:
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any = None
+) -> Prepared:
     """A kernel as the product of two explicit Jacobians, parameter by parameter.
 
     Parameters
@@ -121,15 +133,12 @@ def jacobian_contraction(
         As `kernel` got it.
     x1, x2 : array or tree of arrays
         Samples; `x2` is None for those of x1.
-    wanted : callable
-        From the shape of a sample's output to the axes that are wanted.
-    chunk_size : int or None
-        As `kernel` got it.
 
     Returns
     -------
-    (N1, N2, D, R, R) array
-        D outputs of which only equal ones meet, R that are crossed; others are summed over.
+    record
+        ``output_shape``, of one sample, and ``kernel(axes, chunk_size)``, an array (N1, N2, D, R,
+        R): D outputs of which only equal ones meet, R that are crossed; others are summed over.
 
     Notes
     -----
@@ -140,7 +149,11 @@ def jacobian_contraction(
     ----------
     Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.2.
     """
-    own1, own2, eye = _both(f, params, x1, x2)
+    return _of_all_outputs(f, params, x1, x2, _by_contraction)
+
+
+def _by_contraction(own1: Any, own2: Any, eye: Array, chunk_size: int | None) -> Array:
+    """All of the kernel (N1, N2, O, O), from Jacobians."""
     xp, shape = namespace(own1.output), tuple(own1.output.shape[1:])
     N1, N2 = own1.output.shape[0], own2.output.shape[0]
     a, b = own1.part(slice(0, N1)), own2.part(slice(0, N2))
@@ -155,12 +168,12 @@ def jacobian_contraction(
             blocks[i, j] = own1.contraction(a, other, eye[:, s], eye[:, t])
     count = range(len(spans))
     K = xp.concat([xp.concat([blocks[i, j] for j in count], axis=3) for i in count], axis=1)
-    return reduced(xp.permute_dims(K, (0, 2, 1, 3)), wanted(shape))
+    return xp.permute_dims(K, (0, 2, 1, 3))
 
 
 def ntk_vector_products(
-    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, wanted: Any, chunk_size: int | None
-) -> Array:
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any = None
+) -> Prepared:
     """A kernel column by column: one reverse and one forward pass for each.
 
     Parameters
@@ -171,15 +184,12 @@ def ntk_vector_products(
         As `kernel` got it.
     x1, x2 : array or tree of arrays
         Samples; `x2` is None for those of x1.
-    wanted : callable
-        From the shape of a sample's output to the axes that are wanted.
-    chunk_size : int or None
-        As `kernel` got it.
 
     Returns
     -------
-    (N1, N2, D, R, R) array
-        D outputs of which only equal ones meet, R that are crossed; others are summed over.
+    record
+        ``output_shape``, of one sample, and ``kernel(axes, chunk_size)``, an array (N1, N2, D, R,
+        R): D outputs of which only equal ones meet, R that are crossed; others are summed over.
 
     Notes
     -----
@@ -190,7 +200,11 @@ def ntk_vector_products(
     ----------
     Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.3.
     """
-    own1, own2, eye = _both(f, params, x1, x2)
+    return _of_all_outputs(f, params, x1, x2, _by_columns)
+
+
+def _by_columns(own1: Any, own2: Any, eye: Array, chunk_size: int | None) -> Array:
+    """All of the kernel (N1, N2, O, O), column by column."""
     xp, shape = namespace(own1.output), tuple(own1.output.shape[1:])
     N1, N2 = own1.output.shape[0], own2.output.shape[0]
     numbers, size = own1.parameters, itemsize(own1.dtype, xp)
@@ -201,25 +215,31 @@ def ntk_vector_products(
         xp.concat([own1.kernel_columns(a, own2.part(s), eye[:, o]) for o in outputs], axis=3)
         for s in samples
     ]
-    return reduced(xp.permute_dims(xp.concat(columns, axis=2), (0, 2, 1, 3)), wanted(shape))
+    return xp.permute_dims(xp.concat(columns, axis=2), (0, 2, 1, 3))
 
 
-def _both(f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any) -> tuple[Any, Any, Array]:
-    """Per-sample products of both batches, and a column for each output of a sample."""
+def _of_all_outputs(
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, whole: Callable[..., Array]
+) -> Prepared:
+    """An implementation that computes all of the kernel, of which axes are taken."""
     own = with_inputs(params, x1).per_sample(f, params, x1)
-    xp = namespace(own.output)
-    eye = xp.eye(prod(own.output.shape[1:]), dtype=own.dtype, device=own.device)
+    xp, shape = namespace(own.output), tuple(own.output.shape[1:])
+    eye = xp.eye(prod(shape), dtype=own.dtype, device=own.device)
     other = own if x2 is None else with_inputs(params, x2).per_sample(f, params, x2)
-    return own, other, eye
+
+    def kernel(axes: OutputAxes, chunk_size: int | None) -> Array:
+        return reduced(whole(own, other, eye, chunk_size), axes)
+
+    return Prepared(shape, kernel)
 
 
 def _spans(count: int, step: int) -> list[slice]:
     return [slice(low, min(low + step, count)) for low in range(0, count, step)]
 
 
-def _reordered(f: Callable[[Any, Any], Any], wanted: Wanted) -> Callable[[Any, Any], Any]:
+def _reordered(f: Callable[[Any, Any], Any], axes: OutputAxes) -> Callable[[Any, Any], Any]:
     def turned(params: Any, x: Any) -> Any:
         y = f(params, x)
-        return namespace(y).permute_dims(y, (0, *(1 + a for a in wanted.axes)))
+        return namespace(y).permute_dims(y, (0, *(1 + a for a in axes.axes)))
 
     return turned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -13,10 +14,10 @@ from ..factors import Capture
 BYTES_KEPT = 2**32  # of cotangents where chunks have to meet each other
 
 
-class Wanted(NamedTuple):
+class OutputAxes(NamedTuple):
     """Axes of the output of one sample: only equal ones meet, summed over, and crossed.
 
-    `paired`: every sample meets itself alone. `whole`: the batch is one sample.
+    `paired`: every sample meets itself alone.
     """
 
     shape: tuple[int, ...]
@@ -38,16 +39,23 @@ class Wanted(NamedTuple):
         return D, T, R
 
 
-def reduced(K: Array, wanted: Wanted) -> Array:
+class Prepared(NamedTuple):
+    """What an implementation makes of f and its samples: the kernel, for axes of their outputs."""
+
+    output_shape: tuple[int, ...]  # of one sample
+    kernel: Callable[[OutputAxes, int | None], Array]  # of chunk_size too; (N1, N2, D, R, R)
+
+
+def reduced(K: Array, axes: OutputAxes) -> Array:
     """A whole kernel (N1, N2, O, O), summed over some axes, of others the diagonal alone."""
     xp = namespace(K)
-    N1, N2, shape, k = K.shape[0], K.shape[1], wanted.shape, len(wanted.shape)
-    D, T, R = wanted.sizes
-    if wanted.paired:
+    N1, N2, shape, k = K.shape[0], K.shape[1], axes.shape, len(axes.shape)
+    D, T, R = axes.sizes
+    if axes.paired:
         K, N2 = xp.stack([K[n, n, ...] for n in range(N1)])[:, None, ...], 1
     K = xp.reshape(K, (N1, N2, *shape, *shape))
-    axes = (0, 1, *(2 + a for a in wanted.axes), *(2 + k + a for a in wanted.axes))
-    K = xp.reshape(xp.permute_dims(K, axes), (N1, N2, D * T, R, D * T, R))
+    order = (0, 1, *(2 + a for a in axes.axes), *(2 + k + a for a in axes.axes))
+    K = xp.reshape(xp.permute_dims(K, order), (N1, N2, D * T, R, D * T, R))
     K = xp.stack([K[:, :, i, :, i, :] for i in range(D * T)], axis=2)
     return xp.sum(xp.reshape(K, (N1, N2, D, T, R, R)), axis=3)
 
