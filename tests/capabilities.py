@@ -131,26 +131,27 @@ CASES = (
     Case("partial_trace_operator", lambda A, m, **more: tk.exact_trace(
          tk.partial_trace_operator(A, DIMS, 1, m, **more)), 2, OPERATOR, blocks=True),
     Case("trace_function", lambda A, m, rng: tk.trace_function(
-         A, tk.functions.log, m, rng=rng, depth=3, deflate=0), 18, HERMITIAN | POSITIVE,
+         A, tk.functions.log, m, rng=rng, depth=3, deflate=0), 12, HERMITIAN | POSITIVE,
          scaled=shifted),
     Case("function_operator", lambda A, m, rng: tk.exact_trace(
          tk.function_operator(A, tk.functions.sqrt, m)), 4,
          HERMITIAN | OPERATOR | {"seed": "draws nothing"}, scaled=lambda v, c: v * math.sqrt(c)),
-    Case("logdet", tk.logdet, 18, HERMITIAN | POSITIVE, looks=True, scaled=shifted),
-    Case("trace_inverse", partial(tk.trace_inverse, depth=3), 18, HERMITIAN | POSITIVE,
+    Case("logdet", partial(tk.logdet, depth=3), 12, HERMITIAN | POSITIVE, looks=True,
+         scaled=shifted),
+    Case("trace_inverse", partial(tk.trace_inverse, depth=3), 12, HERMITIAN | POSITIVE,
          scaled=operator.truediv),
     Case("effective_dimension", lambda A, m, rng: tk.effective_dimension(
-         A, 0.1, m, rng=rng, depth=3), 18, HERMITIAN | {"scale": "has a ridge, in units of A"}),
-    Case("estrada_index", partial(tk.estrada_index, depth=3), 18, HERMITIAN | {
+         A, 0.1, m, rng=rng, depth=3), 12, HERMITIAN | {"scale": "has a ridge, in units of A"}),
+    Case("estrada_index", partial(tk.estrada_index, depth=3), 12, HERMITIAN | {
          "scale": "exponentials have no unit", "zero": "the exponential of zero is one"}),
-    Case("schatten_norm", lambda A, m, rng: tk.schatten_norm(A, 3, m, rng=rng, depth=3), 18),
-    Case("nuclear_norm", partial(tk.nuclear_norm, depth=3), 18),
-    Case("entropy_rank", partial(tk.entropy_rank, depth=3), 18, scaled=same),
+    Case("schatten_norm", lambda A, m, rng: tk.schatten_norm(A, 3, m, rng=rng, depth=3), 12),
+    Case("nuclear_norm", partial(tk.nuclear_norm, depth=3), 12),
+    Case("entropy_rank", partial(tk.entropy_rank, depth=3), 12, scaled=same),
     Case("spectral_run", lambda A, m, rng: tk.spectral_run(A, m, rng=rng, depth=3).trace(
-         tk.functions.log), 18, HERMITIAN | POSITIVE | {
+         tk.functions.log), 12, HERMITIAN | POSITIVE | {
              "scale": "judges its depth by the size of the logarithm, which units change"},
          looks=True, scaled=shifted),
-    Case("spectral_density", tk.spectral_density, 18, HERMITIAN | OF_A_CURVE,
+    Case("spectral_density", tk.spectral_density, 12, HERMITIAN | OF_A_CURVE,
          read=lambda found, A: found.density(A[0, :], 0.5)),
     Case("Tracker", lambda A, m, rng: tk.Tracker(m, rng=rng).update(A).trace, 12,
          HERMITIAN | HOST | RATIO | {

@@ -54,8 +54,7 @@ def on(name: str, case: Case, A: np.ndarray, *, compiled: bool = False) -> np.nd
 def gradients(case: Case, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The derivative of the sum of a case's numbers, in JAX and in PyTorch."""
     torch, jax = library("torch"), library("jax")
-    g = transforms().grad(lambda A: jax.xp.sum(case.call(A, SEED)))
-    g = g if case.name == "logdet" else transforms().jit(g)  # whose depth is chosen by values
+    g = transforms().jit(transforms().grad(lambda A: jax.xp.sum(case.call(A, SEED))))
     leaf = torch.array(A).requires_grad_()
     torch.xp.sum(case.call(leaf, SEED)).backward()
     return jax.numpy(g(jax.array(A))), torch.numpy(leaf.grad)

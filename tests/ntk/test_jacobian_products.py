@@ -15,7 +15,17 @@ from typing import Any
 import networks
 import numpy as np
 import pytest
-from networks import beside, close, closed, dense, jacobian, numpy, reference
+from networks import (
+    at_once,
+    beside,
+    close,
+    closed,
+    columns,
+    dense,
+    jacobian,
+    numpy,
+    reference,
+)
 
 import tracekit as tk
 import tracekit_ntk as tkn
@@ -460,22 +470,26 @@ def straight_through() -> tuple[Any, Any, Any, np.ndarray]:
     def f(p: Any, x: Array) -> Array:
         return rounded(x @ p[0]) @ p[1]
 
-    parts = jax.jacrev(f)(params, x)
+    parts = jax.jit(jax.jacrev(f))(params, x)
     return f, params, x, np.concatenate([np.asarray(J).reshape(10, -1) for J in parts], axis=1)
 
 
 def test_products_of_functions_with_a_reverse_rule_alone() -> None:
     """By the transpose of the pullback, which the rule gives."""
     f, params, x, J = straight_through()
-    K = tkn.ntk(lambda p: f(p, x), params)
-    assert K.factor is not None
-    close(dense(K.factor), J)
-    close(dense(K), J @ J.T)
+
+    def products(params: Any) -> Any:
+        K = tkn.ntk(lambda p: f(p, x), params)
+        by_products = tkn.kernel(f, params, x, implementation=tkn.ntk_vector_products)
+        own = tkn.sample_ntk(f, params, x)
+        return columns(K.factor), columns(K), columns(own), tkn.kernel_matrix(by_products)
+
+    factor, K, own, by_products = at_once("jax", products, params)
+    close(factor, J)
+    close(K, J @ J.T)
     blocks = np.stack([(J @ J.T)[s : s + 2, s : s + 2] for s in range(0, 10, 2)])
-    own = dense(tkn.sample_ntk(f, params, x))
     close(np.stack([own[s : s + 2, s : s + 2] for s in range(0, 10, 2)]), blocks)
-    by_products = tkn.kernel(f, params, x, implementation=tkn.ntk_vector_products)
-    close(numpy(tkn.kernel_matrix(by_products)), J @ J.T)
+    close(by_products, J @ J.T)
 
 
 def test_trees_of_numpy_arrays_are_parameters_of_jax_functions() -> None:
@@ -495,14 +509,19 @@ def test_parameters_of_one_number_and_of_none_in_jax() -> None:
     def f(p: Any, x: Array) -> Array:
         return xp.tanh(x @ p["w"]) * p["scale"] + p["one"] + p["none"].sum(0)
 
-    parts = jax.jacrev(f)(params, x)
+    parts = jax.jit(jax.jacrev(f))(params, x)
     J = np.concatenate([np.asarray(j).reshape(8, -1) for j in jax.tree.leaves(parts)], axis=1)
-    exact = pytest.approx(np.sum(J * J), rel=1e-12)
-    assert float(tkn.ntk_trace(f, params, x)) == exact
-    assert float(tk.exact_trace(tkn.sample_ntk(f, params, x))) == exact
-    assert float(tkn.ntk_norm(f, params, x)) == pytest.approx(np.linalg.norm(J @ J.T), rel=1e-12)
-    close(dense(tkn.ntk(lambda p: f(p, x), params)), J @ J.T)
-    close(dense(tkn.factored_ntk(f, params, x)), J @ J.T)
+
+    def numbers(params: Any) -> Any:
+        traces = tkn.ntk_trace(f, params, x), tk.exact_trace(tkn.sample_ntk(f, params, x)).value
+        K, factored = tkn.ntk(lambda p: f(p, x), params), tkn.factored_ntk(f, params, x)
+        return *traces, tkn.ntk_norm(f, params, x), columns(K), columns(factored)
+
+    *traces, norm, K, factored = at_once("jax", numbers, params)
+    assert [float(trace) for trace in traces] == pytest.approx([np.sum(J * J)] * 2, rel=1e-12)
+    assert float(norm) == pytest.approx(np.linalg.norm(J @ J.T), rel=1e-12)
+    close(K, J @ J.T)
+    close(factored, J @ J.T)
 
 
 SHARDED = """

@@ -140,12 +140,17 @@ def test_factors_and_gradients_say_the_same() -> None:
 def test_the_whole_kernel_knows_its_trace_where_samples_do_not_mix(library: str) -> None:
     f, params, x = networks.network("mlp").on(library)
     J = reference("mlp", library)
-    K = tkn.ntk(f, params, x)
-    exact = tk.trace(K)
-    assert (exact.method, exact.num_matvecs) == ("ntk_trace", K.shape[0] // len(x))
-    close(exact.value, np.sum(J * J))
-    close(tk.diagonal(K).value, np.sum(J * J, axis=1))
-    close(tk.hutchinson(K, 1, rng=0).value, tk.hutchinson(J @ J.T, 1, rng=0).value)
+
+    def values(params: Any) -> Any:
+        K = tkn.ntk(f, params, x)
+        exact = tk.trace(K)
+        assert (exact.method, exact.num_matvecs) == ("ntk_trace", K.shape[0] // len(x))
+        return exact.value, tk.diagonal(K).value, tk.hutchinson(K, 1, rng=0).value
+
+    exact, diagonal, estimate = at_once(library, values, params)
+    close(exact, np.sum(J * J))
+    close(diagonal, np.sum(J * J, axis=1))
+    close(estimate, tk.hutchinson(J @ J.T, 1, rng=0).value)
 
 
 def test_a_whole_kernel_of_samples_that_mix_is_right() -> None:
@@ -292,19 +297,22 @@ def test_precisions(library: str, dtype: str) -> None:
 def test_complex_networks(library: str) -> None:
     _, params, x = networks.network("mlp").on(library)
     z = params[0][0] + 1j * params[0][0] ** 2
+    X = np.random.default_rng(0).standard_normal((2, 30, 3))
+    X = X[0] + 1j * X[1]
     for w in (z, params[0][0]):
 
         def g(w: Array, x: Array) -> Array:
             return (x + 0j) @ (w + 0j) * (1 + 2j)
 
-        J = dense(tkn.jacobian(lambda w: g(w, x), w)).reshape(6, 5, 15)
-        S = tkn.sample_ntk(g, w, x)
-        K = dense(S)
+        def products(w: Array) -> Any:
+            S = tkn.sample_ntk(g, w, x)
+            quads = S.quad(S.xp.asarray(X, dtype=S.dtype))  # type: ignore[misc]
+            return columns(tkn.jacobian(lambda w: g(w, x), w)), columns(S), quads
+
+        J, K, quads = at_once(library, products, w)
+        J = J.reshape(6, 5, 15)
         close(K[:5, :5], J[0] @ J[0].conj().T)
-        X = np.random.default_rng(0).standard_normal((2, len(K), 3))
-        X = X[0] + 1j * X[1]
-        of_device = S.xp.asarray(X, dtype=S.dtype)
-        close(S.quad(of_device), np.sum(X.conj() * (K @ X), axis=0))  # type: ignore[misc]
+        close(quads, np.sum(X.conj() * (K @ X), axis=0))
 
 
 def test_compiled_mapped_and_differentiated() -> None:

@@ -65,6 +65,8 @@ def assert_is(
 @fields
 @pytest.mark.parametrize("shape", [(N, N), (N, P)], ids=["square", "tall"])
 def test_arrays_of_every_library(eager: Library, shape: tuple[int, int], cplx: bool) -> None:
+    if eager.family == "jax" and not cplx:
+        pytest.skip("each operation is compiled for each dtype")
     M = dense(*shape, cplx=cplx)
     A = tk.as_operator(eager.array(M))
     assert_is(A, M, eager)
@@ -566,6 +568,8 @@ def test_gram(eager: Library, cplx: bool) -> None:
 
 @fields
 def test_stacks_and_block_diagonals(eager: Library, cplx: bool) -> None:
+    if eager.family == "jax" and not cplx:
+        pytest.skip("each operation is compiled for each dtype")
     M1, M2, M3 = dense(3, P, cplx=cplx), dense(1, P, cplx=cplx), dense(P, P, cplx=cplx)
     blocks = [eager.array(M) for M in (M1, M2, M3)]
     assert_is(tk.vstack(blocks), np.concatenate([M1, M2, M3]), eager)

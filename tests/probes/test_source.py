@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,15 +54,27 @@ def generators(lib: Library) -> dict[str, Callable[[], Any]]:
     return kinds
 
 
+def drawn(lib: Library, make: Callable[[], Any], call: Callable[[Any], Any]) -> Any:
+    """What a call draws with a generator; with a key of JAX, in one program."""
+    rng = make()
+    if lib.family != "jax" or not hasattr(rng, "dtype") or isinstance(rng, np.integer):
+        return call(rng)
+    return transforms().jit(call)(rng)
+
+
+def transforms() -> Any:
+    return pytest.importorskip("jax", reason="JAX is not installed")
+
+
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("cplx", [False, True], ids=["real", "complex"])
 def test_one_seed_gives_the_same_numbers_in_every_library(draw: str, cplx: bool) -> None:
-    drawn = []
+    found = []
     for lib in installed(*HOST):
         source = Source(5, place(lib, lib.complex if cplx else lib.real))
-        drawn.append(lib.numpy(getattr(source, draw)((33, 4))))
-    for other in drawn[1:]:
-        np.testing.assert_allclose(other, drawn[0], rtol=1e-15, atol=1e-15)
+        found.append(lib.numpy(getattr(source, draw)((33, 4))))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-15, atol=1e-15)
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -79,13 +92,17 @@ def test_draws_are_at_home_whatever_the_generator(eager: Library, draw: str, cpl
 @pytest.mark.parametrize("cplx", [False, True], ids=["real", "complex"])
 def test_columns_do_not_depend_on_how_many_are_drawn_at_a_time(draw: str, cplx: bool) -> None:
     for lib in installed("numpy", "torch", "jax", "cupy"):
-        dtype = lib.complex if cplx else lib.real
+        where = place(lib, lib.complex if cplx else lib.real)
         for kind, make in generators(lib).items():
-            together = lib.numpy(getattr(Source(make(), place(lib, dtype)), draw)((65, 70)))
-            source = Source(make(), place(lib, dtype))
-            parts = [lib.numpy(getattr(source, draw)((65, k))) for k in (1, 2, 30, 37)]
+
+            def of(widths: tuple[int, ...], rng: Any, where: Any = where) -> list[Any]:
+                source = Source(rng, where)
+                return [getattr(source, draw)((65, k)) for k in widths]
+
+            (together,) = drawn(lib, make, partial(of, (70,)))
+            parts = [lib.numpy(X) for X in drawn(lib, make, partial(of, (1, 2, 30, 37)))]
             np.testing.assert_array_equal(
-                np.concatenate(parts, axis=1), together, err_msg=f"{lib} {kind}"
+                np.concatenate(parts, axis=1), lib.numpy(together), err_msg=f"{lib} {kind}"
             )
 
 
@@ -107,7 +124,11 @@ def test_no_seed_draws_afresh(eager: Library) -> None:
 def test_signs_are_fair_for_every_length(n: int) -> None:
     for lib in installed("numpy", "torch", "jax"):
         for kind, make in generators(lib).items():
-            S = lib.numpy(Source(make(), place(lib)).signs((n, 64_000 // n)))
+
+            def signs(rng: Any, lib: Library = lib) -> Any:
+                return Source(rng, place(lib)).signs((n, 64_000 // n))
+
+            S = lib.numpy(drawn(lib, make, signs))
             assert set(np.unique(S)) == {-1.0, 1.0}
             z = S.sum() / np.sqrt(S.size)
             row = S.sum(axis=1) / np.sqrt(S.shape[1])
@@ -120,10 +141,14 @@ def test_phases_and_normals_have_the_moments_of_their_law() -> None:
     root = np.sqrt(size[0] * size[1])
     for lib in installed("numpy", "torch", "jax"):
         for kind, make in generators(lib).items():
-            P = lib.numpy(Source(make(), place(lib, lib.complex)).signs(size))
+
+            def three(rng: Any, lib: Library = lib) -> tuple[Any, Any, Any]:
+                of_complex = place(lib, lib.complex)
+                P, N = Source(rng, of_complex).signs(size), Source(rng, of_complex).normal(size)
+                return P, N, Source(rng, place(lib)).normal(size)
+
+            P, N, R = (lib.numpy(X) for X in drawn(lib, make, three))
             np.testing.assert_allclose(np.abs(P), 1.0, rtol=1e-14)
-            N = lib.numpy(Source(make(), place(lib, lib.complex)).normal(size))
-            R = lib.numpy(Source(make(), place(lib)).normal(size))
             # each mean below has expectation zero and a standard deviation of at most 3 / root
             for mean in (
                 P.mean(),
@@ -142,10 +167,10 @@ def test_phases_and_normals_have_the_moments_of_their_law() -> None:
 def test_distinct_numbers_are_distinct_and_uniform() -> None:
     for lib in installed("numpy", "torch", "jax", "strict:device1"):
         for kind, make in generators(lib).items():
-            drawn = lib.numpy(Source(make(), place(lib)).distinct(64, 20))
-            assert len(set(drawn.tolist())) == 20, f"{lib} {kind}"
-            assert drawn.min() >= 0
-            assert drawn.max() < 64
+            found = lib.numpy(Source(make(), place(lib)).distinct(64, 20))
+            assert len(set(found.tolist())) == 20, f"{lib} {kind}"
+            assert found.min() >= 0
+            assert found.max() < 64
     counts = np.zeros(8)
     for seed in range(400):
         counts += np.bincount(

@@ -113,18 +113,52 @@ print(float(e).hex(), float(e.standard_error).hex(), e.num_matvecs, calls, repr(
 """
 
 
+AGAIN = """
+import json, os, sys
+import numpy as np
+import tracekit as tk
+
+code, path, calls, *rest = sys.argv[1:]
+for at in calls.split():
+    child = os.fork()
+    if not child:
+        sys.argv = ["", path, at, *rest]
+        exec(code)
+        os._exit(0)
+    status, spent = os.waitpid(child, 0)[1], 0
+    if os.path.exists(path):
+        with np.load(path) as file:
+            spent = json.loads(str(file["facts"]))["spent"]
+    print(os.WTERMSIG(status), spent, flush=True)
+"""
+
+
+def killed_again(path: Path, calls: Any, *arguments: str) -> list[tuple[int, int]]:
+    """Runs in processes one after the other, of an interpreter that has imported all they need.
+
+    For each, the signal that ended it and the products that the file then tells of.
+    """
+    done = interpreted(AGAIN, KILLED, path, " ".join(map(str, calls)), *arguments)
+    assert done.returncode == 0, done.stderr
+    signals, spent = np.loadtxt(io.StringIO(done.stdout), dtype=int, ndmin=2).T
+    return list(zip(signals.tolist(), spent.tolist(), strict=True))
+
+
 def in_a_process(path: Any, at: int, psd: str, rtol: float, mode: str) -> list[str] | None:
     """A run in an interpreter of its own; None if it was killed."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    paths = [str(Path(tk.__file__).parents[1]), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
-    arguments = [str(path), str(at), psd, str(rtol), mode]
-    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = interpreted(KILLED, path, at, psd, rtol, mode)
     if done.returncode == -signal.SIGKILL:
         return None
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().split(";", 4)
+
+
+def interpreted(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    paths = [str(Path(tk.__file__).parents[1]), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment,
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
@@ -134,18 +168,14 @@ def test_killed_twenty_times_and_resumed_bit_for_bit(tmp_path: Path) -> None:
     assert whole is not None
     assert "exact" in whole[4]
     path = tmp_path / "run.npz"
-    rng, deaths, spent = np.random.default_rng(1), 0, set()
-    for at in rng.choice([1, 2, 3, 3], size=20):
-        assert in_a_process(path, int(at), "general", 1e-3, "in a product") is None
-        deaths += 1
-        with np.load(path) if path.exists() else io.BytesIO() as file:
-            spent.add(json.loads(str(file["facts"]))["spent"] if path.exists() else 0)
+    calls = np.random.default_rng(1).choice([1, 2, 3, 3], size=20)
+    ends = killed_again(path, calls, "general", "1e-3", "in a product")
     last = in_a_process(path, 0, "general", 1e-3, "in a product")
     assert last is not None
     assert last[:3] == whole[:3]
     assert last[4] == whole[4]
-    assert deaths == 20
-    assert len(spent) >= 8  # died at many different places
+    assert [end for end, _ in ends] == [signal.SIGKILL] * 20
+    assert len({spent for _, spent in ends}) >= 8  # died at many different places
     assert int(last[3]) < int(whole[3])  # the last process did not do it all
     assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
 

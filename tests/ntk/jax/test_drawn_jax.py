@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,41 +18,56 @@ import tracekit_ntk as tkn  # noqa: E402
 DRAWS = 40
 
 
-def numbers(f: Any, params: Any, x: Any) -> list[Any]:
-    """Trace, diagonal, norm and kernel, and the kernel by products with the operator."""
+def products(f: Any, params: Any, x: Any) -> Any:
+    """The kernel by products with the operator."""
     n = int(np.prod(jax.eval_shape(f, params, x).shape))
     K = tkn.ntk(lambda p: f(p, x), params)
-    return [
-        tkn.ntk_trace(f, params, x), jnp.ravel(tkn.ntk_diagonal(f, params, x)),
-        tkn.ntk_norm(f, params, x), tkn.kernel_matrix(tkn.kernel(f, params, x)),
-        K @ jnp.eye(n, dtype=K.dtype),
-    ]  # fmt: skip
+    return K @ jnp.eye(n, dtype=K.dtype)
 
 
-def wanted(J: np.ndarray) -> list[Any]:
+NUMBERS = {
+    "trace": tkn.ntk_trace,
+    "diagonal": lambda *given: jnp.ravel(tkn.ntk_diagonal(*given)),
+    "norm": tkn.ntk_norm,
+    "kernel": lambda *given: tkn.kernel_matrix(tkn.kernel(*given)),
+    "products": products,
+}
+
+
+def numbers(names: Iterable[str], *given: Any) -> dict[str, Any]:
+    return {name: NUMBERS[name](*given) for name in names}
+
+
+def wanted(J: np.ndarray) -> dict[str, Any]:
     K = J @ J.conj().T
-    return [np.trace(K).real, np.diag(K).real, np.linalg.norm(K), K, K]
+    return {
+        "trace": np.trace(K).real, "diagonal": np.diag(K).real, "norm": np.linalg.norm(K),
+        "kernel": K, "products": K,
+    }  # fmt: skip
 
 
-def differences(found: list[Any], J: np.ndarray) -> list[float]:
+def differences(found: dict[str, Any], J: np.ndarray) -> list[float]:
     """Relative to the largest entry."""
+    right = wanted(J)
     return [
-        float(np.max(np.abs(np.asarray(a) - b)) / max(np.max(np.abs(b)), 1e-30))
-        for a, b in zip(found, wanted(J), strict=True)
+        float(np.max(np.abs(np.asarray(a) - right[name])) / max(np.max(np.abs(right[name])), 1e-30))
+        for name, a in found.items()
     ]
 
 
 def verdict(seed: int, *, most: int = 4) -> str:
     """What is found for a drawn function, anew whenever what it closes over has changed.
 
-    Eagerly twice, and in one program of all numbers.
+    Eagerly twice, products and one number in turn, since each operation is then compiled by
+    itself; and in one program of all numbers.
     """
     drawn = Drawn(seed, most)
+    some = (list(NUMBERS)[seed % 4], "products")
 
-    def eager(p: Any, x: Any) -> list[Any]:
-        return numbers(drawn.f, p, x)
+    def eager(p: Any, x: Any) -> dict[str, Any]:
+        return numbers(some, drawn.f, p, x)
 
-    compiled = jax.jit(eager)
+    compiled = jax.jit(lambda p, x: numbers(NUMBERS, drawn.f, p, x))
     for run in (eager, eager, compiled):
         try:
             found = run(drawn.params, drawn.x)
