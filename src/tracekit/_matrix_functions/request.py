@@ -88,7 +88,7 @@ def requested(
             )
         deflate = 0
     if bounds is not None:
-        probes, deflate = _for_bounds(way, probes, columns), 0
+        probes, deflate = _for_bounds(way, probes, columns, b), 0
         bounds = brackets.checked_bounds(bounds, f)
     shift = checked_shift(shift)
     request = Request(
@@ -116,11 +116,12 @@ def is_affordable(A: LinearOperator, num_matvecs: int) -> bool:
     return num_matvecs >= cost and cost * A.shape[0] * itemsize(A) <= GIGABYTE
 
 
-def _for_bounds(way: Quadrature, probes: Probes, columns: int) -> Probes:
+def _for_bounds(way: Quadrature, probes: Probes, columns: int, block: int) -> Probes:
     """The probes of a certified interval, which are Gaussian and not deflated."""
-    if isinstance(way, Chebyshev) or columns:
+    if isinstance(way, Chebyshev) or columns or block > 1:
         raise ValueError(
-            "`bounds` certify plain samples of Lanczos; leave out `deflate` and Chebyshev moments"
+            "`bounds` certify plain samples of Lanczos; leave out `deflate`, `block` and Chebyshev "
+            "moments"
         )
     if probes not in (distributions.rademacher, distributions.normal):
         raise ValueError(

@@ -182,7 +182,8 @@ def choose_deflation(request: Request, start: Start, source: Source) -> Start:
 def choose_depth(request: Request, start: Start) -> tuple[Start, Depth]:
     """The first spaces at the depth that all others will have, or deeper."""
     budget, complete = request.budget - start.spent, _complete_depth(request)
-    if request.depth is None and not is_traced(start.K.seen):
+    chosen = request.depth is None and request.bounds is None  # probes may not depend on values
+    if chosen and not is_traced(start.K.seen):
         K, depth = _settled(request, start, budget)
         return start._replace(K=K), depth
     steps = request.depth or _default_depth(request, start.groups, budget)

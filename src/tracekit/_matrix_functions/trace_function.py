@@ -118,7 +118,8 @@ def trace_function(
     Bernstein's inequality bounds the mean of Gaussian forms: ``certified_interval`` holds for these
     bounds and exact arithmetic. Bounds that a Ritz value contradicts are refused; others are
     believed. Its width falls with the root of the probes and of n, relative to n times the range of
-    f. Give `depth`, so that the brackets are narrow.
+    f. The number of probes may not depend on what they show: give `depth`; if not given, it is such
+    that there are about eight, and 30 at most.
 
     With deflation the sketch serves as a control variate, so that its quality matters for the
     spread only, and derivatives take it as constant; `log` and `inv` are taken of
