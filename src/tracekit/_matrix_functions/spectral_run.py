@@ -387,7 +387,7 @@ def spectral_run(
     With an observable and a positive function, half of it is taken on each side:
     :math:`\mathrm{tr}\, O f(A) = E\, w^H O w` with :math:`w = f^{1/2}(A) \omega`.
 
-    Memory for the bases of all probes, as long as they fit in 128 MB and 640 columns.
+    Memory for the bases of all probes, as long as they fit in 64 MB and 640 columns.
 
     References
     ----------

@@ -22,6 +22,7 @@ from .._arrays import (
     coldot,
     colnorm2,
     constant,
+    copied,
     device_of,
     eps_of,
     is_traced,
@@ -103,7 +104,7 @@ class Moments:
 
     def without_basis(self) -> Moments:
         """The moments alone, to be read from, not to be advanced."""
-        return replace(self, rest=self.rest[:1, :], before=None)
+        return replace(self, rest=copied(self.rest[:1, :]), before=None)
 
     def constant(self) -> Moments:
         """The moments without derivatives."""

@@ -23,6 +23,7 @@ from .._arrays import (
     coldot,
     colnorm2,
     constant,
+    copied,
     eps_of,
     magnitude,
     namespace,
@@ -108,7 +109,7 @@ class Krylov:
 
     def without_basis(self) -> Krylov:
         """What A is on the spaces, without their bases: small, to be read from, not advanced."""
-        return replace(self, rest=self.rest[:, :1, :], panels=(), right=None)
+        return replace(self, rest=copied(self.rest[:, :1, :]), panels=(), right=None)
 
     def constant(self) -> Krylov:
         """The spaces without derivatives, nor those of further steps."""

@@ -11,15 +11,15 @@ from .chebyshev import Space
 from .cross_fitting import Fold
 from .observable import Observed
 
-MEGABYTES = 128  # of bases at a time, and of those that are kept
-MOST_COLUMNS = 640  # of bases that are kept
+MEGABYTES = 128  # of bases at a time
+MOST_COLUMNS, MOST_MEGABYTES = 640, 64  # of bases that are kept
 LEAST_COLUMNS = 30  # of all spaces, for probes to have others worth being deflated by
 LOOK_AHEAD = 0.5  # of what is left, that twice the depth may cost
 
 
 def most_columns(A: LinearOperator) -> int:
     """Columns of bases that may be kept."""
-    return min(MOST_COLUMNS, MEGABYTES * 2**20 // (max(A.shape[0], 1) * itemsize(A)))
+    return min(MOST_COLUMNS, MOST_MEGABYTES * 2**20 // (max(A.shape[0], 1) * itemsize(A)))
 
 
 def is_independent(probes: Probes) -> bool:
