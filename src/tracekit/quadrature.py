@@ -9,13 +9,37 @@ __all__ = ["Chebyshev", "Lanczos", "chebyshev", "lanczos"]
 
 
 class Lanczos(NamedTuple):
-    """Lanczos; made by `lanczos`."""
+    """Lanczos; made by `lanczos`.
+
+    Parameters
+    ----------
+    reorthogonalise : bool or None, optional
+        As `lanczos` takes it.
+
+    Examples
+    --------
+    >>> import tracekit as tk
+    >>> tk.quadrature.lanczos(reorthogonalise=False)
+    Lanczos(reorthogonalise=False)
+    """
 
     reorthogonalise: bool | None = None
 
 
 class Chebyshev(NamedTuple):
-    """Chebyshev moments; made by `chebyshev`."""
+    """Chebyshev moments; made by `chebyshev`.
+
+    Parameters
+    ----------
+    interval : (float, float) or None, optional
+        As `chebyshev` takes it.
+
+    Examples
+    --------
+    >>> import tracekit as tk
+    >>> tk.quadrature.chebyshev(interval=(0.0, 8.0))
+    Chebyshev(interval=(0.0, 8.0))
+    """
 
     interval: tuple[float, float] | None = None
 

@@ -829,8 +829,8 @@ def test_on_a_real_terminal(folder, variables, bold):
     code, text = on_a_terminal(folder, *arguments, **variables)
     assert code == 0
     assert "\r0 products" in text
-    assert re.search(r"\r8 products, -?[\d.]+ \(-?[\d.]+ to [\d.]+\), 0\.\d s", text)
-    assert re.search(r"\r32 products, 1\.\d+ \(1\.\d+ to 1\.\d+\), 0\.\d s", text)
+    assert re.search(r"\r8 products, -?[\d.]+ \(-?[\d.]+ to [\d.]+\), [\d.]+ s", text)
+    assert re.search(r"\r32 products, 1\.\d+ \(1\.\d+ to 1\.\d+\), [\d.]+ s", text)
     assert (f"{ESCAPE}[1m" in text) == bold
     assert (ESCAPE in text) == bold
 

@@ -182,3 +182,14 @@ def test_gradients_ask_for_bases():
     A = torch.asarray(known_spectrum(FLAT)).requires_grad_()
     with pytest.raises(ValueError, match="bases"):
         tk.logdet(A, 60, rng=0, quadrature=LIGHT)
+
+
+@pytest.mark.parametrize("options", [{}, {"deflate": 0}, {"quadrature": LIGHT}])
+def test_what_has_not_settled_says_so_in_every_library(lib: Library, options):
+    A = lib.array(known_spectrum(np.geomspace(1e-6, 1.0, 200)))
+    found = tk.logdet(A, 60, rng=0, **options)
+    assert not found.converged
+    assert not np.isfinite(lib.numpy(found.standard_error))
+    low, high = found.confidence_interval()
+    assert lib.numpy(low) == -np.inf
+    assert lib.numpy(high) == np.inf

@@ -217,8 +217,10 @@ class Estimate:
 
         Returns
         -------
-        low, high : array
+        low : array
             0-d, in the library and dtype of the value; the value itself where it is exact.
+        high : array
+            The same.
 
         Raises
         ------

@@ -154,12 +154,14 @@ def combined(
             size = size + xp.abs(cv.exact_part)
         nothing = (quadrature > SHARE * size) | (size == 0)
         unknown = xp.where(nothing, xp.full_like(size, math.inf), size)
-        quadrature = xp.where(depth.settled, quadrature, xp.hypot(quadrature, unknown))
+        unsettled = xp.hypot(quadrature, unknown)
+        flags = depth.settled
+        quadrature = unsettled if flags is False else xp.where(flags, quadrature, unsettled)
     both = xp.hypot(monte_carlo, quadrature)
     return replace(
         found,
         standard_error=both,
-        converged=depth.settled is True or bool(xp.all(depth.settled)),
+        converged=depth.settled if isinstance(depth.settled, bool) else bool(xp.all(depth.settled)),
         kept=ErrorParts(monte_carlo, quadrature, solve_error(batches)),
     )
 

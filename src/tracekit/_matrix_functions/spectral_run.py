@@ -29,16 +29,17 @@ BREADTH = 1.5  # depth over the root of the products
 class SpectralRun:
     """Probes, and what a Hermitian operator is on their Krylov spaces; made by `spectral_run`.
 
-    Any function of the operator is read from it without further products. It grows in place.
+    Any function of the operator is read from it without further products, of which it has spent
+    ``num_matvecs``. It grows in place.
 
-    Attributes
+    Parameters
     ----------
-    num_matvecs : int
-        Products spent.
-    num_probes : int
-        Probes.
-    depth : int
-        Lanczos steps of each.
+    A : LinearOperator
+        That of `spectral_run`.
+    source : Source
+        Its generator.
+    probes : callable
+        Its distribution.
 
     Examples
     --------
@@ -95,7 +96,6 @@ class SpectralRun:
         -------
         Estimate
             As of `trace`.
-
         """
         return self._read(log, "logdet", plain=True)
 
@@ -188,6 +188,7 @@ class SpectralRun:
         Returns
         -------
         SpectralDensity
+            As of `spectral_density`.
         """
         if self._spaces is None:
             x = self._eigenvalues
