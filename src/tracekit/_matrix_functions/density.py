@@ -10,9 +10,10 @@ import numpy as np
 
 from .._arrays import Array, Rng, device_of, namespace, to_host, to_number
 from .._estimates import checked_budget, plot_density
-from .._operators import square
+from .._operators import all_columns_cost, square
 from .._sketches import gauss, lanczos
 from ..probes import Source, distributions
+from .request import eigenvalues, is_affordable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,7 +128,9 @@ def spectral_density(
     A : LinearOperator or anything that `as_operator` reads
         Hermitian, of dimension n.
     num_matvecs : int
-        Products m to spend: `depth` for each probe (``2 depth - 1`` if A was made by `gram`).
+        Products m to spend: `depth` for each probe (``2 depth - 1`` if A was made by `gram`). From
+        n products on (the lesser dimension of L, if A is ``L L^H``), where n^2 numbers fit in a
+        gigabyte, all eigenvalues are computed, unless `depth` is given.
     rng : None, int, or generator, optional
         As for `hutchinson`.
     depth : int, optional
@@ -161,6 +164,9 @@ def spectral_density(
     True
     """
     A, m = square(A, "spectral density"), checked_budget(num_matvecs)
+    if depth is None and is_affordable(A, m):
+        x = eigenvalues(A)
+        return SpectralDensity(x, A.xp.ones_like(x) / x.shape[0], all_columns_cost(A), x.shape[0])
     n, most = A.shape[0], m if A.factor is None else (m + 1) // 2
     depth = 2 * math.isqrt(m) if depth is None else checked_budget(depth, "depth")
     depth = min(depth, n, most)
