@@ -82,5 +82,5 @@ class Noted:
 
 def in_precision(X: Array, read: Read) -> Array:
     """Numbers in the precision of the parameter that was read."""
-    own = read.seen.ghost.dtype
+    own = read.seen.storage_view.dtype
     return X.to(own.to_complex() if X.is_complex() else own)

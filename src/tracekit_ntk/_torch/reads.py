@@ -16,18 +16,18 @@ from .._factors import Dense, Lookup, Outer, Use
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class TrackedView:
     """A tensor that is a parameter, or a view of one, or a multiple of that."""
 
     name: str
-    ghost: Array  # the same view of the parameter's own memory, without a graph
+    storage_view: Array  # the same view of the parameter's own memory, without a graph
     tensor: Array
     scale: float = 1.0
 
     @property
     def size(self) -> int:
         """Entries of the whole parameter."""
-        return int(self.ghost.untyped_storage().nbytes() // self.ghost.element_size())
+        return int(self.storage_view.untyped_storage().nbytes() // self.storage_view.element_size())
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Read:
     with one `kind`, if any, are put together along S before that.
     """
 
-    seen: Seen
+    seen: TrackedView
     op: str
     out: Array
     positions: int  # axes that hold samples or positions
@@ -64,7 +64,7 @@ class Call:
         return dict(zip(names.split(), self.args, strict=False)) | self.kwargs
 
 
-Rule = Callable[[Call, Seen], Read | None]
+Rule = Callable[[Call, TrackedView], Read | None]
 
 
 class Letters(NamedTuple):
@@ -79,11 +79,13 @@ class Letters(NamedTuple):
     where: tuple[int, bool] | None
 
 
-def contraction(op: str, spec: str, x: Array, seen: Seen, out: Array, factor: float = 1,
+def contraction(op: str, spec: str, x: Array, seen: TrackedView, out: Array, factor: float = 1,
                  drop: str = "") -> Read | None:  # fmt: skip
     """``einsum("a,w->y", x, W)``: the letters say what is summed, shared and kept."""
-    ghost = seen.ghost
-    letters = _letters(spec, drop, ghost.shape, ghost.stride(), ghost.storage_offset())
+    storage_view = seen.storage_view
+    letters = _letters(
+        spec, drop, storage_view.shape, storage_view.stride(), storage_view.storage_offset()
+    )
     if letters is None or not isinstance(x, torch.Tensor):
         return None
     summed, to_data, to_positions, positions, (g, d, m), order, where = letters
@@ -103,7 +105,7 @@ def contraction(op: str, spec: str, x: Array, seen: Seen, out: Array, factor: fl
         X, G = X.transpose(1, 2), G.reshape(N, M, S, g, m).transpose(2, 3)
         if where is not None:
             return Outer(X, G, where[1], where[0])
-        return scattered(Outer(X, G, True).dense(), ghost.permute(order), seen.size)
+        return scattered(Outer(X, G, True).dense(), storage_view.permute(order), seen.size)
 
     return Read(seen, op, out, positions, arrange, data, use, (x,), (op, where, g, d, m))
 
@@ -134,23 +136,23 @@ def _letters(
     return Letters(summed, to_data, to_positions, len(rest), (g, d, m), sum(order, ()), where)
 
 
-def real_parts(X: Array, G: Array, seen: Seen) -> tuple[Array, Array]:
+def real_parts(X: Array, G: Array, seen: TrackedView) -> tuple[Array, Array]:
     """The real part of products of complex numbers, by real ones at twice the positions.
 
     Of the data (N, S, ...) and derivatives (N, O, S, ...) of a real parameter.
     """
-    if seen.ghost.is_complex() or not G.is_complex():
+    if seen.storage_view.is_complex() or not G.is_complex():
         return X, G
     if not X.is_complex():
         return X, G.real
     return torch.cat([X.real, X.imag], 1), torch.cat([G.real, -G.imag], 2)
 
 
-def layout(seen: Seen, groups: Sequence[int], inner: Sequence[int], outer: Sequence[int]
+def layout(seen: TrackedView, groups: Sequence[int], inner: Sequence[int], outer: Sequence[int]
             ) -> tuple[int, bool] | None:  # fmt: skip
     """Start of a parameter's block, and whether it lies as (g, d, w) rather than (g, w, d)."""
-    ghost, order = seen.ghost, (tuple(groups), tuple(inner), tuple(outer))
-    return _layout(ghost.shape, ghost.stride(), ghost.storage_offset(), order)
+    storage_view, order = seen.storage_view, (tuple(groups), tuple(inner), tuple(outer))
+    return _layout(storage_view.shape, storage_view.stride(), storage_view.storage_offset(), order)
 
 
 def _layout(
@@ -180,16 +182,16 @@ def scattered(J: Array, entries: Array, size: int) -> Use:
     return Dense(J.new_zeros((*J.shape[:2], size)).index_add_(2, index, J))
 
 
-def direct(op: str, out: Array, seen: Seen, factor: Any, tail: Sequence[int] | None = None,
+def direct(op: str, out: Array, seen: TrackedView, factor: Any, tail: Sequence[int] | None = None,
             cut: tuple[int, int, int] | None = None) -> Read | None:  # fmt: skip
     """Entries that are multiplied by `factor` and added, each to some axes of the output.
 
     `tail` are the axes of the output that those of the parameter are: the last ones by default.
     """
-    ghost, offset = seen.ghost, seen.ghost.storage_offset()
-    last = tuple(range(out.ndim - ghost.ndim, out.ndim) if tail is None else tail)
+    storage_view, offset = seen.storage_view, seen.storage_view.storage_offset()
+    last = tuple(range(out.ndim - storage_view.ndim, out.ndim) if tail is None else tail)
     to_positions, positions, sizes, steps, whole = _entries(
-        ghost.shape, ghost.stride(), out.ndim, last
+        storage_view.shape, storage_view.stride(), out.ndim, last
     )
     tensor = factor if isinstance(factor, torch.Tensor) else None
 
@@ -208,10 +210,10 @@ def direct(op: str, out: Array, seen: Seen, factor: Any, tail: Sequence[int] | N
             X, G = X.reshape(N, S, -1), G.reshape(N, M, S, -1)
             J = torch.einsum("nosk,nsk->nok", G, X.to(G.dtype))
             J = J if seen.scale == 1 else J * seen.scale
-        J = J if ghost.is_complex() or not J.is_complex() else J.real
+        J = J if storage_view.is_complex() or not J.is_complex() else J.real
         if whole:
             return Dense(J, offset)
-        return scattered(J, ghost.as_strided(sizes, steps, offset), seen.size)
+        return scattered(J, storage_view.as_strided(sizes, steps, offset), seen.size)
 
     kind = (op, factor, steps, offset) if tensor is None else None
     return Read(seen, op, out, positions, arrange, None if tensor is None else data, use,
@@ -231,14 +233,14 @@ def _entries(
     return (0, *(i + 1 for i in rest + axes)), len(rest), sizes, steps, whole
 
 
-def lookup(op: str, call: Call, seen: Seen, ids: Array, padding: int | None) -> Read | None:
+def lookup(op: str, call: Call, seen: TrackedView, ids: Array, padding: int | None) -> Read | None:
     where = layout(seen, [], [0], [1])
     if where is None or not where[1]:
         return None
-    rows, scale = seen.ghost.shape[0], seen.scale
+    rows, scale = seen.storage_view.shape[0], seen.scale
 
     def use(ids: Array, G: Array) -> Use:
-        G = G if seen.ghost.is_complex() or not G.is_complex() else G.real
+        G = G if seen.storage_view.is_complex() or not G.is_complex() else G.real
         G = G if scale == 1 else G * scale
         G = G if padding is None else G * (ids != padding)[:, None, :, None]
         return Lookup(ids, G, rows, where[0])

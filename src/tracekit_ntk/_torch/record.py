@@ -22,8 +22,8 @@ from .._derivatives import checks
 from .cotangents import Cotangents, Plain, largest
 from .derivatives import unflatten
 from .passes import MORE_RUNS, generator_state, is_array, is_inexact
-from .reads import Call, Read, Seen, through
-from .recurrent import CELLS, lean
+from .reads import Call, Read, TrackedView, through
+from .recurrent import CELLS, states_only
 from .reverse import JOINTS, Edge, Way, batched_grad, below, cut, each, edge_of, last_joint
 from .rules import COPIES, NEGATIONS, RULES, SCALES, VIEWS
 
@@ -73,7 +73,7 @@ class Network:
         """Derivatives of each row's sum of outputs by what every operation gave."""
         if not self.output.requires_grad:
             return [None] * len(self.edges)
-        with lean():
+        with states_only():
             found = self._sweep(rows, self.way if way is None else way)
         return each(lambda g: g.conj() if g.is_complex() else g, found)
 
@@ -155,12 +155,12 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         self.dtypes = {p.dtype for p in params.values()}
         self.reads: list[tuple[Read, Edge]] = []
         self.versions: list[tuple[Array, int]] = []
-        self._seen: dict[int, Seen] = {}
-        self._events: list[tuple[Seen, Any]] = []
+        self._seen: dict[int, TrackedView] = {}
+        self._events: list[tuple[TrackedView, Any]] = []
         for name, p in params.items():
             if p.numel() == 0:
                 continue
-            self._seen[id(p)] = Seen(name, p.detach(), p)
+            self._seen[id(p)] = TrackedView(name, p.detach(), p)
         with torch.enable_grad():
             self._leaves = {id(p): edge_of(p) for p in params.values()}
         self.ends = {node for node, _ in self._leaves.values()}
@@ -194,7 +194,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             self.dtypes.add(out.dtype)
         return out
 
-    def _note(self, rule: Callable[..., Any], call: Call, found: list[Seen]) -> None:
+    def _note(self, rule: Callable[..., Any], call: Call, found: list[TrackedView]) -> None:
         if is_functorch_wrapped_tensor(call.out):  # of a derivative or a map inside
             return
         edge = edge_of(call.out)
@@ -229,35 +229,37 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             other = 1
         if func in SCALES and len(args) == 2 and (factor := _scalar(args[other])) is not None:
             factor = factor if SCALES[func] == 1 else 1 / factor
-            return lambda seen: [(seen.ghost, seen.scale * factor)]
+            return lambda seen: [(seen.storage_view, seen.scale * factor)]
         if func in NEGATIONS:
-            return lambda seen: [(seen.ghost, -seen.scale)]
+            return lambda seen: [(seen.storage_view, -seen.scale)]
         if func not in VIEWS or _indexed(func, args):
             return None
         if func in COPIES:
-            return lambda seen: [(seen.ghost, seen.scale)]
+            return lambda seen: [(seen.storage_view, seen.scale)]
 
-        def shown(seen: Seen) -> list[tuple[Array, float]]:
+        def shown(seen: TrackedView) -> list[tuple[Array, float]]:
             with torch.no_grad():
-                made = func(seen.ghost, *args[1:], **kwargs)
+                made = func(seen.storage_view, *args[1:], **kwargs)
             made = [made] if isinstance(made, torch.Tensor) else list(made)
-            return [(ghost, seen.scale) for ghost in made]
+            return [(storage_view, seen.scale) for storage_view in made]
 
         return shown
 
-    def _derive(self, view: Any, seen: Seen, out: Any) -> None:
+    def _derive(self, view: Any, seen: TrackedView, out: Any) -> None:
         """Keep a view of a parameter, which is watched from now on like the parameter."""
         outs = [out] if isinstance(out, torch.Tensor) else list(out)
         outs = [o for o in outs if o.requires_grad and o is not seen.tensor]
         outs = [o for o in outs if not is_functorch_wrapped_tensor(o)]
         if not outs:
             return
-        memory = seen.ghost.untyped_storage().data_ptr()
-        ghosts = view(seen)
-        if any(ghost.untyped_storage().data_ptr() != memory for ghost, _ in ghosts):
+        memory = seen.storage_view.untyped_storage().data_ptr()
+        storage_views = view(seen)
+        if any(
+            storage_view.untyped_storage().data_ptr() != memory for storage_view, _ in storage_views
+        ):
             return  # copied in another order: not followed
-        for tensor, (ghost, scale) in zip(outs, ghosts, strict=True):
-            self._seen[id(tensor)] = Seen(seen.name, ghost, tensor, scale)
+        for tensor, (storage_view, scale) in zip(outs, storage_views, strict=True):
+            self._seen[id(tensor)] = TrackedView(seen.name, storage_view, tensor, scale)
         self._events += [(seen, node) for node in {edge_of(tensor)[0] for tensor in outs}]
 
     def finish(self, y: Array) -> tuple[list[tuple[Read, Edge]], dict[str, str], Any]:

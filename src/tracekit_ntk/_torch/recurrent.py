@@ -39,7 +39,7 @@ class Gates(torch.autograd.Function):  # type: ignore[misc]
     The derivative by the old state takes in the way through `h`, which must not depend on it.
     """
 
-    lean = False  # whether derivatives by `i` and `h` are left out: see `lean`
+    states_only = False  # whether derivatives by `i` and `h` are left out: see `states_only`
     SMALL, LARGE = 2**18, 2**24  # numbers in the derivative by the old state: kept; not made
 
     @staticmethod
@@ -63,7 +63,7 @@ class Gates(torch.autograd.Function):  # type: ignore[misc]
         """Rows times the derivative of state by state, which is made of what was kept."""
         di, dh, z, weight = ctx.saved_tensors
         H = z.shape[-1]
-        skip = Gates.lean
+        skip = Gates.states_only
         to_i = None if skip and ctx.only else torch.cat([g, g, g], -1) * di
         to_h = None if skip else torch.cat([g, g, g], -1) * dh
         if z.numel() * H > Gates.LARGE:
@@ -77,13 +77,13 @@ class Gates(torch.autograd.Function):  # type: ignore[misc]
 
 
 @contextmanager
-def lean() -> Iterator[None]:
+def states_only() -> Iterator[None]:
     """Reverse passes that are after the derivatives by states, not by what makes the gates."""
-    Gates.lean = True
+    Gates.states_only = True
     try:
         yield
     finally:
-        Gates.lean = False
+        Gates.states_only = False
 
 
 def gru_step(x: Array, h: Array, weights: Sequence[Array], watch: Any) -> Array:

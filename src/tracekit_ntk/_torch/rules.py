@@ -20,7 +20,7 @@ from .reads import (
     Call,
     Read,
     Rule,
-    Seen,
+    TrackedView,
     contraction,
     direct,
     layout,
@@ -32,30 +32,32 @@ from .reads import (
 # --- products -----------------------------------------------------------------------------------
 
 
-def linear(call: Call, seen: Seen) -> Read | None:
+def linear(call: Call, seen: TrackedView) -> Read | None:
     """``x @ W.T + b``."""
     got = call.bind("input weight bias")
     if got.get("bias") is seen.tensor:
         return direct("linear", call.out, seen, 1)
-    if got["weight"] is not seen.tensor or seen.ghost.ndim != 2:
+    if got["weight"] is not seen.tensor or seen.storage_view.ndim != 2:
         return None
     rest = "abcdefghijkl"[: got["input"].ndim - 1]
     return contraction("linear", f"{rest}y,zy->{rest}z", got["input"], seen, call.out)
 
 
-def matmul(call: Call, seen: Seen) -> Read | None:
+def matmul(call: Call, seen: TrackedView) -> Read | None:
     """``x @ W`` or ``W @ x``, of vectors, matrices or batches of them."""
     first, second = list(call.bind("input other").values())[:2]
     x, left = (second, True) if first is seen.tensor else (first, False)
     theirs, ours, y = _matmul_letters(first.ndim, second.ndim, left)
-    lone = "".join(c for c, n in zip(ours, seen.ghost.shape, strict=True) if n == 1 and c < "x")
+    lone = "".join(
+        c for c, n in zip(ours, seen.storage_view.shape, strict=True) if n == 1 and c < "x"
+    )
     if len(theirs) > 2:
         sizes = dict(zip(y, call.out.shape, strict=True))
         x = x.expand([sizes.get(c, n) for c, n in zip(theirs, x.shape, strict=True)])
     return contraction("matmul", f"{theirs},{ours}->{y}", x, seen, call.out, drop=lone)
 
 
-def addmm(call: Call, seen: Seen) -> Read | None:
+def addmm(call: Call, seen: TrackedView) -> Read | None:
     """``beta * b + alpha * x @ W``."""
     got = call.bind("input mat1 mat2")
     alpha, beta = got.get("alpha", 1), got.get("beta", 1)
@@ -66,7 +68,7 @@ def addmm(call: Call, seen: Seen) -> Read | None:
     return contraction("addmm", "yz,ay->az", got["mat2"], seen, call.out, factor=alpha)
 
 
-def einsum(call: Call, seen: Seen) -> Read | None:
+def einsum(call: Call, seen: TrackedView) -> Read | None:
     """``einsum(equation, x, W)`` of two operands."""
     equation, *operands = call.args
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
@@ -94,7 +96,7 @@ def einsum(call: Call, seen: Seen) -> Read | None:
 def convolution(dims: int, op: str) -> Rule:
     """A convolution over `dims` axes, as a product with patches."""
 
-    def rule(call: Call, seen: Seen) -> Read | None:
+    def rule(call: Call, seen: TrackedView) -> Read | None:
         got = call.bind("input weight bias stride padding dilation groups")
         x, out, groups = got["input"], call.out, got.get("groups", 1)
         if x.ndim != dims + 2 or x is seen.tensor:
@@ -108,7 +110,7 @@ def convolution(dims: int, op: str) -> Rule:
             return direct(op, out, seen, 1, (1,))
         if got["weight"] is not seen.tensor:
             return None
-        weight = seen.ghost
+        weight = seen.storage_view
         where = layout(seen, [], list(range(1, dims + 2)), [0])
         kernel = tuple(weight.shape[2:])
         step, hole = _each(got.get("stride", 1), dims), _each(got.get("dilation", 1), dims)
@@ -135,14 +137,14 @@ def convolution(dims: int, op: str) -> Rule:
 def transposed_convolution(dims: int, op: str) -> Rule:
     """A transposed convolution over `dims` axes: each input entry times a patch of the output."""
 
-    def rule(call: Call, seen: Seen) -> Read | None:
+    def rule(call: Call, seen: TrackedView) -> Read | None:
         got = call.bind("input weight bias stride padding output_padding groups dilation")
         x, out, groups = got["input"], call.out, got.get("groups", 1)
         if x.ndim != dims + 2 or x is seen.tensor:
             return None
         if got.get("bias") is seen.tensor:
             return direct(op, out, seen, 1, (1,))
-        weight, kernel = seen.ghost, tuple(seen.ghost.shape[2:])
+        weight, kernel = seen.storage_view, tuple(seen.storage_view.shape[2:])
         step, hole, low, more = (
             _each(got.get(name, default), dims) for name, default in
             (("stride", 1), ("dilation", 1), ("padding", 0), ("output_padding", 0))
@@ -169,32 +171,32 @@ def transposed_convolution(dims: int, op: str) -> Rule:
     return rule
 
 
-def embedding(call: Call, seen: Seen) -> Read | None:
+def embedding(call: Call, seen: TrackedView) -> Read | None:
     """``W[ids]``; the row of `padding_idx` has no derivative."""
     got = call.bind("input weight padding_idx max_norm norm_type scale_grad_by_freq")
     if got["weight"] is not seen.tensor or got.get("max_norm") or got.get("scale_grad_by_freq"):
         return None
-    padding, rows = got.get("padding_idx"), seen.ghost.shape[0]
+    padding, rows = got.get("padding_idx"), seen.storage_view.shape[0]
     return lookup(
         "embedding", call, seen, got["input"], None if padding is None else padding % rows
     )
 
 
-def getitem(call: Call, seen: Seen) -> Read | None:
+def getitem(call: Call, seen: TrackedView) -> Read | None:
     """``W[ids]`` by an array of integers."""
     table, index = call.args[:2]
     index = index[0] if isinstance(index, tuple) and len(index) == 1 else index
     if table is not seen.tensor or not isinstance(index, torch.Tensor):
         return None
-    if index.dtype in (torch.bool, torch.uint8) or seen.ghost.ndim != 2:
+    if index.dtype in (torch.bool, torch.uint8) or seen.storage_view.ndim != 2:
         return None
-    return lookup("lookup", call, seen, index % seen.ghost.shape[0], None)
+    return lookup("lookup", call, seen, index % seen.storage_view.shape[0], None)
 
 
-def index_select(call: Call, seen: Seen) -> Read | None:
+def index_select(call: Call, seen: TrackedView) -> Read | None:
     """Rows of a table by number."""
     got = call.bind("input dim index")
-    if got["dim"] != 0 or seen.ghost.ndim != 2 or got["input"] is not seen.tensor:
+    if got["dim"] != 0 or seen.storage_view.ndim != 2 or got["input"] is not seen.tensor:
         return None
     return lookup("lookup", call, seen, got["index"], None)
 
@@ -202,23 +204,23 @@ def index_select(call: Call, seen: Seen) -> Read | None:
 # --- sums and scales ----------------------------------------------------------------------------
 
 
-def added(call: Call, seen: Seen) -> Read | None:
+def added(call: Call, seen: TrackedView) -> Read | None:
     """A bias: ``x + b`` or ``b + x``."""
     return direct("add", call.out, seen, call.kwargs.get("alpha", 1) if _second(call, seen) else 1)
 
 
-def subtracted(call: Call, seen: Seen) -> Read | None:
+def subtracted(call: Call, seen: TrackedView) -> Read | None:
     """``x - b`` or ``b - x``."""
     return direct("sub", call.out, seen, -call.kwargs.get("alpha", 1) if _second(call, seen) else 1)
 
 
-def multiplied(call: Call, seen: Seen) -> Read | None:
+def multiplied(call: Call, seen: TrackedView) -> Read | None:
     """A scale: ``W * x``."""
     x = next((a for a in call.args if a is not seen.tensor), None)
     return direct("mul", call.out, seen, x) if isinstance(x, torch.Tensor) else None
 
 
-def divided(call: Call, seen: Seen) -> Read | None:
+def divided(call: Call, seen: TrackedView) -> Read | None:
     """``W / x``, or ``x / W``."""
     first, second = call.args[:2]
     if first is seen.tensor:
@@ -226,7 +228,7 @@ def divided(call: Call, seen: Seen) -> Read | None:
     return direct("div", call.out, seen, -call.out / seen.tensor)
 
 
-def concatenated(call: Call, seen: Seen) -> Read | None:
+def concatenated(call: Call, seen: TrackedView) -> Read | None:
     """One of the parts that `cat` puts together."""
     got = call.bind("tensors dim")
     parts, dim = list(got["tensors"]), got.get("dim", 0) % call.out.ndim
@@ -235,7 +237,7 @@ def concatenated(call: Call, seen: Seen) -> Read | None:
     return direct("cat", call.out, seen, 1, cut=(dim, low, size))
 
 
-def layer_norm(call: Call, seen: Seen) -> Read | None:
+def layer_norm(call: Call, seen: TrackedView) -> Read | None:
     """Scale and shift of a LayerNorm."""
     got = call.bind("input normalized_shape weight bias eps")
     x, shape, eps = got["input"], tuple(got["normalized_shape"]), got.get("eps", 1e-5)
@@ -243,7 +245,7 @@ def layer_norm(call: Call, seen: Seen) -> Read | None:
     return _affine("layer_norm", call, got, seen, tail, lambda: F.layer_norm(x, shape, eps=eps))
 
 
-def rms_norm(call: Call, seen: Seen) -> Read | None:
+def rms_norm(call: Call, seen: TrackedView) -> Read | None:
     """Scale of an RMSNorm."""
     got = call.bind("input normalized_shape weight eps")
     x, shape, eps = got["input"], tuple(got["normalized_shape"]), got.get("eps")
@@ -251,14 +253,14 @@ def rms_norm(call: Call, seen: Seen) -> Read | None:
     return _affine("rms_norm", call, got, seen, tail, lambda: F.rms_norm(x, shape, eps=eps))
 
 
-def group_norm(call: Call, seen: Seen) -> Read | None:
+def group_norm(call: Call, seen: TrackedView) -> Read | None:
     """Scale and shift of a GroupNorm."""
     got = call.bind("input num_groups weight bias eps")
     x, groups, eps = got["input"], got["num_groups"], got.get("eps", 1e-5)
     return _affine("group_norm", call, got, seen, (1,), lambda: F.group_norm(x, groups, eps=eps))
 
 
-def batch_norm(call: Call, seen: Seen) -> Read | None:
+def batch_norm(call: Call, seen: TrackedView) -> Read | None:
     """Scale and shift of a BatchNorm."""
     got = call.bind("input running_mean running_var weight bias training momentum eps")
     x, eps, training = got["input"], got.get("eps", 1e-5), got.get("training", False)
@@ -270,7 +272,7 @@ def batch_norm(call: Call, seen: Seen) -> Read | None:
     return _affine("batch_norm", call, got, seen, (1,), normalised)
 
 
-def _affine(op: str, call: Call, got: dict[str, Any], seen: Seen, tail: Sequence[int],
+def _affine(op: str, call: Call, got: dict[str, Any], seen: TrackedView, tail: Sequence[int],
             normalised: Callable[[], Array]) -> Read | None:  # fmt: skip
     if got.get("bias") is seen.tensor:
         return direct(op, call.out, seen, 1, tail)
@@ -279,7 +281,7 @@ def _affine(op: str, call: Call, got: dict[str, Any], seen: Seen, tail: Sequence
     return direct(op, call.out, seen, normalised(), tail)
 
 
-def _second(call: Call, seen: Seen) -> bool:
+def _second(call: Call, seen: TrackedView) -> bool:
     return len(call.args) > 1 and call.args[1] is seen.tensor
 
 
