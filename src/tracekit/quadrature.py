@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Chebyshev", "Lanczos", "chebyshev", "lanczos"]
 
@@ -129,16 +129,21 @@ def chebyshev(interval: tuple[float, float] | None = None) -> Chebyshev:
     """
     if interval is None:
         return Chebyshev()
+    return Chebyshev(checked_interval("interval", interval))
+
+
+def checked_interval(name: str, interval: Any) -> tuple[float, float]:
+    """Refuse what is not two finite increasing numbers."""
     try:
         low, high = (float(x) for x in interval)
     except (TypeError, ValueError):
         low, high = math.nan, math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(
-            f"`interval` must be two finite increasing numbers, got {interval!r}; pass bounds of "
-            "the spectrum, such as (0.1, 8.1)"
+            f"`{name}` must be two finite increasing numbers, got {interval!r}; pass some between "
+            "which all eigenvalues lie"
         )
-    return Chebyshev((low, high))
+    return low, high
 
 
 for _public in (Lanczos, Chebyshev):

@@ -15,7 +15,6 @@ arXiv:2005.10009).
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -25,21 +24,14 @@ from .._arrays import Array, abs2, device_of, eps_of, eye_like, is_traced, names
 from .._estimates import Certified, Estimate
 from .._sketches import gauss
 from ..functions import Function, is_semidefinite, values
+from ..quadrature import checked_interval
 
 ROUNDING = 100  # in units of eps of the largest bound: how far a Ritz value may lie outside
 
 
 def checked_bounds(bounds: Any, f: Function) -> tuple[float, float]:
     """Two finite increasing numbers, for a function that says the signs of its derivatives."""
-    try:
-        low, high = (float(x) for x in bounds)
-    except (TypeError, ValueError):
-        low, high = math.nan, math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(
-            f"`bounds` must be two finite increasing numbers, got {bounds!r}; pass an interval "
-            "that holds the spectrum"
-        )
+    low, high = checked_interval("bounds", bounds)
     if getattr(f, "signs", None) is None:
         raise ValueError(
             "`bounds` need a function whose derivatives have signs that are known; pass log, "

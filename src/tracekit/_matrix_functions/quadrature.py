@@ -216,14 +216,13 @@ def plainly(
     method: str,
     *,
     at: Batch | None = None,
-    change: Array | None = None,
     solves: bool = False,
 ) -> Estimate:
     """What spaces of the operator itself say of f, and of its slope, where values are known."""
     cv = ControlVariate(K.operator)
 
     def say(g: Function, batch: Batch) -> Estimate:
-        return combined(g, cv, [batch], folds, depth, probes, spent, method, change=change)
+        return combined(g, cv, [batch], folds, depth, probes, spent, method)
 
     if not (is_traced(K.seen) or is_differentiated(K.seen) or solves):
         g = and_slope(f)

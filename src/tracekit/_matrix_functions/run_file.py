@@ -166,12 +166,23 @@ def _refuse_others(runs: list[Any], spaces: list[Spaces]) -> None:
             f"runs of depths {sorted({part.depth for part in spaces})} do not add up; extend them "
             "to one depth first"
         )
-    seen: set[complex] = set()
+    seen: set[tuple[complex, ...]] = set()
     for part in spaces:
-        numbers = {complex(x) for x in to_host(part.read().seen).ravel()}
-        if seen & numbers:
+        told_by = _coefficients(part.read())
+        if seen & told_by:
             raise ValueError("two of the runs share probes; merge runs of different seeds")
-        seen |= numbers
+        seen |= told_by
+
+
+def _coefficients(K: Any) -> set[tuple[complex, ...]]:
+    """What tells probes apart: all that Lanczos found of each whose space has not ended.
+
+    One number would not do: forms of signs with a graph are integers, and equal by chance. Spaces
+    that end are the same for many probes.
+    """
+    rows = np.stack([to_host(D)[:, 0, 0] for D in K.diagonal], axis=-1)
+    lasting = to_host(K.alive[-1])[:, 0] != 0
+    return {tuple(complex(x) for x in row) for row in rows[lasting]}
 
 
 def _of_krylov(name: str, K: Krylov) -> dict[str, Any]:

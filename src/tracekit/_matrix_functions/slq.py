@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -88,16 +89,16 @@ def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Ar
     if request.quadrature != Chebyshev():
         return sampled(request, rng, method)
     A, counter = counted(request.A)
-    for margin in WIDER:
-        left = request.budget - counter.total
-        try:
-            again = request._replace(A=A, budget=left, margin=margin)
-            estimate, terms = sampled(again, rng, method)
-            return replace(estimate, num_matvecs=counter.total), terms
-        except OutsideError:
-            if margin == WIDER[-1]:
-                raise
-    raise AssertionError
+
+    def found(margin: float) -> tuple[Estimate, Array | None]:
+        again = request._replace(A=A, budget=request.budget - counter.total, margin=margin)
+        estimate, terms = sampled(again, rng, method)
+        return replace(estimate, num_matvecs=counter.total), terms
+
+    for margin in WIDER[:-1]:
+        with suppress(OutsideError):
+            return found(margin)
+    return found(WIDER[-1])
 
 
 def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
