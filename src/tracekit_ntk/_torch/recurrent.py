@@ -15,7 +15,7 @@ from tracekit._arrays import Array
 Step = Callable[[Array, Any, Sequence[Array], Any], Any]
 
 
-class Rows(torch.autograd.Function):  # type: ignore[misc]
+class BatchedRowProduct(torch.autograd.Function):  # type: ignore[misc]
     """Rows (..., H) times matrices (..., H, H); a batch of rows shares its matrices."""
 
     @staticmethod
@@ -33,7 +33,7 @@ class Rows(torch.autograd.Function):  # type: ignore[misc]
         return torch.matmul(g.movedim(dims[0], -2), A), g.ndim - 2
 
 
-class Gates(torch.autograd.Function):  # type: ignore[misc]
+class GRUCell(torch.autograd.Function):  # type: ignore[misc]
     """A GRU's next state, from the products `i` with the input and `h` with the old state.
 
     The derivative by the old state takes in the way through `h`, which must not depend on it.
@@ -63,33 +63,33 @@ class Gates(torch.autograd.Function):  # type: ignore[misc]
         """Rows times the derivative of state by state, which is made of what was kept."""
         di, dh, z, weight = ctx.saved_tensors
         H = z.shape[-1]
-        skip = Gates.states_only
+        skip = GRUCell.states_only
         to_i = None if skip and ctx.only else torch.cat([g, g, g], -1) * di
         to_h = None if skip else torch.cat([g, g, g], -1) * dh
-        if z.numel() * H > Gates.LARGE:
+        if z.numel() * H > GRUCell.LARGE:
             return to_i, to_h, (torch.cat([g, g, g], -1) * dh) @ weight + g * z, None, None
         A = ctx.kept
         if A is None:
             A = torch.einsum("...kh,khj->...hj", dh.unflatten(-1, (3, H)), weight.view(3, H, H))
             A = A + torch.diag_embed(z)
-            ctx.kept = A if A.numel() <= Gates.SMALL else None
-        return to_i, to_h, Rows.apply(g, A), None, None
+            ctx.kept = A if A.numel() <= GRUCell.SMALL else None
+        return to_i, to_h, BatchedRowProduct.apply(g, A), None, None
 
 
 @contextmanager
 def states_only() -> Iterator[None]:
     """Reverse passes that are after the derivatives by states, not by what makes the gates."""
-    Gates.states_only = True
+    GRUCell.states_only = True
     try:
         yield
     finally:
-        Gates.states_only = False
+        GRUCell.states_only = False
 
 
 def gru_step(x: Array, h: Array, weights: Sequence[Array], watch: Any) -> Array:
     """The next state of a GRU, whose reads are noted as those of the state it gives."""
     w_ih, w_hh, b_ih, b_hh = weights
-    if watch.graph:  # `Gates` has no derivative of its own
+    if watch.graph:  # `GRUCell` has no derivative of its own
         with watch:
             i, j = F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh)
             (ir, iz, a), (hr, hz, b) = i.chunk(3, -1), j.chunk(3, -1)
@@ -97,7 +97,7 @@ def gru_step(x: Array, h: Array, weights: Sequence[Array], watch: Any) -> Array:
             return n + z * (h - n)
     old = h.detach()
     i, j = F.linear(x, w_ih, b_ih), F.linear(old, w_hh, b_hh)
-    new = Gates.apply(i, j, h, w_hh.detach(), not x.requires_grad)
+    new = GRUCell.apply(i, j, h, w_hh.detach(), not x.requires_grad)
     if new.grad_fn is not None:
         di, dh, *_ = new.grad_fn.saved_tensors
         watch.through((x, w_ih, b_ih), i, new, di)
