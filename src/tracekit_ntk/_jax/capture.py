@@ -18,9 +18,9 @@ from .._derivatives import checks
 from .._factors import Dense, Use, stack
 from .derivatives import detached, inputs, traced_batch, traced_whole
 from .derivatives import leaves as named_leaves
-from .interpreter import perturbed, places
+from .interpreter import find_reads, perturbed
 from .programs import Traced, keep, replaced, reverses
-from .reads import Loop, Site, readings, zeros
+from .reads import Loop, Read, each_read, zeros
 from .trials import Trials, Values
 from .uses import cast, complex_use, factor, gradient, wide
 
@@ -161,10 +161,10 @@ class Plan:
         self.batch, self.one, self.parameters, self.apart = batch, one, parameters, apart
         self.whole, self.tried = one is batch, False
         self.output = one.output
-        self.places = places(one, parameters, apart)
-        slots = dict(enumerate(self.places.slots))
+        self.reads = find_reads(one, parameters, apart)
+        slots = dict(enumerate(self.reads.slots))
         self.loops = {k: s for k, s in slots.items() if isinstance(s, Loop) and not s.layered}
-        eps = jax.eval_shape(lambda: zeros(self.places.slots, {}))
+        eps = jax.eval_shape(lambda: zeros(self.reads.slots, {}))
         self.numbers = sum(part.size for part in jax.tree.leaves(eps))
         self.complex = jnp.issubdtype(one.shapes[1][0].dtype, jnp.complexfloating)
         cplx = jnp.issubdtype(self.output.dtype, jnp.complexfloating)
@@ -203,18 +203,18 @@ class Plan:
     def factors(
         self, leaves: list[Array], consts: list[Array], x: Any, columns: Array,
         steps: tuple[tuple[int, int], ...] = (),
-    ) -> tuple[Array, list[tuple[Site, Use]]]:  # fmt: skip
-        """The outputs of one sample, and each reading of a parameter with its factors."""
+    ) -> tuple[Array, list[tuple[Read, Use]]]:  # fmt: skip
+        """The outputs of one sample, and each read of a parameter with its factors."""
         args = [*leaves, *jax.tree.leaves(x)]
         run = partial(perturbed, self.one.jaxpr, consts, args, self.parameters, self.apart)
-        run = partial(run, marks={})
-        y, back, kept = jax.vjp(run, zeros(self.places.slots, dict(steps)), has_aux=True)
+        run = partial(run, loop_eps={})
+        y, back, kept = jax.vjp(run, zeros(self.reads.slots, dict(steps)), has_aux=True)
         halves = [columns, -1j * columns] if self.both_parts else [columns]
         derivatives = [jax.vmap(back)(half)[0] for half in halves]
-        read = [readings(self.places, G, kept) for G in derivatives]
+        by_half = [each_read(self.reads, G, kept) for G in derivatives]
         found = []
-        for parts in zip(*read, strict=True):
-            uses = [factor(site, G, keep, leaves[site.leaf]) for site, G, keep in parts]
+        for parts in zip(*by_half, strict=True):
+            uses = [factor(read, G, keep, leaves[read.leaf]) for read, G, keep in parts]
             found.append((parts[0][0], complex_use(*uses) if self.both_parts else uses[0]))
         return y, found
 
@@ -239,16 +239,16 @@ class Plan:
     def report(
         self, leaves: list[Array], consts: list[Array], x: Any
     ) -> list[tuple[int, str, int, str]]:
-        """Parameter, operation, positions and reason of each place."""
+        """Parameter, operation, positions and reason of each read."""
         if self.while_loop:
             reason = "no reverse mode through a while loop: forward mode, all parameters"
             return [(k, "while", 1, reason) for k in range(len(leaves))]
         columns = jnp.zeros((1, *self.output.shape), self.output.dtype)
-        sites: list[Site] = []
+        reads: list[Read] = []
 
         def shapes(x: Any) -> list[Use]:
             _, found = self.factors(leaves, consts, x, columns)
-            sites.extend(site for site, _ in found)
+            reads.extend(read for read, _ in found)
             return [use for _, use in found]
 
         def positions(use: Use) -> int:
@@ -256,8 +256,8 @@ class Plan:
 
         uses = jax.eval_shape(jax.vmap(shapes), x)
         return [
-            (site.leaf, site.operation, positions(use), site.reason)
-            for site, use in zip(sites, uses, strict=True)
+            (read.leaf, read.operation, positions(use), read.reason)
+            for read, use in zip(reads, uses, strict=True)
         ]
 
     def _reverse(
@@ -274,8 +274,8 @@ class Plan:
         def sample(x: Any, columns: Array) -> tuple[Array, list[list[Use]]]:
             uses: list[list[Use]] = [[] for _ in leaves]
             y, found = self.factors(leaves, consts, x, columns, steps)
-            for site, use in found:
-                uses[site.leaf].append(cast(use, wide(leaves[site.leaf], columns)))
+            for read, use in found:
+                uses[read.leaf].append(cast(use, wide(leaves[read.leaf], columns)))
             return y, uses
 
         ys, found = jax.vmap(sample, (0, 0 if each else None))(x, columns)
@@ -285,8 +285,8 @@ class Plan:
         def sample(x: Any) -> Any:
             args = [*leaves, *jax.tree.leaves(x)]
             run = partial(perturbed, self.one.jaxpr, consts, args, self.parameters, self.apart, {})
-            marks = {k: loop.marks() for k, loop in self.loops.items()}
-            return jax.vjp(run, marks, has_aux=True)[1](column)[0]
+            loop_eps = {k: loop.result_eps() for k, loop in self.loops.items()}
+            return jax.vjp(run, loop_eps, has_aux=True)[1](column)[0]
 
         derivatives = jax.vmap(sample)(x)
         return {k: loop.needed(derivatives[k]) for k, loop in self.loops.items()}

@@ -16,7 +16,7 @@ from tracekit._arrays import Array
 
 from .._derivatives import checks
 from .programs import Traced, alone
-from .reads import Eps, Loop, Places, Rule, Site, Slot
+from .reads import Eps, FunctionReads, Loop, Read, Rule, Slot
 from .rules import explicit, find
 from .views import View, look_through, whole
 
@@ -37,7 +37,7 @@ _REASONS = {
 }
 
 
-def places(traced: Traced, parameters: int, apart: Collection[int] = ()) -> Places:
+def find_reads(traced: Traced, parameters: int, apart: Collection[int] = ()) -> FunctionReads:
     """Where a function reads the first `parameters` of its arguments.
 
     Those `apart` are differentiated by on their own, whatever reads them.
@@ -45,7 +45,7 @@ def places(traced: Traced, parameters: int, apart: Collection[int] = ()) -> Plac
     consts, args = traced.shapes
     run = _Run(args[:parameters], None, apart=apart)
     jax.eval_shape(lambda consts, args: run(traced.jaxpr, consts, args), consts, args)
-    return Places(run.slots, run.sites)
+    return FunctionReads(run.slots, run.reads)
 
 
 def perturbed(
@@ -55,30 +55,30 @@ def perturbed(
     parameters: int,
     apart: Collection[int],
     eps: Eps,
-    marks: Eps,
+    loop_eps: Eps,
 ) -> tuple[Array, list[Any]]:
-    """The result with `eps` added in the slots, and what the rules want of each site.
+    """The result with `eps` added in the slots, and what the rules want of each read.
 
-    For each site the value of the operand that its rule asks for and the scalar that the
+    For each read the value of the operand that its rule asks for and the scalar that the
     parameter was multiplied by, None where there is none; stacked over the steps of loops.
-    `marks` are added to the results of loops, by the numbers of their slots.
+    `loop_eps` are added to the results of loops, by the numbers of their slots.
     """
-    run = _Run([jax.typeof(arg) for arg in args[:parameters]], eps, marks, apart=apart)
+    run = _Run([jax.typeof(arg) for arg in args[:parameters]], eps, loop_eps, apart=apart)
     (out,) = run(jaxpr, consts, args)
     return out, run.kept
 
 
 @dataclass
 class _Run:
-    """One run of a jaxpr: without `eps` it notes slots and sites, with it it adds them."""
+    """One run of a jaxpr: without `eps` it notes slots and reads, with it it adds them."""
 
     avals: Sequence[Any]  # of the parameters, which are the first arguments
     eps: Eps | None
-    marks: Eps = field(default_factory=dict)
+    loop_eps: Eps = field(default_factory=dict)
     loops: tuple[int, ...] = ()
     apart: Collection[int] = ()
     slots: list[Slot | Loop] = field(default_factory=list)
-    sites: list[Site | int] = field(default_factory=list)
+    reads: list[Read | int] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
 
     def __call__(self, jaxpr: Any, consts: Sequence[Array], args: Sequence[Array]) -> list[Array]:
@@ -142,7 +142,7 @@ class _Run:
             return outs, seen or none, None
         outs[0], slot = self.slot(outs[0])
         for view, rule in ruled:
-            self.site(view, name, slot, rule, values[rule.other or 0])
+            self.note(view, name, slot, rule, values[rule.other or 0])
         return outs, none, slot
 
     def sum(
@@ -165,7 +165,7 @@ class _Run:
             self.slots[other] = Slot(out.shape, out.dtype, same=known[0])
         for view in views:
             if view is not None:
-                self.site(view, "add", known[0], self.rule(view))
+                self.note(view, "add", known[0], self.rule(view))
         return outs, known[0] if known else None
 
     def scan(self, eqn: Any, values: list[Array], views: Views) -> tuple[list[Array], Views]:
@@ -210,14 +210,14 @@ class _Run:
             parts = [ys, rest][:: -1 if p["reverse"] else 1]
             ys = [jnp.concatenate(pair) for pair in zip(*parts, strict=True)]
         outs = [*carry, *ys]
-        if number in self.marks:
+        if number in self.loop_eps:
             outs = [v + m if m.dtype == v.dtype else v
-                    for v, m in zip(outs, self.marks[number], strict=True)]  # fmt: skip
+                    for v, m in zip(outs, self.loop_eps[number], strict=True)]  # fmt: skip
         results = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in outs]
         self.slots.append(Loop(
-            p["length"], p["reverse"], any(layers), run.slots, run.sites, len(carry), results
+            p["length"], p["reverse"], any(layers), run.slots, run.reads, len(carry), results
         ))  # fmt: skip
-        self.sites.append(number)
+        self.reads.append(number)
         self.kept.append(kept)
         return outs, [*carried, *[None] * len(ys)]
 
@@ -231,7 +231,7 @@ class _Run:
     def explicit(self, value: Array, view: View, name: str) -> Array:
         """An operand by which to differentiate, as no more is known of what reads it."""
         value, slot = self.slot(value)
-        self.site(view, name, slot, self.rule(view))
+        self.note(view, name, slot, self.rule(view))
         return value
 
     def rule(self, view: View) -> Rule:
@@ -247,13 +247,13 @@ class _Run:
             value = value + self.eps[number]
         return value, number
 
-    def site(
+    def note(
         self, view: View, name: str, slot: int, rule: Rule, other: Array | None = None
     ) -> None:
-        """Note a reading, and keep what its rule asks for."""
+        """Note a read, and keep what its rule asks for."""
         ruled = rule.other is not None or name in _ELEMENTWISE
-        self.sites.append(
-            Site(
+        self.reads.append(
+            Read(
                 view.leaf,
                 name,
                 slot,

@@ -30,8 +30,8 @@ Eps = dict[int, Any]
 
 
 @dataclass(frozen=True)
-class Site:
-    """A reading of a parameter, whose factors are made of the derivative by slot number `slot`."""
+class Read:
+    """An operation that reads a parameter; its factors come of the derivative by slot `slot`."""
 
     leaf: int
     operation: str
@@ -51,17 +51,17 @@ class Slot:
 
 @dataclass(frozen=True)
 class Loop:
-    """A scan around slots and sites, itself in a slot."""
+    """A scan around slots and reads, itself in a slot."""
 
     length: int
     reverse: bool
     layered: bool  # whether it goes over slices of a parameter
     slots: list[Slot | Loop]
-    sites: list[Site | int]
+    reads: list[Read | int]
     carried: int  # how many of the results it carries
     results: list[Any]  # shapes of what it carries, and then of what it stacks
 
-    def marks(self) -> list[Array]:
+    def result_eps(self) -> list[Array]:
         """Zeros to add to the results, to differentiate by them."""
         return [
             jnp.zeros(r.shape, r.dtype if jnp.issubdtype(r.dtype, jnp.inexact) else jnp.float32)
@@ -81,11 +81,11 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a function reads its parameters; an int among sites is the slot of a loop."""
+class FunctionReads:
+    """Where a function reads its parameters; an int among reads is the slot of a loop."""
 
     slots: list[Slot | Loop]
-    sites: list[Site | int]
+    reads: list[Read | int]
 
 
 def zeros(slots: Sequence[Slot | Loop], steps: dict[int, int], around: tuple[int, ...] = ()) -> Eps:
@@ -99,15 +99,15 @@ def zeros(slots: Sequence[Slot | Loop], steps: dict[int, int], around: tuple[int
     return eps
 
 
-def readings(
-    found: Places | Loop, values: Eps, kept: Sequence[Any]
-) -> Iterator[tuple[Site, Array, Any]]:
-    """The sites one by one, with the derivative and what was kept of each."""
-    for site, keep in zip(found.sites, kept, strict=True):
-        number = site.slot if isinstance(site, Site) else site
+def each_read(
+    found: FunctionReads | Loop, values: Eps, kept: Sequence[Any]
+) -> Iterator[tuple[Read, Array, Any]]:
+    """The reads one by one, with the derivative and what was kept of each."""
+    for read, keep in zip(found.reads, kept, strict=True):
+        number = read.slot if isinstance(read, Read) else read
         while isinstance(slot := found.slots[number], Slot) and slot.same is not None:
             number = slot.same
-        if isinstance(site, Site):
-            yield site, values[number], keep
+        if isinstance(read, Read):
+            yield read, values[number], keep
         elif isinstance(slot, Loop):
-            yield from readings(slot, values[number], keep)
+            yield from each_read(slot, values[number], keep)

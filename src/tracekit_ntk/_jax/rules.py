@@ -39,7 +39,7 @@ def explicit(view: View, shape: Sequence[int], dtype: Any, loops: Loops) -> Rule
         G = jnp.sum(G, axis=repeated)
         if contiguous(axes):
             return Dense(G.reshape(len(G), -1).astype(dtype), view.offset)
-        back = jax.linear_transpose(view.show, jax.ShapeDtypeStruct(shape, dtype))
+        back = jax.linear_transpose(view.apply, jax.ShapeDtypeStruct(shape, dtype))
         (J,) = jax.vmap(back)(G)
         return Dense(J.reshape(len(G), -1))
 
@@ -143,7 +143,7 @@ def _conv(eqn: Any, number: int, view: View, shape: Sequence[int], loops: Loops)
 
 def _gather(eqn: Any, number: int, view: View, shape: Sequence[int], loops: Loops) -> Rule | None:
     p, dims = eqn.params, eqn.params["dimension_numbers"]
-    table, leading = view.stand_in.shape, len(dims.start_index_map)
+    table, leading = view.placeholder.shape, len(dims.start_index_map)
     modes = lax.GatherScatterMode
     if (
         number != 0 or view.layers or not contiguous(view.axes) or dims.operand_batching_dims
@@ -173,7 +173,7 @@ def _gather(eqn: Any, number: int, view: View, shape: Sequence[int], loops: Loop
 def _dynamic_slice(
     eqn: Any, number: int, view: View, shape: Sequence[int], loops: Loops
 ) -> Rule | None:
-    sizes, table = eqn.params["slice_sizes"], view.stand_in.shape
+    sizes, table = eqn.params["slice_sizes"], view.placeholder.shape
     if number != 0 or view.layers or not contiguous(view.axes) or sizes[1:] != table[1:]:
         return None
 

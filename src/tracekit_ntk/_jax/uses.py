@@ -1,4 +1,4 @@
-"""Uses of parameters from the sites of a program, and gradients that they sum up to."""
+"""Uses of parameters from the reads of a program, and gradients that they sum up to."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tracekit._arrays import Array
 
 from .._factors import Dense, Lookup, Outer, Use, cotangent
 from .programs import is_inexact
-from .reads import Site
+from .reads import Read
 
 
-def factor(site: Site, G: Array, keep: tuple[Array, Array], leaf: Array) -> Use:
-    """The use of a site, from derivatives by what its operation gave, and what it kept."""
+def factor(read: Read, G: Array, keep: tuple[Array, Array], leaf: Array) -> Use:
+    """The use of a read, from derivatives by what its operation gave, and what it kept."""
     other, scale = keep
     if scale is not None:
         scale = jnp.asarray(scale, G.dtype)
         G = G * scale.reshape(1, *scale.shape, *[1] * (G.ndim - 1 - scale.ndim))
-    use = site.rule.factor(G, other)
+    use = read.rule.factor(G, other)
     return use if jnp.iscomplexobj(leaf) else _real(use)
 
 

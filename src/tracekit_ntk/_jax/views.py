@@ -26,32 +26,32 @@ class View:
     """A parameter seen through transposes, reshapes, slices, casts, and times a scalar.
 
     `layers` are the loops that go over the parameter slice by slice: the depth of the loop, and
-    the axis it takes. `stand_in` is an array of the view's shape whose memory is neither written
-    nor read: its strides alone are of use. `show` takes the parameter to the view of all layers.
+    the axis it takes. `placeholder` is an array of the view's shape whose memory is neither written
+    nor read: its strides alone are of use. `apply` takes the parameter to the view of all layers.
     """
 
     leaf: int
-    stand_in: np.ndarray[Any, Any]
+    placeholder: np.ndarray[Any, Any]
     address: int
-    show: Callable[[Array], Array]
+    apply: Callable[[Array], Array]
     layers: tuple[tuple[int, Axis], ...] = ()
     scale: Array | None = None
 
     @property
     def offset(self) -> int:
         """Where the first entry lies in the flat parameter."""
-        return _address(self.stand_in) - self.address
+        return _address(self.placeholder) - self.address
 
     @property
     def axes(self) -> list[Axis]:
         """The axes of the view, without layers."""
-        pairs = zip(self.stand_in.shape, self.stand_in.strides, strict=True)
+        pairs = zip(self.placeholder.shape, self.placeholder.strides, strict=True)
         return [Axis(length, stride if length > 1 else 0) for length, stride in pairs]
 
     def layer(self, depth: int) -> View:
         """What one step of the loop of that depth sees, which goes over the first axis."""
-        taken = (depth, Axis(self.stand_in.shape[0], self.stand_in.strides[0]))
-        return replace(self, stand_in=self.stand_in[0, ...], layers=(*self.layers, taken))
+        taken = (depth, Axis(self.placeholder.shape[0], self.placeholder.strides[0]))
+        return replace(self, placeholder=self.placeholder[0, ...], layers=(*self.layers, taken))
 
     def times(self, factor: Array) -> View:
         """The view times a scalar."""
@@ -60,8 +60,8 @@ class View:
 
 def whole(leaf: int, shape: Sequence[int]) -> View:
     """The view of all of a parameter."""
-    stand_in = np.empty(shape, np.int8)
-    return View(leaf, stand_in, _address(stand_in), lambda parameter: parameter)
+    placeholder = np.empty(shape, np.int8)
+    return View(leaf, placeholder, _address(placeholder), lambda parameter: parameter)
 
 
 def look_through(eqn: Any, view: View) -> list[View] | None:
@@ -69,8 +69,8 @@ def look_through(eqn: Any, view: View) -> list[View] | None:
     name, params = eqn.primitive.name, eqn.params
     if name not in _MOVES or not _same_field(eqn):
         return None
-    moved = _MOVES[name](view.stand_in, params)
-    if not all(np.may_share_memory(part, view.stand_in) for part in moved):
+    moved = _MOVES[name](view.placeholder, params)
+    if not all(np.may_share_memory(part, view.placeholder) for part in moved):
         return None  # NumPy had to copy: no strides describe it
 
     def shows(k: int) -> Callable[[Array], Array]:
@@ -80,9 +80,9 @@ def look_through(eqn: Any, view: View) -> list[View] | None:
 
         for _ in view.layers:
             step = jax.vmap(step)
-        return lambda parameter: step(view.show(parameter))
+        return lambda parameter: step(view.apply(parameter))
 
-    return [replace(view, stand_in=part, show=shows(k)) for k, part in enumerate(moved)]
+    return [replace(view, placeholder=part, apply=shows(k)) for k, part in enumerate(moved)]
 
 
 def contiguous(axes: Sequence[Axis]) -> bool:
