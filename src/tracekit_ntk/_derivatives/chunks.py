@@ -24,15 +24,15 @@ def itemsize(dtype: Any, xp: Any) -> int:
     return int(xp.finfo(dtype).bits) // 8 * (2 if xp.isdtype(dtype, "complex floating") else 1)
 
 
-def chunk(wanted: Any, floats: int, itemsize: int, most: int = BYTES_AT_ONCE) -> int:
+def chunk(chunk_size: Any, floats: int, itemsize: int, most: int = BYTES_AT_ONCE) -> int:
     """Columns at once: as asked, or as many as keep within the memory meant for them."""
-    if wanted is None:
+    if chunk_size is None:
         return max(1, most // (itemsize * max(floats, 1)))
-    if not isinstance(wanted, int) or wanted < 1:
+    if not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(
-            f"`chunk_size` must be a positive integer, got {wanted!r}; pass an int of 1 or more"
+            f"`chunk_size` must be a positive integer, got {chunk_size!r}; pass an int of 1 or more"
         )
-    return wanted
+    return chunk_size
 
 
 def in_chunks(product: Product, size: int, xp: Any) -> Product:

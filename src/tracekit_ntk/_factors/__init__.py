@@ -2,7 +2,7 @@
 
 from .contraction_orders import Order, cheapest, orders
 from .contractions import Form
-from .tiles import Uses, gram, meet, permuted, tiles
+from .tiles import Uses, gram, overlap, permuted, tiles
 from .uses import Dense, Lookup, Outer, Shared, Use, cotangent, dense, stack, with_cotangent
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "cotangent",
     "dense",
     "gram",
-    "meet",
     "orders",
+    "overlap",
     "permuted",
     "stack",
     "tiles",

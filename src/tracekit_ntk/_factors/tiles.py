@@ -47,7 +47,7 @@ def tiles(uses1: Uses, uses2: Uses, form: Form) -> Iterator[tuple[Span, Span, Ar
         for name, uses in uses1.items()
         for k, u in enumerate(uses)
         for m, v in enumerate(uses2[name])
-        if meet(u, v)
+        if overlap(u, v)
     ]
     if not pairs:
         return
@@ -72,7 +72,7 @@ def mirrored(K: Array) -> Array:
     return conj(xp.permute_dims(K, (0, 1, 3, 2, 5, 4)))
 
 
-def meet(a: Use, b: Use) -> bool:
+def overlap(a: Use, b: Use) -> bool:
     """Whether two uses have entries of the parameter in common."""
     return a.start < b.start + b.size and b.start < a.start + a.size
 

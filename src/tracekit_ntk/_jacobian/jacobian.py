@@ -13,7 +13,7 @@ import tracekit as tk
 
 from .._backend import adapter, with_inputs
 from .._kernel import captured, diagonal_of, trace_of
-from .operators import Priced, kernel, operator, over_batches
+from .operators import KnownQuantity, kernel, operator, over_batches
 
 
 def jacobian(
@@ -149,7 +149,7 @@ def ntk(
         return K
     known = {"trace": (trace_of, "ntk_trace"), "diagonal": (diagonal_of, "ntk_diagonal")}
     exact = {
-        what: Priced(partial(of, found, params, chunk_size), found.outputs, method)
+        what: KnownQuantity(partial(of, found, params, chunk_size), found.outputs, method)
         for what, (of, method) in known.items()
     }
     return replace(K, exact=exact)

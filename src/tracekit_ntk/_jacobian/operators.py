@@ -51,14 +51,14 @@ def over_batches(
             "product does; pass a list, a DataLoader, or an object whose __iter__ starts anew"
         )
     chunk(chunk_size, 1, 1)  # refused now, not at the first product
-    first, rows, marks = None, [], []
+    first, rows, checksums = None, [], []
     for batch in batches:
         lin = linearise(batch) if first is None else linearise(batch, first.known)
         if first is None:
             first = lin
             lin.check()
         rows.append(lin.shape[0])
-        marks.append(_mark(lin.output))
+        checksums.append(_checksum(lin.output))
     if first is None:
         raise ValueError("batches is empty; pass at least one batch")
     xp, columns = array_namespace(first.output), first.shape[1]
@@ -66,29 +66,29 @@ def over_batches(
     dtype, place, known = first.dtype, first.device, first.known
     del first, lin
 
-    def again() -> Iterator[tuple[slice, tk.LinearOperator]]:
-        came = 0
-        for came, batch in enumerate(batches, 1):
+    def each_batch() -> Iterator[tuple[slice, tk.LinearOperator]]:
+        k = -1
+        for k, batch in enumerate(batches):
             lin = linearise(batch, known)
-            fits = came <= len(rows) and lin.shape[0] == rows[came - 1]
-            if not fits or abs(_mark(lin.output) - marks[came - 1]) > 1e-3 * abs(marks[came - 1]):
+            fits = k < len(rows) and lin.shape[0] == rows[k]
+            if not fits or abs(_checksum(lin.output) - checksums[k]) > 1e-3 * abs(checksums[k]):
                 break
-            yield edges[came - 1], operator(lin, chunk_size)
+            yield edges[k], operator(lin, chunk_size)
         else:
-            if came == len(rows):
+            if k + 1 == len(rows):
                 return
         raise ValueError(
-            f"batch {came} gave other outputs than when the Jacobian was made, so that its rows "
+            f"batch {k + 1} gave other outputs than when the Jacobian was made, so that its rows "
             "have changed; pass batches in a fixed order (shuffle=False), without random "
             "augmentation or dropout"
         )
 
     def pushforward(X: Array) -> Array:
-        return xp.concat([J.matmat(X) for _, J in again()], axis=0)
+        return xp.concat([J.matmat(X) for _, J in each_batch()], axis=0)
 
     def pullback(U: Array) -> Array:
         total = None
-        for edge, J in again():
+        for edge, J in each_batch():
             part = J.H.matmat(U[edge, :])
             total = part if total is None else total + part
         return total
@@ -97,7 +97,7 @@ def over_batches(
     return tk.LinearOperator(shape, pushforward, pullback, dtype=dtype, xp=xp, device=place)
 
 
-def remembering(product: Product, xp: Any) -> Product:
+def memoised(product: Product, xp: Any) -> Product:
     """The same product, which keeps the blocks it has been asked for, and what it gave.
 
     Once kept blocks have been asked for again, an unknown one starts anew: it is of another run.
@@ -123,7 +123,7 @@ def remembering(product: Product, xp: Any) -> Product:
     return run
 
 
-class Priced:
+class KnownQuantity:
     """What is known of an operator in closed form, the products it costs, and how it is found."""
 
     def __init__(
@@ -135,7 +135,7 @@ class Priced:
         return self.known()
 
 
-def _mark(y: Array) -> complex:
+def _checksum(y: Array) -> complex:
     """A number that changes with the order of the outputs; none that is known under jax.jit."""
     if is_traced(y):
         return math.nan

@@ -10,7 +10,7 @@ from tracekit._arrays import Array
 
 from .._backend import adapter
 from .._derivatives import checks
-from .operators import operator, remembering
+from .operators import memoised, operator
 
 
 def per_parameter(f: Callable[..., Any], params: Any, *, chunk_size: int | None = None) -> Any:
@@ -52,7 +52,7 @@ def per_parameter(f: Callable[..., Any], params: Any, *, chunk_size: int | None 
     names = [name for name, _ in library.leaves(params)]
     checks.has_entries(list(zip(names, lin.sizes, strict=True)))
     J = operator(lin, chunk_size)
-    rmatmat = remembering(J.H.matmat, J.xp)
+    rmatmat = memoised(J.H.matmat, J.xp)
 
     def part(start: int, size: int) -> tk.LinearOperator:
         rows = slice(start, start + size)

@@ -16,7 +16,7 @@ from tracekit._arrays import Array
 from .._backend import with_inputs
 from .._derivatives import chunk, itemsize
 from .._kernel import captured, diagonal_of, from_factors, trace_of
-from .operators import Priced
+from .operators import KnownQuantity
 
 
 def sample_ntk(
@@ -124,5 +124,6 @@ def sample_ntk(
     return replace(
         tk.gram(L), matmat=product, rmatmat=product,
         quad=lambda X: xp.sum(squares(X), axis=0), dims=shape,
-        exact={"trace": Priced(trace, outputs, name), "diagonal": Priced(diagonal, outputs)},
+        exact={"trace": KnownQuantity(trace, outputs, name),
+               "diagonal": KnownQuantity(diagonal, outputs)},
     )  # fmt: skip

@@ -259,9 +259,9 @@ def _by_chunks(
 
 
 def _parts(
-    left: Uses, right: Uses, names: list[str], apart: bool
+    left: Uses, right: Uses, names: list[str], per_parameter: bool
 ) -> Iterator[tuple[str, Uses, Uses]]:
-    if not apart:
+    if not per_parameter:
         yield "", left, right
         return
     for name in names:
@@ -269,12 +269,13 @@ def _parts(
         yield name, one, one if left is right else {name: right[name]}
 
 
-def _tree(params: Any, values: dict[str, Array], names: list[str], apart: bool) -> Any:
+def _tree(params: Any, values: dict[str, Array], names: list[str], per_parameter: bool) -> Any:
     """One value, or one for each parameter, in the parameters' real dtype."""
     zero = real(zeros(params, ()))
     xp = namespace(zero)
-    given = [xp.astype(values.get(name, zero), zero.dtype) for name in (names if apart else [""])]
-    return adapter(params).unflatten(params, given) if apart else given[0]
+    keys = names if per_parameter else [""]
+    given = [xp.astype(values.get(key, zero), zero.dtype) for key in keys]
+    return adapter(params).unflatten(params, given) if per_parameter else given[0]
 
 
 def _sum(K: Array) -> Array:

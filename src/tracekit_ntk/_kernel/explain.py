@@ -9,7 +9,7 @@ from tracekit._arrays import Array, namespace
 
 from .._backend import capture
 from .._derivatives import itemsize
-from .._factors import Form, Order, Use, cheapest, cotangent, meet, orders, with_cotangent
+from .._factors import Form, Order, Use, cheapest, cotangent, orders, overlap, with_cotangent
 
 HEAD = ("parameter", "size", "read by", "positions", "order", "multiply-adds", "bytes", "fall-back")
 
@@ -83,7 +83,7 @@ def explain(
 
 
 def _chosen(uses: list[Use], form: Form) -> list[Order]:
-    return [cheapest(orders(u, v, form)) for u in uses for v in uses if meet(u, v)]
+    return [cheapest(orders(u, v, form)) for u in uses for v in uses if overlap(u, v)]
 
 
 def _widened(use: Use, M: int) -> Use:
