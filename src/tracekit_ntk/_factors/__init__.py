@@ -2,8 +2,8 @@
 
 from .contraction_orders import Order, cheapest, orders
 from .contractions import Form
-from .tiles import Uses, gram, overlap, permuted, tiles
-from .uses import Dense, Lookup, Outer, Shared, Use, cotangent, dense, stack, with_cotangent
+from .tiles import Uses, gram, overlap, permuted, spans, tiles
+from .uses import Dense, Lookup, Outer, Shared, Use, cotangent, dense, pad, stack, with_cotangent
 
 __all__ = [
     "Dense",
@@ -20,7 +20,9 @@ __all__ = [
     "gram",
     "orders",
     "overlap",
+    "pad",
     "permuted",
+    "spans",
     "stack",
     "tiles",
     "with_cotangent",

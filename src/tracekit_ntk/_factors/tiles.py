@@ -52,7 +52,7 @@ def tiles(uses1: Uses, uses2: Uses, form: Form) -> Iterator[tuple[Span, Span, Ar
     if not pairs:
         return
     step = _step(uses1, pairs, form, same)
-    first, second = (_spans(uses, pairs[0][0], step) for uses in (uses1, uses2))
+    first, second = (spans(_samples(uses, pairs[0][0]), step) for uses in (uses1, uses2))
     whole = len(first) == len(second) == 1
     for a, i in enumerate(first):
         cut1 = uses1 if whole else _cut(uses1, i)
@@ -79,8 +79,7 @@ def overlap(a: Use, b: Use) -> bool:
 
 def _step(uses: Uses, pairs: list[tuple[str, int, int, Order]], form: Form, same: bool) -> int:
     """How many samples make a tile whose intermediate arrays fit."""
-    name, k, _, _ = pairs[0]
-    N = int(cotangent(uses[name][k]).shape[0])
+    N = _samples(uses, pairs[0][0])
     numbers = max(order.numbers for *_, order in pairs)
     step, power = N, 1 if form.paired else 2
     while step > 1 and numbers * (step / N) ** power > NUMBERS_AT_ONCE:
@@ -90,9 +89,13 @@ def _step(uses: Uses, pairs: list[tuple[str, int, int, Order]], form: Form, same
     return step
 
 
-def _spans(uses: Uses, name: str, step: int) -> list[Span]:
-    N = int(cotangent(uses[name][0]).shape[0])
-    return [(low, min(low + step, N)) for low in range(0, N, step)]
+def spans(count: int, step: int) -> list[Span]:
+    """So many things cut into spans of at most `step`: where each begins and ends."""
+    return [(low, min(low + step, count)) for low in range(0, count, step)]
+
+
+def _samples(uses: Uses, name: str) -> int:
+    return int(cotangent(uses[name][0]).shape[0])
 
 
 def _cut(uses: Uses, span: Span) -> Uses:

@@ -249,15 +249,17 @@ def dense(uses: Sequence[Use], size: int) -> Array:
     return total
 
 
-def pad(J: Array, start: int, size: int) -> Array:
-    """A Jacobian of entries ``start:start + J.shape[2]`` as one of all `size` entries."""
-    xp = namespace(J)
-    N, M, P = J.shape
-    if start == 0 and size == P:
+def pad(J: Array, start: int, size: int, axis: int = 2) -> Array:
+    """Entries from `start` on, along an axis, as all `size` of them, zero elsewhere."""
+    xp, shape = namespace(J), list(J.shape)
+    ends = start, size - start - shape[axis]
+    if ends == (0, 0):
         return J
-    before = xp.zeros((N, M, start), dtype=J.dtype, device=device_of(J))
-    after = xp.zeros((N, M, size - start - P), dtype=J.dtype, device=device_of(J))
-    return xp.concat([before, J, after], axis=2)
+    low, high = (
+        xp.zeros((*shape[:axis], n, *shape[axis + 1 :]), dtype=J.dtype, device=device_of(J))
+        for n in ends
+    )
+    return xp.concat([low, J, high], axis=axis)
 
 
 def take_samples(use: Use, low: int, high: int) -> Use:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -123,13 +123,13 @@ def memoised(product: Product, xp: Any) -> Product:
     return run
 
 
+@dataclass(frozen=True, eq=False)
 class KnownQuantity:
     """What is known of an operator in closed form, the products it costs, and how it is found."""
 
-    def __init__(
-        self, known: Callable[[], Array], num_matvecs: int, method: str = "exact_trace"
-    ) -> None:
-        self.known, self.num_matvecs, self.method = known, num_matvecs, method
+    known: Callable[[], Array]
+    num_matvecs: int
+    method: str = "exact_trace"
 
     def __call__(self) -> Array:
         return self.known()

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import tracekit as tk
-from tracekit._arrays import Array
 
 from .._backend import adapter
 from .._derivatives import checks
+from .._factors import pad
 from .operators import memoised, operator
 
 
@@ -57,14 +57,9 @@ def per_parameter(f: Callable[..., Any], params: Any, *, chunk_size: int | None 
     def part(start: int, size: int) -> tk.LinearOperator:
         rows = slice(start, start + size)
 
-        def pushforward(X: Array) -> Array:
-            zeros = [J.xp.zeros((k, X.shape[1]), dtype=X.dtype, device=J.device)
-                     for k in (start, J.shape[1] - start - size)]  # fmt: skip
-            return J.matmat(J.xp.concat([zeros[0], X, zeros[1]], axis=0))
-
         return tk.LinearOperator(
-            (J.shape[0], size), pushforward, lambda U: rmatmat(U)[rows, :],
-            dtype=J.dtype, xp=J.xp, device=J.device,
+            (J.shape[0], size), lambda X: J.matmat(pad(X, start, J.shape[1], axis=0)),
+            lambda U: rmatmat(U)[rows, :], dtype=J.dtype, xp=J.xp, device=J.device,
         )  # fmt: skip
 
     starts = [sum(lin.sizes[:i]) for i in range(len(lin.sizes))]

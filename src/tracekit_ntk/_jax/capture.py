@@ -19,10 +19,10 @@ from .._factors import Dense, Use, stack
 from .derivatives import detached, inputs, traced_batch, traced_whole
 from .derivatives import leaves as named_leaves
 from .interpreter import find_reads, perturbed
-from .programs import Traced, keep, replaced, reverses
+from .programs import Traced, keep, replaced, reverses, wide
 from .reads import Loop, Read, each_read, zeros
 from .trials import Trials, Values
-from .uses import cast, complex_use, factor, gradient, wide
+from .uses import cast, complex_use, factor, gradient
 
 
 def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = False) -> Capture:

@@ -25,7 +25,7 @@ from .._derivatives import (
     is_complex_linear,
     of_samples,
 )
-from .programs import Traced, equations, is_inexact, keep, reverses, trace
+from .programs import Traced, equations, is_inexact, keep, reverses, trace, wide
 from .trials import Trials, Values, one_by_one
 
 
@@ -83,7 +83,7 @@ def linearise(f: Callable[[Any], Any], params: Any) -> Linearised:
         checks.depends(program.depends)
     forward = program is None or program.forward
     push, pull = (_push, _pull) if forward else (_push_by_transpose, _pull_by_rule)
-    dtype = _common(primals, y.dtype)
+    dtype = wide(y, *primals)
 
     def pushforward(X: Array) -> Array:
         try:
@@ -211,7 +211,7 @@ class _Samples:
     """Functions of one structure, and the products with the Jacobians of their samples."""
 
     def __init__(self, batch: Traced, one: Traced, primals: list[Array]) -> None:
-        self.dtype = _common(primals, one.output.dtype)
+        self.dtype = wide(one.output, *primals)
         self.outputs = jax.jit(batch)
         if not reverses(one, len(primals)):
             raise NotImplementedError(checks.no_reverse_mode())
@@ -303,11 +303,6 @@ def _refuse_numpy(error: Exception, params: Any) -> None:
     mine = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
     if isinstance(error, jax.errors.TracerArrayConversionError) and not mine:
         raise TypeError(checks.no_library(params)) from error
-
-
-def _common(arrays: list[Array], dtype: Any) -> Any:
-    common = jnp.result_type(dtype, *(a.dtype for a in arrays))
-    return common if common.itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
 def _cast(products: tuple[Any, Any], dtype: Any) -> tuple[Any, Any]:

@@ -252,15 +252,8 @@ class _Run:
     ) -> None:
         """Note a read, and keep what its rule asks for."""
         ruled = rule.other is not None or name in _ELEMENTWISE
-        self.reads.append(
-            Read(
-                view.leaf,
-                name,
-                slot,
-                rule,
-                "" if ruled else _REASONS.get(name, f"no rule for {name} here"),
-            )
-        )
+        reason = "" if ruled else _REASONS.get(name, f"no rule for {name} here")
+        self.reads.append(Read(view.leaf, name, slot, rule, reason))
         self.kept.append((other, view.scale))
 
 

@@ -119,6 +119,12 @@ def is_inexact(x: Any) -> bool:
     return bool(jnp.issubdtype(x.dtype, jnp.inexact))
 
 
+def wide(*arrays: Any) -> Any:
+    """The dtype that arrays have together, of single precision at least."""
+    dtype = jnp.result_type(*(a.dtype for a in arrays))
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
 def alone(jaxpr: Any, eqn: Any) -> tuple[Any, list[int]]:
     """One equation as a jaxpr of its own, and which of its operands that takes."""
     fresh = [v if isinstance(v, Literal) else Var(v.aval) for v in eqn.invars]

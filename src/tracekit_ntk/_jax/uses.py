@@ -59,12 +59,6 @@ def gradient(uses: list[Use], leaf: Array) -> Array:
     return total.reshape(leaf.shape)
 
 
-def wide(*arrays: Array) -> Any:
-    """The dtype that arrays have together, of single precision at least."""
-    dtype = jnp.result_type(*(a.dtype for a in arrays))
-    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-
-
 def cast(use: Use, dtype: Any) -> Any:
     """A use in another dtype."""
     return tree_map(lambda part: part.astype(dtype) if is_inexact(part) else part, use)

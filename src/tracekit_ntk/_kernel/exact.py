@@ -8,7 +8,7 @@ from typing import Any
 from tracekit._arrays import Array, abs2, namespace, real
 
 from .._backend import adapter, capture
-from .._factors import Form, Uses, gram, tiles
+from .._factors import Form, Uses, gram, spans, tiles
 from ..factors import Capture
 from .output_axes import BYTES_KEPT, chunk_of, zeros
 
@@ -173,12 +173,12 @@ def ntk_norm(
     3.0
     """
     found = capture(f, params, x, whole=whole)
-    M, step, names = found.outputs, chunk_of(found, chunk_size, BYTES_KEPT), list(found.sizes)
-    spans = [(o, min(o + step, M)) for o in range(0, M, step)]
+    names = list(found.sizes)
+    cuts = spans(found.outputs, chunk_of(found, chunk_size, BYTES_KEPT))
     squares: dict[str, list[tuple[float, Array, Array]]] = {}
-    for k, span in enumerate(spans):
+    for k, span in enumerate(cuts):
         left = found.uses(*span)
-        for other in spans[k:]:
+        for other in cuts[k:]:
             right = left if other is span else found.uses(*other)
             for key, u, v in _parts(left, right, names, per_parameter):
                 for i, j, K in tiles(u, v, Form()):
@@ -228,10 +228,9 @@ def diagonal_of(
 
 def from_factors(found: Capture, V: Array, chunk_size: int | None) -> Array:
     """Squared lengths ``|J_s^H v|^2`` of cotangents V (N, O, k): (N, k), of no gradient."""
-    xp, step = namespace(V), chunk_of(found, chunk_size)
-    parts = []
-    for c in range(0, V.shape[2], step):
-        block = V[:, :, c : min(c + step, V.shape[2])]
+    xp, parts = namespace(V), []
+    for low, high in spans(V.shape[2], chunk_of(found, chunk_size)):
+        block = V[:, :, low:high]
         uses = found.combined(block)
         K = gram(uses, uses, Form(block.shape[2], 1, paired=True))
         own = real(block)
@@ -247,12 +246,12 @@ def _by_chunks(
     per_parameter: bool,
     join: Callable[[list[Array]], Array],
 ) -> Array:
-    M, step, names = found.outputs, chunk_of(found, chunk_size), list(found.sizes)
+    names = list(found.sizes)
     parts: dict[str, list[Array]] = {}
-    for o in range(0, M, step):
-        uses = found.uses(o, min(o + step, M))
+    for low, high in spans(found.outputs, chunk_of(found, chunk_size)):
+        uses = found.uses(low, high)
         for key, u, _ in _parts(uses, uses, names, per_parameter):
-            part = of(u, min(step, M - o))
+            part = of(u, high - low)
             if part is not None:
                 parts.setdefault(key, []).append(part)
     return _tree(params, {key: join(p) for key, p in parts.items()}, names, per_parameter)

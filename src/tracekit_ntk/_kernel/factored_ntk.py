@@ -11,7 +11,7 @@ import tracekit as tk
 from tracekit._arrays import Array, adjoint, device_of, namespace
 
 from .._backend import capture
-from .._factors import Dense, Form, Lookup, Outer, Use, cotangent, gram
+from .._factors import Dense, Form, Lookup, Outer, Use, cotangent, gram, pad
 from .output_axes import zeros
 
 
@@ -82,7 +82,7 @@ def factored_ntk(
         for name, (low, high) in edges.items():
             part = xp.zeros((high - low, U.shape[1]), dtype=U.dtype, device=device_of(U))
             for u in uses[name]:
-                part = part + _padded(_pull(u, V), u.start, high - low)
+                part = part + pad(_pull(u, V), u.start, high - low, axis=0)
             parts.append(part)
         return xp.concat(parts, axis=0)
 
@@ -161,12 +161,3 @@ def _hot(use: Lookup) -> Array:
     xp = namespace(use.ids, use.G)
     rows = xp.arange(use.rows, dtype=use.ids.dtype, device=device_of(use.ids))
     return xp.astype(xp.reshape(use.ids, (-1, 1)) == rows[None, :], use.G.dtype)
-
-
-def _padded(P: Array, start: int, size: int) -> Array:
-    if P.shape[0] == size:
-        return P
-    xp = namespace(P)
-    ends = (start, size - start - P.shape[0])
-    low, high = (xp.zeros((n, P.shape[1]), dtype=P.dtype, device=device_of(P)) for n in ends)
-    return xp.concat([low, P, high], axis=0)

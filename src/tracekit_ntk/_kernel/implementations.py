@@ -11,7 +11,7 @@ from tracekit._arrays import Array, conj, namespace
 
 from .._backend import capture, with_inputs
 from .._derivatives import chunk, itemsize
-from .._factors import Form, gram, permuted
+from .._factors import Form, gram, permuted, spans
 from ..factors import Capture
 from .output_axes import BYTES_KEPT, OutputAxes, Prepared, chunk_of, reduced, zeros
 
@@ -78,7 +78,7 @@ def _from_factors(
 def in_chunks(first: Capture, second: Capture, axes: OutputAxes, chunk: int, params: Any) -> Array:
     """The kernel from chunks of outputs, which lie in the order (diagonal, traced, crossed)."""
     D, T, R = axes.sizes
-    crossed = [(r, min(r + chunk, R)) for r in range(0, R, chunk)]
+    crossed = spans(R, chunk)
     d_step, t_step = max(1, chunk // (T * R)), min(T, max(1, chunk // R))
     diagonal = []
     for d in range(0, D, d_step):
@@ -93,18 +93,18 @@ def in_chunks(first: Capture, second: Capture, axes: OutputAxes, chunk: int, par
 
 
 def _crossed(first: Capture, second: Capture, form: Form, low: int, size: int,
-             spans: list[tuple[int, int]], params: Any) -> Array:  # fmt: skip
+             cuts: list[tuple[int, int]], params: Any) -> Array:  # fmt: skip
     """Blocks of crossed outputs; those below the diagonal are mirrored where both sides are one."""
     N1, N2 = first.samples, 1 if form.paired else second.samples
-    if len(spans) == 1:
+    if len(cuts) == 1:
         a = first.uses(low, low + size)
         K = gram(a, a if second is first else second.uses(low, low + size), form)
         R = size // (form.diagonal * form.traced)
         return zeros(params, (N1, N2, form.diagonal, R, R)) if K is None else K
     blocks: dict[tuple[int, int], Array] = {}
-    for i, (i1, i2) in enumerate(spans):
+    for i, (i1, i2) in enumerate(cuts):
         a = first.uses(low + i1, low + i2)
-        for j, (j1, j2) in enumerate(spans):
+        for j, (j1, j2) in enumerate(cuts):
             if second is first and j < i:
                 K = blocks[j, i]
                 xp = namespace(K)
@@ -116,7 +116,7 @@ def _crossed(first: Capture, second: Capture, form: Form, low: int, size: int,
                 K = zeros(params, (N1, N2, 1, i2 - i1, j2 - j1)) if K is None else K
             blocks[i, j] = K
     xp = namespace(blocks[0, 0])
-    count = range(len(spans))
+    count = range(len(cuts))
     return xp.concat([xp.concat([blocks[i, j] for j in count], axis=4) for i in count], axis=3)
 
 
@@ -158,15 +158,16 @@ def _by_contraction(own1: Any, own2: Any, eye: Array, chunk_size: int | None) ->
     N1, N2 = own1.output.shape[0], own2.output.shape[0]
     a, b = own1.part(slice(0, N1)), own2.part(slice(0, N2))
     numbers = max(N1, N2) * own1.parameters
-    spans = _spans(prod(shape), chunk(chunk_size, numbers, itemsize(own1.dtype, xp), BYTES_KEPT))
+    step = chunk(chunk_size, numbers, itemsize(own1.dtype, xp), BYTES_KEPT)
+    cuts = [slice(*span) for span in spans(prod(shape), step)]
     blocks: dict[tuple[int, int], Array] = {}
-    for (i, s), (j, t) in product(enumerate(spans), repeat=2):
+    for (i, s), (j, t) in product(enumerate(cuts), repeat=2):
         if own2 is own1 and j < i:
             blocks[i, j] = conj(xp.permute_dims(blocks[j, i], (2, 3, 0, 1)))
         else:
             other = None if own2 is own1 and i == j else b
             blocks[i, j] = own1.contraction(a, other, eye[:, s], eye[:, t])
-    count = range(len(spans))
+    count = range(len(cuts))
     K = xp.concat([xp.concat([blocks[i, j] for j in count], axis=3) for i in count], axis=1)
     return xp.permute_dims(K, (0, 2, 1, 3))
 
@@ -209,7 +210,8 @@ def _by_columns(own1: Any, own2: Any, eye: Array, chunk_size: int | None) -> Arr
     N1, N2 = own1.output.shape[0], own2.output.shape[0]
     numbers, size = own1.parameters, itemsize(own1.dtype, xp)
     step = min(prod(shape), chunk(chunk_size, numbers, size))
-    outputs, samples = _spans(prod(shape), step), _spans(N2, chunk(None, step * numbers, size))
+    cuts = spans(prod(shape), step), spans(N2, chunk(None, step * numbers, size))
+    outputs, samples = ([slice(*span) for span in some] for some in cuts)
     a = own1.part(slice(0, N1))
     columns = [
         xp.concat([own1.kernel_columns(a, own2.part(s), eye[:, o]) for o in outputs], axis=3)
@@ -231,10 +233,6 @@ def _of_all_outputs(
         return reduced(whole(own, other, eye, chunk_size), axes)
 
     return Prepared(shape, kernel)
-
-
-def _spans(count: int, step: int) -> list[slice]:
-    return [slice(low, min(low + step, count)) for low in range(0, count, step)]
 
 
 def _reordered(f: Callable[[Any, Any], Any], axes: OutputAxes) -> Callable[[Any, Any], Any]:
