@@ -455,3 +455,26 @@ def test_an_implementation_of_ones_own_is_handed_the_axes():
     torch.testing.assert_close(found, kernel(f, w, x, trace_axes=1))
     kernel(f, w, x, diagonal_axes=(0, 1), implementation=dense)
     assert seen == [((), (0,), (), False, 1), ((0,), (), (), True, None)]
+
+
+@pytest.mark.parametrize(
+    ("axes", "second", "message"),
+    [
+        ({"trace_axes": 1, "diagonal_axes": 1}, False, "both in trace_axes and in diagonal_axes"),
+        ({"trace_axes": 2}, False, "names axis 2, but the output has 2 axes"),
+        ({"diagonal_axes": 0}, True, "each sample with itself, but x2 is given"),
+    ],
+)
+def test_axes_are_refused_before_an_implementation_computes(axes, second, message):
+    class Prepared(NamedTuple):
+        output_shape: tuple[int, ...]
+
+        def kernel(self, axes, chunk_size):
+            raise AssertionError("computed for axes that are refused")
+
+    x = np.ones((4, 3))
+    with pytest.raises(ValueError, match=message):
+        kernel(
+            None, None, x, x if second else None, **axes,
+            implementation=lambda f, params, x1, x2=None: Prepared((2,)),
+        )  # fmt: skip
