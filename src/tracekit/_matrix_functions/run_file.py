@@ -233,7 +233,9 @@ def _spaces(
 
 def _source(facts: dict[str, Any], rng: Rng, A: LinearOperator) -> tuple[Source, bool]:
     """The generator where it stopped, and whether it is one that can go on so."""
-    source = Source(np.random.default_rng() if rng is None else rng, A)
+    if rng is None and "host" in facts["draws"]:  # the state of a NumPy generator
+        rng = np.random.default_rng()
+    source = Source(rng, A)
     try:
         source.restore(facts["draws"])
     except (LookupError, TypeError, ValueError):

@@ -15,7 +15,7 @@ from .._arrays import (
     matrix_diagonal,
     orthonormalise,
 )
-from .source import Source
+from .source import Source, whole_only
 
 
 def _marked(*, spherical: bool = False, joint: bool = False) -> Callable[[Probes], Probes]:
@@ -120,6 +120,7 @@ def sphere(source: Source, n: int, m: int) -> Array:
     >>> round(float(estimate), 9)
     200.0
     """
+    whole_only(source, n, "sphere")
     X = source.normal((n, m))
     return X * (math.sqrt(n) / source.xp.sqrt(colnorm2(X))[None, :])
 
@@ -288,12 +289,12 @@ def tiled(probes: Probes, tiles: Any) -> Probes:
 
     def start(source: Source, n: int, m: int) -> Callable[[int], Array]:
         rows = size(n)
+        whole_only(source, n, "tiled")
         if probes is orthogonal:
             return _orthogonal_stream(source, rows, m, tiles)
         if probes is basis:
-            signs = source.signs((n, 1))
-            tile = source.xp.tile(basis(source, rows, m), (tiles, 1)) * signs
-            return _columns_of(tile)
+            tile = source.xp.tile(basis(source, rows, m), (tiles, 1))
+            return _columns_of(tile * source.signs((n, 1)))
         takes = [stream(probes, source, rows, m) for _ in range(tiles)]
         return lambda k: source.xp.concat([take(k) for take in takes], axis=0)
 
@@ -329,8 +330,7 @@ def few_valued(probes: Probes, *, complex_: bool) -> bool:
     """Whether entries take so few values that quadratic forms of them tie by chance."""
     if probes is rademacher:
         return not complex_
-    own = getattr(probes, "tiles", probes)
-    return not getattr(own, "spherical", False)
+    return not getattr(getattr(probes, "tiles", probes), "spherical", False)
 
 
 def draw(probes: Any, source: Source, n: int, m: int) -> Array:
@@ -341,10 +341,10 @@ def draw(probes: Any, source: Source, n: int, m: int) -> Array:
             "array, such as tracekit.probes.rademacher"
         )
     Omega = probes(source, n, m)
-    if getattr(Omega, "shape", None) != (n, m):
+    if getattr(Omega, "shape", None) != (shape := (len(source.held(n)), m)):
         raise ValueError(
             f"probes returned {getattr(Omega, 'shape', type(Omega).__name__)} where an array of "
-            f"shape {(n, m)} is needed; pass a function (source, n, m) -> (n, m) array"
+            f"shape {shape} is needed; pass a function (source, n, m) -> (n, m) array"
         )
     return Omega
 
@@ -363,6 +363,7 @@ def _columns_of(Omega: Array) -> Callable[[int], Array]:
 def _orthogonal_stream(source: Source, n: int, m: int, tiles: int = 1) -> Callable[[int], Array]:
     if m > n:
         raise ValueError(f"{m} orthogonal vectors do not fit in dimension {n}; pass at most {n}")
+    whole_only(source, n * tiles, "orthogonal")
     xp, before = source.xp, list[Array]()
 
     def take(k: int) -> Array:
@@ -381,34 +382,33 @@ def _orthogonal_stream(source: Source, n: int, m: int, tiles: int = 1) -> Callab
 
 def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
     bits = (n - 1).bit_length()
-    if m > 2**bits:
-        raise ValueError(
-            f"a Hadamard matrix of order {2**bits} has no {m} columns; pass at most {n}"
-        )
+    order = 2**bits
+    if m > order:
+        raise ValueError(f"a Hadamard matrix of order {order} has no {m} columns; pass at most {n}")
     xp, low = source.xp, bits // 2
     phases = source.xp.matrix_transpose(source.signs((n, 1)))
-    columns = source.distinct(2**bits, m)
-    sizes = -(-n >> low), 1 << low
-    rows = [xp.arange(size, dtype=columns.dtype, device=source.device) for size in sizes]
-    done = 0
+    columns = source.distinct(order, m)
+    held, done = source.held(n), 0
+    first = held.start >> low
+    spans = (first, -(-held.stop >> low)), (0, 1 << low)
+    rows = [xp.arange(*span, dtype=columns.dtype, device=source.device) for span in spans]
+    cut = slice(held.start - (first << low), held.stop - (first << low))
 
     def table(rows: Array, columns: Array) -> Array:
         """Signs (-1)^popcount(row & column), shape (columns, rows)."""
-        parity = xp.bitwise_and(columns[:, None], rows[None, :])
+        parity = columns[:, None] & rows[None, :]
         for shift in (16, 8, 4, 2, 1):
-            moved = xp.bitwise_right_shift(parity, xp.full_like(parity, shift))
-            parity = xp.bitwise_xor(parity, moved)
-        one = xp.bitwise_and(parity, xp.ones_like(parity))
-        return xp.astype(1 - 2 * one, phases.dtype)
+            parity = parity ^ (parity >> shift)
+        return xp.astype(1 - 2 * (parity & 1), phases.dtype)
 
     def take(k: int) -> Array:
         # row = high * 2^low + low: the entry is a product of one sign for each half of the bits
         nonlocal done
         c = columns[done : done + k]
         done += k
-        high = table(rows[0], xp.bitwise_right_shift(c, xp.full_like(c, low)))
+        high = table(rows[0], c >> low)
         both = high[:, :, None] * table(rows[1], c)[:, None, :]
-        return xp.matrix_transpose(xp.reshape(both, (k, -1))[:, :n] * phases)
+        return xp.matrix_transpose(xp.reshape(both, (k, -1))[:, cut] * phases)
 
     return take
 

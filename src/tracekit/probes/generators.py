@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import array_api_compat
 import numpy as np
 
 from .._arrays import Array, DType, Namespace, Rng, Space, is_traced, real_dtype
+from . import counters
+
+Seed: TypeAlias = int | np.integer[Any] | np.random.SeedSequence | None
 
 
 def generator_of(rng: Rng, space: Space) -> Any:
-    """The generator of the library that `rng` is of, and a NumPy one for a seed."""
+    """The generator of the library that `rng` is of, and counters for a seed."""
     xp = space.xp
     if isinstance(rng, bool | float | str):
         raise TypeError(_unusable(rng, xp))
@@ -29,7 +32,11 @@ def generator_of(rng: Rng, space: Space) -> Any:
             raise ValueError(
                 f"`rng` must be an int of 0 or more, or a generator, got {rng}; pass one such as 0"
             )
-        return _Host(np.random.default_rng(rng), rng)
+        if isinstance(rng, np.random.Generator):
+            return _Host(rng)
+        if array_api_compat.is_jax_namespace(xp):
+            return _SeededJax(rng, real_dtype(space.dtype, xp) == xp.float64)
+        return _Seeded(rng)
     if array_api_compat.is_jax_array(rng):
         if array_api_compat.is_jax_namespace(xp):
             return _Jax(rng)
@@ -48,17 +55,77 @@ def _unusable(rng: Rng, xp: Namespace) -> str:
     )
 
 
-class _Host:
+class _Seeded:
+    """Counters of a seed: numbers depend on row, column, law and seed, and on nothing else."""
+
+    def __init__(self, seed: Seed) -> None:
+        self.facts: dict[str, Any] = {"rng": "None" if seed is None else type(seed).__name__}
+        if isinstance(seed, int | np.integer):
+            self.facts = {"rng": "int", "seed": int(seed)}
+            seed = np.random.SeedSequence(int(seed))
+        seed = seed or np.random.SeedSequence()
+        self.key, self.drawn = counters.key_of(seed), 0
+
+    def draw(self, law: str, n: int, m: int, held: range) -> Array:
+        self.drawn += m
+        columns = range(self.drawn - m, self.drawn)
+        return self._numbers(counters.Block(law, held, columns))
+
+    def circular(self, n: int, m: int, held: range) -> tuple[Array, Array]:
+        """Real and imaginary part are rows 2 i and 2 i + 1 of real numbers."""
+        both = self.draw("normal", 2 * n, m, range(2 * held.start, 2 * held.stop))
+        return both[::2, :], both[1::2, :]
+
+    def distinct(self, n: int, m: int) -> Array:
+        self.drawn += 1
+        bits = counters.bits(self.key, "distinct", self.drawn - 1)
+        return np.random.Generator(bits).choice(n, m, replace=False)
+
+    def identity(self) -> dict[str, Any]:
+        return self.facts
+
+    def state(self) -> dict[str, Any]:
+        return {"key": list(self.key), "columns": self.drawn}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        (first, second), self.drawn = state["key"], state["columns"]
+        self.key = first, second
+
+    def _numbers(self, block: counters.Block) -> Array:
+        return counters.draw(self.key, block)
+
+
+class _SeededJax(_Seeded):
+    """The same numbers, drawn by the program itself where one is traced."""
+
+    def __init__(self, seed: Seed, double: bool) -> None:
+        super().__init__(seed)
+        self.dtype = "float64" if double else "float32"
+
+    def _numbers(self, block: counters.Block) -> Array:
+        import jax
+
+        if not is_traced(jax.numpy.zeros(())):
+            return super()._numbers(block)
+        return counters.program(self.key, block, self.dtype, jax.numpy, jax.lax.scan)
+
+
+class _Generator:
+    """A generator of the caller's: all rows are drawn, and those that are held are kept."""
+
+    def draw(self, law: str, n: int, m: int, held: range) -> Array:
+        return getattr(self, law)(n, m)[held.start : held.stop, :]
+
+    def circular(self, n: int, m: int, held: range) -> tuple[Array, Array]:
+        both = self.draw("normal", 2 * n, m, range(2 * n))
+        return both[held.start : held.stop, :], both[n + held.start : n + held.stop, :]
+
+
+class _Host(_Generator):
     """NumPy's generators: rows of a C-ordered draw are the columns, so splits do not matter."""
 
-    def __init__(self, rng: np.random.Generator, given: Rng) -> None:
-        self.rng, self.seed, self.kind = rng, None, type(given).__name__
-        if given is None:
-            self.kind = "None"
-        elif isinstance(given, int | np.integer):
-            self.seed, self.kind = int(given), "int"
-        elif given is rng:
-            self.kind = f"numpy Generator ({type(rng.bit_generator).__name__})"
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
 
     def normal(self, n: int, m: int) -> Array:
         return self.rng.standard_normal((m, n)).T
@@ -76,7 +143,7 @@ class _Host:
         return self.rng.choice(n, m, replace=False)
 
     def identity(self) -> dict[str, Any]:
-        return {"rng": self.kind} | ({} if self.seed is None else {"seed": self.seed})
+        return {"rng": f"numpy Generator ({type(self.rng.bit_generator).__name__})"}
 
     def state(self) -> dict[str, Any]:
         return {"host": self.rng.bit_generator.state}
@@ -85,7 +152,7 @@ class _Host:
         self.rng.bit_generator.state = state["host"]
 
 
-class _Jax:
+class _Jax(_Generator):
     """A JAX key, old or new: column j is drawn from the key folded with j."""
 
     def __init__(self, key: Array) -> None:
@@ -140,7 +207,7 @@ class _Jax:
         return ((words[:, None, :] >> shifts) & 1).reshape(-1, words.shape[1])
 
 
-class _Granular:
+class _Granular(_Generator):
     """A generator whose stream depends on the size of a draw: draws granules of columns."""
 
     def __init__(self, rng: Any, dtype: DType) -> None:

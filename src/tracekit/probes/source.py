@@ -26,15 +26,36 @@ class Source:
     Parameters
     ----------
     rng : None, int, SeedSequence, numpy Generator, torch.Generator, JAX key or CuPy Generator
-        None, an int and NumPy's generators draw on the host, and the draw is moved to the device:
-        one seed gives the same numbers in every library. Any other generator draws in its own
-        library, on its own device; a JAX key does so under `jax.jit` too.
+        None, an int, a SeedSequence and NumPy's generators draw on the host, and the draw is moved
+        to the device: one seed gives the same numbers in every library. Any other generator draws
+        in its own library, on its own device; a JAX key does so under `jax.jit` too.
     like : Space
         An operator, or any record of `dtype`, `xp` and `device`.
+    rows : slice, optional
+        The rows that are held here, of step 1; all by default. Every draw is then the cut
+        ``[rows, :]`` of the whole one. A seed draws these rows alone; other generators draw all of
+        them and keep these. Give all holders of rows the same int or SeedSequence: None is another
+        seed for each.
+
+    Raises
+    ------
+    TypeError
+        If nothing can be drawn from `rng` for the library of `like`, or `rows` is no slice.
+    ValueError
+        If `rng` is a negative int, or the step of `rows` is not 1.
 
     Notes
     -----
-    Column j of the stream does not depend on how many columns are asked for at a time.
+    Column j of the stream does not depend on how many columns are asked for at a time. Of an int,
+    None or a SeedSequence, a number depends on seed, law (signs, normal numbers, phases), row and
+    column only, by the counters of Philox [1]_: not on the number of rows either, nor on who holds
+    them. Under `jax.jit` the program draws these numbers itself, by integer arithmetic of 32 bits:
+    the same signs, other numbers up to rounding. Uniform numbers have 32 bits, and normal ones are
+    of modulus 6.8 at most.
+
+    References
+    ----------
+    .. [1] Salmon, Moraes, Dror, Shaw (2011), SC'11, doi:10.1145/2063384.2063405.
 
     Examples
     --------
@@ -43,11 +64,32 @@ class Source:
     >>> source = tk.probes.Source(0, A)
     >>> tk.probes.rademacher(source, 3, 2).shape
     (3, 2)
+    >>> whole = tk.probes.Source(0, A).normal((1000, 2))
+    >>> part = tk.probes.Source(0, A, rows=slice(500, 700)).normal((1000, 2))
+    >>> bool((part == whole[500:700]).all())
+    True
     """
 
-    def __init__(self, rng: Rng, like: Space) -> None:
+    def __init__(self, rng: Rng, like: Space, rows: slice | None = None) -> None:
         self.xp, self.dtype, self.device = like.xp, like.dtype, like.device
+        self.rows = _checked(rows)
         self._engine = generator_of(rng, self)
+
+    def held(self, n: int) -> range:
+        """Numbers of the rows that are drawn, out of n.
+
+        Parameters
+        ----------
+        n : int
+            How many rows there are.
+
+        Returns
+        -------
+        range
+            All of them, unless the source was made for some `rows`.
+        """
+        start, stop, _ = (self.rows or slice(None)).indices(n)
+        return range(start, max(start, stop))
 
     def normal(self, shape: tuple[int, int]) -> Array:
         """Standard normal entries; circularly symmetric with ``E|x|^2 = 1`` if complex.
@@ -60,13 +102,13 @@ class Source:
         Returns
         -------
         (n, m) array
-            In the operator's library and dtype, on its device.
+            In the operator's library and dtype, on its device; of n the rows that are held.
         """
         n, m = shape
         if not is_complex(self):
-            return self._place(self._engine.normal(n, m))
-        both = self._engine.normal(2 * n, m)
-        return self._complex(both[:n, :], both[n:, :], math.sqrt(0.5))
+            return self._place(self._engine.draw("normal", n, m, self.held(n)))
+        re, im = self._engine.circular(n, m, self.held(n))
+        return self._complex(re, im, math.sqrt(0.5))
 
     def signs(self, shape: tuple[int, int]) -> Array:
         """Entries of modulus one: signs, or phases uniform on the unit circle if complex.
@@ -79,12 +121,13 @@ class Source:
         Returns
         -------
         (n, m) array
-            In the operator's library and dtype, on its device.
+            In the operator's library and dtype, on its device; of n the rows that are held.
         """
         n, m = shape
         if not is_complex(self):
-            return self._place(self._engine.signs(n, m))
-        angle = self._place(self._engine.uniform(n, m), real=True) * (2 * math.pi)
+            return self._place(self._engine.draw("signs", n, m, self.held(n)))
+        turns = self._engine.draw("uniform", n, m, self.held(n))
+        angle = self._place(turns, real=True) * (2 * math.pi)
         return self._complex(self.xp.cos(angle), self.xp.sin(angle), 1.0)
 
     def distinct(self, n: int, m: int) -> Array:
@@ -148,6 +191,25 @@ class Source:
         if scale != 1.0:
             re, im = re * scale, im * scale
         return self.xp.astype(re, self.dtype) + self.xp.astype(im, self.dtype) * 1j
+
+
+def whole_only(source: Source, n: int, name: str) -> None:
+    """Refuse a part of the rows where columns are made of all of them."""
+    if len(held := source.held(n)) < n:
+        raise ValueError(
+            f"probes.{name} needs whole columns, and the source holds rows {held.start} to "
+            f"{held.stop} of {n}; pass probes.rademacher, normal or hadamard"
+        )
+
+
+def _checked(rows: slice | None) -> slice | None:
+    if rows is not None and not isinstance(rows, slice):
+        raise TypeError(
+            f"`rows` must be a slice or None, got {type(rows).__name__}; pass slice(a, b)"
+        )
+    if rows is not None and rows.step not in (None, 1):
+        raise ValueError(f"`rows` must have a step of 1, got {rows.step}; pass slice(a, b)")
+    return rows
 
 
 Source.__module__ = "tracekit.probes"
