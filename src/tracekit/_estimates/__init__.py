@@ -3,6 +3,7 @@
 from . import files
 from .budget import checked_budget, checked_tolerance, former_name
 from .certified import Certified
+from .density import SpectralDensity
 from .estimate import (
     ErrorParts,
     Estimate,
@@ -14,7 +15,7 @@ from .estimate import (
 )
 from .jackknife import FEW, combined_error, jackknife, mixed_error
 from .not_finite import NotFiniteError, require_finite
-from .plots import plot_band, plot_density, plot_errors
+from .plots import plot_band, plot_errors
 from .quantiles import t_quantile
 from .running_mean import add, fitted
 from .samples import beyond_chance, few, mean, skewness_of, standard_error
@@ -26,6 +27,7 @@ __all__ = [
     "Estimate",
     "NotFiniteError",
     "ProbeGram",
+    "SpectralDensity",
     "add",
     "beyond_chance",
     "checked_budget",
@@ -41,7 +43,6 @@ __all__ = [
     "mean",
     "mixed_error",
     "plot_band",
-    "plot_density",
     "plot_errors",
     "require_finite",
     "scaled",

@@ -18,7 +18,7 @@ from .._arrays import (
     to_number,
 )
 from .._estimates import ErrorParts, Estimate, finalize, mean, standard_error
-from .._sketches import ControlVariate, Fold, Observed, Space, Spaces, cross_fit, samples
+from .._sketches import ControlVariate, Fold, Krylov, Observed, Space, Spaces, cross_fit, samples
 from ..functions import Function, is_semidefinite, values
 from ..probes import distributions
 from .batch import ROUNDING, Batch, evaluate, shorter_depths
@@ -181,7 +181,8 @@ def read(
         found = evaluate(f, ControlVariate(A), K, None, steps)
         return found if observed is None else _observed(f, observed, K, steps, found)
 
-    at, complete, settled = batch(depth), depth >= A.shape[0], True
+    complete = isinstance(K, Krylov) and depth >= A.shape[0]
+    at, settled = batch(depth), True
     change: Array | None = None
     if observed is not None:
         twice = observed.at_twice(f, spaces.deep, depth)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +16,6 @@ from .._sketches import (
     LOOK_AHEAD,
     MEGABYTES,
     ControlVariate,
-    OutsideError,
     Pairs,
     Space,
     Spaces,
@@ -54,7 +52,6 @@ from .request import Request, exactly, requested
 
 PILOT, PILOT_DEPTH = 4, 6  # the first probes, and the depth at which they are first evaluated
 DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
-WIDER = (0.01, 0.1, 1.0)  # of its breadth, by which an interval that is found is widened
 NEVER = 10**9  # steps
 MAXIMUM_DEFAULT = 30  # steps where values are not known
 
@@ -86,7 +83,7 @@ def trace_estimate(
 
 def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
     """What `sampled` finds, begun again where an interval that was found is too narrow."""
-    if request.quadrature != Chebyshev():
+    if not rules.needs_interval(request.quadrature):
         return sampled(request, rng, method)
     A, counter = counted(request.A)
 
@@ -95,10 +92,7 @@ def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Ar
         estimate, terms = sampled(again, rng, method)
         return replace(estimate, num_matvecs=counter.total), terms
 
-    for margin in WIDER[:-1]:
-        with suppress(OutsideError):
-            return found(margin)
-    return found(WIDER[-1])
+    return rules.widened(request.quadrature, found)
 
 
 def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:

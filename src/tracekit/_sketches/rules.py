@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
 
 from .._arrays import Array, is_traced, namespace
 from .._operators import LinearOperator, itemsize
 from ..quadrature import Chebyshev, Lanczos
 from . import chebyshev, gauss, lanczos
-from .chebyshev import Space
+from .chebyshev import OutsideError, Space
 from .lanczos import Krylov
 
 Quadrature: TypeAlias = Lanczos | Chebyshev
 COLUMNS, MEGABYTES = 64, 256  # bases are kept where so many columns take no more than that
+WIDER = (0.01, 0.1, 1.0)  # of its breadth, by which an interval that is found is widened
+Found = TypeVar("Found")
 
 
 def checked(quadrature: Any, A: LinearOperator) -> Quadrature:
@@ -29,6 +32,24 @@ def checked(quadrature: Any, A: LinearOperator) -> Quadrature:
         fits = COLUMNS * A.shape[0] * itemsize(A) <= MEGABYTES * 2**20
         return Lanczos(reorthogonalise=fits)
     return quadrature
+
+
+def of_a_run(quadrature: Any, A: LinearOperator, observed: bool) -> Quadrature:
+    """How a run integrates that may grow, and may have an observable."""
+    way = (
+        Lanczos(reorthogonalise=True) if observed and quadrature is None else checked(quadrature, A)
+    )
+    if observed and way != Lanczos(reorthogonalise=True):
+        raise ValueError(
+            "an observable is compressed to the bases, which this quadrature does not keep; pass "
+            "quadrature.lanczos(reorthogonalise=True)"
+        )
+    if needs_interval(way):
+        raise ValueError(
+            "the moments of a run have one interval, however it grows; pass "
+            "quadrature.chebyshev(interval=(low, high))"
+        )
+    return way
 
 
 def begin(quadrature: Quadrature, A: LinearOperator, X: Array, block: int = 1) -> Space:
@@ -78,3 +99,16 @@ def with_interval(
     if semidefinite and least >= 0:
         low = max(low, 0.0)
     return Chebyshev((low, high)), few * lanczos.cost(A, steps + 1)
+
+
+def needs_interval(quadrature: Quadrature) -> bool:
+    """Whether bounds of the spectrum have to be found."""
+    return isinstance(quadrature, Chebyshev) and quadrature.interval is None
+
+
+def widened(quadrature: Quadrature, found: Callable[[float], Found]) -> Found:
+    """What is found by a margin, begun again where an interval that was found is too narrow."""
+    for margin in WIDER[:-1] if needs_interval(quadrature) else ():
+        with suppress(OutsideError):
+            return found(margin)
+    return found(WIDER[-1])
