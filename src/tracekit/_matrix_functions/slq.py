@@ -16,6 +16,7 @@ from .._operators import counted, itemsize, matvecs_per_column, square
 from .._sketches import (
     LOOK_AHEAD,
     MEGABYTES,
+    Arnoldi,
     ControlVariate,
     OutsideError,
     Pairs,
@@ -35,7 +36,7 @@ from .._sketches import (
 )
 from ..functions import Function, inv, is_semidefinite, log, values
 from ..probes import Source, distributions
-from ..quadrature import Chebyshev
+from ..quadrature import Chebyshev, Lanczos
 from .batch import evaluate
 from .brackets import certified
 from .one_sketch import attempt
@@ -188,7 +189,11 @@ def choose_depth(request: Request, start: Start) -> tuple[Start, Depth]:
         K, depth = _settled(request, start, budget)
         return start._replace(K=K), depth
     steps = request.depth or _default_depth(request, start.groups, budget)
-    return start._replace(K=start.K.advance(steps)), Depth(steps, steps >= complete)
+    K, settled = start.K.advance(steps), True
+    if isinstance(K, Arnoldi):
+        many = budget // request.cost(steps)
+        settled = judged(request.f, evaluate(request.f, start.cv, K, None, steps), many).small
+    return start._replace(K=K), Depth(steps, steps >= complete, settled)
 
 
 def _first_probes(
@@ -245,7 +250,7 @@ def _maximum_depth(request: Request, groups: int, budget: int) -> int:
     products = max(budget // (groups * request.block) - request.gradient_cost, 1)
     steps = products
     if request.A.factor is not None:
-        lanczos_too = not isinstance(request.quadrature, Chebyshev)
+        lanczos_too = isinstance(request.quadrature, Lanczos)
         steps = max((products + lanczos_too) // 2, 1)
     return min(steps, _complete_depth(request))
 

@@ -27,6 +27,7 @@ def trace_function(
     quadrature: Quadrature | None = None,
     shift: float | None = None,
     bounds: tuple[float, float] | None = None,
+    hermitian: bool = True,
 ) -> Estimate:
     r"""The trace of f(A), A Hermitian, by stochastic Lanczos quadrature with deflation.
 
@@ -157,7 +158,7 @@ def trace_function(
     """
     return trace_estimate(
         A, f, num_matvecs, "trace_function", rng=rng, probes=probes, depth=depth, block=block,
-        deflate=deflate, quadrature=quadrature, shift=shift, bounds=bounds,
+        deflate=deflate, quadrature=quadrature, shift=shift, bounds=bounds, hermitian=hermitian,
     )  # fmt: skip
 
 
