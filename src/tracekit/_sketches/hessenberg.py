@@ -15,7 +15,7 @@ import numpy as np
 
 from .._arrays import (
     Array,
-    device_of,
+    beside,
     is_complex,
     is_differentiated,
     namespace,
@@ -147,11 +147,14 @@ def _exponential(H: np.ndarray) -> np.ndarray:
 
 def _at(f: Function, x: np.ndarray, A: LinearOperator) -> np.ndarray:
     """F at numbers of the host, as complex ones of A's library."""
-    return _host(values(f, _array(x.astype(complex), A)))
+    return _host(values(f, _array(x, A)))
 
 
 def _array(x: np.ndarray, A: LinearOperator) -> Array:
-    return A.xp.asarray(x, device=A.device)
+    """Numbers of the host as complex ones of A's library, in double precision where it has that."""
+    kinds = A.xp.__array_namespace_info__().dtypes(device=A.device, kind="complex floating")
+    widest = "complex128" if "complex128" in kinds else "complex64"
+    return A.xp.asarray(x.astype(widest), device=A.device)
 
 
 def _host(y: Array) -> np.ndarray:
@@ -162,7 +165,7 @@ def _host(y: Array) -> np.ndarray:
 
 def _precision(f: Function, A: LinearOperator) -> float:
     """Distance from one to the next number that f returns."""
-    y = f(_array(np.ones(1, complex), A))
+    y = f(_array(np.ones(1), A))
     return float(namespace(y).finfo(y.dtype).eps)
 
 
@@ -171,7 +174,7 @@ def _real_if(f: Function, H: np.ndarray, y: np.ndarray, A: LinearOperator) -> np
     if np.iscomplexobj(H):
         return y
     with np.errstate(all="ignore"):
-        real = not is_complex(f(_array(np.ones(1), A)))
+        real = not is_complex(f(A.xp.real(_array(np.ones(1), A))))
     return y.real if real else y
 
 
@@ -179,6 +182,4 @@ def _placed(y: np.ndarray, like: Array) -> Array:
     """Numbers of the host beside an array, in its precision."""
     xp = namespace(like)
     dtype = real_dtype(like.dtype, xp)
-    if np.iscomplexobj(y):
-        dtype = xp.result_type(dtype, xp.complex64)
-    return xp.astype(xp.asarray(y, device=device_of(like)), dtype, copy=False)
+    return beside(like, y, xp.result_type(dtype, xp.complex64) if np.iscomplexobj(y) else dtype)
