@@ -18,6 +18,7 @@ from .._sketches import (
     MEGABYTES,
     Arnoldi,
     ControlVariate,
+    Krylov,
     OutsideError,
     Pairs,
     Space,
@@ -39,6 +40,7 @@ from ..probes import Source, distributions
 from ..quadrature import Chebyshev, Lanczos
 from .batch import evaluate
 from .brackets import certified
+from .near_zero import HIDDEN, allowing, hidden
 from .one_sketch import attempt
 from .quadrature import (
     NOT_SETTLED,
@@ -121,6 +123,11 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
     start = choose_deflation(request, start, source)
     start, depth = choose_depth(request, start)
     spent = start.spent + start.groups * request.cost(start.K.depth) + depth.num_matvecs
+    unseen = 0.0
+    if request.general and isinstance(start.K, Krylov) and not is_traced(start.K.seen):
+        left = int(LOOK_AHEAD * (request.budget - spent)) if request.depth is None else 0
+        unseen, further = hidden(start.K, left)
+        spent += further
     more, f, cv = (request.budget - spent) // request.cost(depth.steps), request.f, start.cv
     crosses = request.deflate is None and not start.columns and is_independent(request.probes)
     crosses = crosses and start.K.held(2) == 2
@@ -153,10 +160,12 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
         estimate = replace(estimate, slope=slope[0], slope_error=slope[1])
     if request.bounds is not None:
         estimate = certified(estimate, f, K, request.bounds)
+    estimate = allowing(estimate, unseen) if unseen else estimate
     reason = f"{spaces.groups * request.block} probes, depth {depth.steps}"
     reason += f", {start.columns} deflated" if start.columns else ""
     if request.general and not start.columns and not is_traced(K.seen):
         reason += f"; {_conditioning(K)}"
+    reason += f"; {HIDDEN}" if unseen else ""
     reason += "" if estimate.converged else f"; {NOT_SETTLED}"
     return replace(estimate, reason=reason), request.A.xp.concat(terms) if terms else None
 
