@@ -153,7 +153,7 @@ def trace_function(
     arXiv:2205.01736; Persson, Kressner (2023), arXiv:2209.11023; Wenger, Pleiss, Hennig,
     Cunningham, Gardner (2022), arXiv:2107.00243; Madhavan, Alexanderian, Saibaba (2026),
     arXiv:2603.05721; for Arnoldi Saad (1992), doi:10.1137/0729014, and Davies (2007),
-    arXiv:math/0703899.
+    doi:10.1137/060659909.
 
     Examples
     --------
