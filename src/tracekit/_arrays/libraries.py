@@ -87,8 +87,8 @@ def device_of(x: Array) -> Device:
     return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
 
 
-def beside(x: Array, value: float, dtype: DType) -> Array:
-    """A number of the host as a 0-d array where `x` is."""
+def beside(x: Array, value: float | np.ndarray, dtype: DType) -> Array:
+    """A number of the host as a 0-d array, or an array of the host, where `x` is."""
     made = namespace(x).asarray(value, dtype=dtype, device=device_of(x))
     if array_api_compat.is_jax_array(x) and len(x.devices()) == 1:  # no data that it could follow
         return array_api_compat.to_device(made, x.device)
@@ -140,6 +140,8 @@ def to_number(x: Array) -> complex:
 def to_host(x: Array) -> np.ndarray:
     """A copy of an array in NumPy, memory order kept."""
     x = x.detach() if hasattr(x, "detach") else x
+    if package_of(type(x)) == "array_api_strict":  # of any of its devices
+        return np.from_dlpack(x)
     return np.asarray(array_api_compat.to_device(x, "cpu")) if _elsewhere(x) else np.asarray(x)
 
 

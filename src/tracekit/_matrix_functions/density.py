@@ -10,7 +10,7 @@ from typing import Any
 from .._arrays import Array, Rng, is_complex, namespace, to_number
 from .._estimates import SpectralDensity, checked_budget
 from .._operators import all_columns_cost, counted, square
-from .._sketches import Krylov, Space, Spaces, chebyshev, gauss, rules
+from .._sketches import Arnoldi, Krylov, Rule, Space, Spaces, chebyshev, gauss, rules
 from ..probes import Source, distributions
 from .request import eigenvalues, is_affordable
 
@@ -110,6 +110,7 @@ def of_eigenvalues(x: Array, num_matvecs: int) -> SpectralDensity:
 def of_spaces(K: Space, num_matvecs: int) -> SpectralDensity:
     """The density that probes see."""
     xp, A = K.operator.xp, K.operator
+    assert not isinstance(K, Arnoldi)
     if isinstance(K, Krylov):
         x, shares = gauss.shares(K)
     else:
@@ -131,7 +132,7 @@ def of_spaces(K: Space, num_matvecs: int) -> SpectralDensity:
     return replace(found, moments=moments, interval=(center - half, center + half))
 
 
-def _afforded(way: rules.Quadrature, A: Any, depth: int, budget: int) -> tuple[int, int]:
+def _afforded(way: Rule, A: Any, depth: int, budget: int) -> tuple[int, int]:
     """Steps and probes that a budget pays for: at least one of each."""
     while depth > 1 and rules.cost(way, A, depth) > budget:
         depth -= 1

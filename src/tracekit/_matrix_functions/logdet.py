@@ -74,8 +74,11 @@ def logdet(
     Without `hermitian` Golub-Kahan takes the place of Lanczos, so that small singular values keep
     their digits; the number of steps goes with the condition of A, not its root, and ``reason``
     says what that is at least, by the Ritz values. A singular value that is far below the others,
-    as triangular matrices with small diagonals and Jordan blocks have, is met by no probe: the
-    value then lacks its logarithm, and nothing tells.
+    as triangular matrices with small diagonals and Jordan blocks have, shows in a probe after a
+    number of steps that follows from n and the condition of the others. One probe goes on as far as
+    that, where half of what is left pays for it; where not, ``reason`` says so, and the standard
+    error allows for a singular value as small as rounding. Several such values, or smaller ones,
+    may be more than that.
 
     The gradient comes from :math:`E\, y^H A\, \omega` with :math:`y = A^{-1} \omega` held constant:
     the solve is read from the Krylov space of the probe, and no derivative of the Lanczos process

@@ -183,7 +183,8 @@ def estrada_index(
     Notes
     -----
     The subgraph centralities of the nodes are ``diagonal(function_operator(A, functions.exp,
-    depth), m)``; a heat trace is that of ``(-t) * L``, L the Laplacian.
+    depth), m)``; a heat trace is that of ``(-t) * L``, L the Laplacian. For a directed graph call
+    ``trace_function(A, functions.exp, m, hermitian=False)``.
 
     References
     ----------

@@ -207,6 +207,7 @@ def _of_space(name: str, K: Space) -> dict[str, Any]:
     if isinstance(K, Moments):
         arrays = {f"{name} moments": xp.stack(list(K.moments)), f"{name} rest": K.rest}
         return arrays if K.before is None else arrays | {f"{name} before": K.before}
+    assert isinstance(K, Krylov)
     arrays = {f"{name} {key}": xp.stack(list(getattr(K, key))) for key in STACKS}
     arrays |= {f"{name} rest": K.rest, f"{name} size": K.size}
     if K.panels:

@@ -15,7 +15,9 @@ from .._operators import counted, itemsize, matvecs_per_column, square
 from .._sketches import (
     LOOK_AHEAD,
     MEGABYTES,
+    Arnoldi,
     ControlVariate,
+    Krylov,
     Pairs,
     Space,
     Spaces,
@@ -33,9 +35,10 @@ from .._sketches import (
 )
 from ..functions import Function, inv, is_semidefinite, log, values
 from ..probes import Source, distributions
-from ..quadrature import Chebyshev
+from ..quadrature import Chebyshev, Lanczos
 from .batch import evaluate
 from .brackets import certified
+from .near_zero import HIDDEN, allowing, hidden
 from .one_sketch import attempt
 from .quadrature import (
     NOT_SETTLED,
@@ -114,6 +117,11 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
     start = choose_deflation(request, start, source)
     start, depth = choose_depth(request, start)
     spent = start.spent + start.groups * request.cost(start.K.depth) + depth.num_matvecs
+    unseen = 0.0
+    if request.general and isinstance(start.K, Krylov) and not is_traced(start.K.seen):
+        left = int(LOOK_AHEAD * (request.budget - spent)) if request.depth is None else 0
+        unseen, further = hidden(start.K, left)
+        spent += further
     more, f, cv = (request.budget - spent) // request.cost(depth.steps), request.f, start.cv
     crosses = request.deflate is None and not start.columns and is_independent(request.probes)
     crosses = crosses and start.K.held(2) == 2
@@ -146,10 +154,12 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
         estimate = replace(estimate, slope=slope[0], slope_error=slope[1])
     if request.bounds is not None:
         estimate = certified(estimate, f, K, request.bounds)
+    estimate = allowing(estimate, unseen) if unseen else estimate
     reason = f"{spaces.groups * request.block} probes, depth {depth.steps}"
     reason += f", {start.columns} deflated" if start.columns else ""
     if request.general and not start.columns and not is_traced(K.seen):
         reason += f"; {_conditioning(K)}"
+    reason += f"; {HIDDEN}" if unseen else ""
     reason += "" if estimate.converged else f"; {NOT_SETTLED}"
     return replace(estimate, reason=reason), request.A.xp.concat(terms) if terms else None
 
@@ -182,7 +192,11 @@ def choose_depth(request: Request, start: Start) -> tuple[Start, Depth]:
         K, depth = _settled(request, start, budget)
         return start._replace(K=K), depth
     steps = request.depth or _default_depth(request, start.groups, budget)
-    return start._replace(K=start.K.advance(steps)), Depth(steps, steps >= complete)
+    K, settled = start.K.advance(steps), True
+    if isinstance(K, Arnoldi):
+        many = budget // request.cost(steps)
+        settled = judged(request.f, evaluate(request.f, start.cv, K, None, steps), many).small
+    return start._replace(K=K), Depth(steps, steps >= complete, settled)
 
 
 def _first_probes(
@@ -239,7 +253,7 @@ def _maximum_depth(request: Request, groups: int, budget: int) -> int:
     products = max(budget // (groups * request.block) - request.gradient_cost, 1)
     steps = products
     if request.A.factor is not None:
-        lanczos_too = not isinstance(request.quadrature, Chebyshev)
+        lanczos_too = isinstance(request.quadrature, Lanczos)
         steps = max((products + lanczos_too) // 2, 1)
     return min(steps, _complete_depth(request))
 

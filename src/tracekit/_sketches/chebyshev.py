@@ -34,6 +34,7 @@ from .._arrays import (
 from .._estimates import require_finite
 from .._operators import LinearOperator, matvecs_per_column
 from . import gauss, lanczos
+from .arnoldi import Arnoldi
 
 BOUND_STEPS = 20  # of the search for bounds
 OVERSAMPLING = 4  # nodes for each moment
@@ -133,7 +134,7 @@ class Moments:
         )
 
 
-Space: TypeAlias = lanczos.Krylov | Moments
+Space: TypeAlias = lanczos.Krylov | Moments | Arnoldi
 
 
 def begin(A: LinearOperator, X: Array, interval: tuple[Array | float, Array | float]) -> Moments:
