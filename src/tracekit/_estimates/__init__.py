@@ -13,7 +13,9 @@ from .estimate import (
     with_method,
 )
 from .jackknife import FEW, combined_error, jackknife, mixed_error
+from .merged import merged
 from .not_finite import NotFiniteError, require_finite
+from .origin import with_origin
 from .plots import plot_band, plot_density, plot_errors
 from .quantiles import t_quantile
 from .running_mean import add, fitted
@@ -39,6 +41,7 @@ __all__ = [
     "former_name",
     "jackknife",
     "mean",
+    "merged",
     "mixed_error",
     "plot_band",
     "plot_density",
@@ -49,4 +52,5 @@ __all__ = [
     "standard_error",
     "t_quantile",
     "with_method",
+    "with_origin",
 ]

@@ -34,6 +34,7 @@ from .arguments import (
     watched,
 )
 from .console import Progress, as_text, plot
+from .merge import merge_results
 
 METHODS: dict[str, Callable[..., Estimate]] = {  # a matrix from a file has no factor
     name: method for name, method in ALL_METHODS.items() if name != "one_sided"
@@ -63,8 +64,9 @@ def add(commands: Any) -> None:
         description=(
             "The trace of a square matrix, read from its entries; of a power or function of it,\n"
             "or by a named method, estimated from products: as many as a tolerance needs, or as\n"
-            "are given."
+            "are given. Or results of runs with other seeds, as --json prints them, as one."
         ),
+        nargs="?",
     )
     add = parser.add_argument
     add(
@@ -127,9 +129,22 @@ def add(commands: Any) -> None:
         help="plot estimate and interval against the number of products (.png, .pdf or .svg)",
     )
 
+    add(
+        "--merge",
+        type=Path,
+        nargs="+",
+        metavar="RUN.json",
+        help="what runs of one estimate with different seeds printed (--json), as one estimate; "
+        "no FILE is read",
+    )
+
 
 def _run(arguments: argparse.Namespace) -> int:
     """Run ``tracekit estimate``."""
+    if arguments.merge:
+        return merge_results(arguments)
+    if arguments.file is None:
+        raise MisusedError("there is no FILE to read; name one, or results to --merge")
     _refuse_contradictions(arguments)
     seed, resumed = _seed(arguments)
     A = read(arguments)
