@@ -980,7 +980,7 @@ def test_printed_runs_that_do_not_add_up_are_refused(run, printed, tmp_path):
         ("differ in `file`, decay.npy and flat.npy", "flat.npy", *ask, "--seed", 2),
         ("differ in `power`, 1 and 2", "decay.npy", *ask, "--seed", 2, "--power", 2),
         ("differ in method", "decay.npy", "--method", "xtrace", "--num-matvecs", 9),
-        ("is exact", "decay.npy", "--exact"),
+        ("differ in method", "flat.npy", "--function", "log", "--num-matvecs", 60),
     ):
         code, out, err = run("estimate", "--merge", first, printed("b.json", *other))
         assert (code, out) == (2, "")

@@ -19,6 +19,7 @@ from .formulas import (
     real,
     weights,
 )
+from .lazy import in_chunks
 from .libraries import (
     NAMESPACES,
     Array,
@@ -95,6 +96,7 @@ __all__ = [
     "fingerprint",
     "floating",
     "householder_qr",
+    "in_chunks",
     "inexactness",
     "inner",
     "is_array",

@@ -34,7 +34,6 @@ from .arguments import (
     watched,
 )
 from .console import Progress, as_text, plot
-from .merge import merge_results
 
 METHODS: dict[str, Callable[..., Estimate]] = {  # a matrix from a file has no factor
     name: method for name, method in ALL_METHODS.items() if name != "one_sided"
@@ -54,7 +53,7 @@ TOLERANT = "auto", "hutchinson", "xtrace", "xnystrace"
 RTOL, NUM_MATVECS = 1e-2, 100
 
 
-def add(commands: Any) -> None:
+def add(commands: Any) -> argparse.ArgumentParser:
     """Add the command to the parser."""
     parser = add_command(
         commands,
@@ -128,21 +127,11 @@ def add(commands: Any) -> None:
         metavar="OUT.png",
         help="plot estimate and interval against the number of products (.png, .pdf or .svg)",
     )
-
-    add(
-        "--merge",
-        type=Path,
-        nargs="+",
-        metavar="RUN.json",
-        help="what runs of one estimate with different seeds printed (--json), as one estimate; "
-        "no FILE is read",
-    )
+    return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
     """Run ``tracekit estimate``."""
-    if arguments.merge:
-        return merge_results(arguments)
     if arguments.file is None:
         raise MisusedError("there is no FILE to read; name one, or results to --merge")
     _refuse_contradictions(arguments)

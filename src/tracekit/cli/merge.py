@@ -17,10 +17,30 @@ TAKEN = "merge", "level", "json", "run"  # options that go with it
 SAME = "power", "function"  # what has to be so of all results, besides the name of the file
 
 
-def merge_results(arguments: argparse.Namespace) -> int:
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the option to the command ``estimate``, which then reads no matrix."""
+    alone = parser.get_default("run")
+    parser.add_argument(
+        "--merge",
+        type=Path,
+        nargs="+",
+        metavar="RUN.json",
+        help="what runs of one estimate with different seeds printed (--json), as one estimate; "
+        "no FILE is read",
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        found: int = _merge(arguments) if arguments.merge else alone(arguments)
+        return found
+
+    parser.set_defaults(run=run)
+
+
+def _merge(arguments: argparse.Namespace) -> int:
     """Print what several runs say together."""
     for name, value in vars(arguments).items():
-        if name not in TAKEN and value not in (None, False, 1):
+        given = value is not None and value is not False and (name, value) != ("power", 1)
+        if given and name not in TAKEN:
             option = "FILE" if name == "file" else "--" + name.replace("_", "-")
             raise MisusedError(f"--merge is incompatible with {option}; leave out one of them")
     reports = [_read(path) for path in arguments.merge]
