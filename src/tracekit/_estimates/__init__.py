@@ -14,7 +14,9 @@ from .estimate import (
     with_method,
 )
 from .jackknife import FEW, combined_error, jackknife, mixed_error
+from .merged import merged
 from .not_finite import NotFiniteError, require_finite
+from .origin import with_origin
 from .plots import plot_band, plot_errors
 from .quantiles import t_quantile
 from .running_mean import add, fitted
@@ -41,6 +43,7 @@ __all__ = [
     "former_name",
     "jackknife",
     "mean",
+    "merged",
     "mixed_error",
     "plot_band",
     "plot_errors",
@@ -50,4 +53,5 @@ __all__ = [
     "standard_error",
     "t_quantile",
     "with_method",
+    "with_origin",
 ]

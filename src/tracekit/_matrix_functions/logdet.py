@@ -6,7 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from .._arrays import Rng, constant, is_traced, namespace, real, to_number
-from .._estimates import Estimate, finalize
+from .._estimates import (
+    Estimate,
+    finalize,
+    with_origin,
+)
 from .._operators import LinearOperator, gram, square
 from .._sketches import Quadrature
 from ..functions import log
@@ -15,6 +19,7 @@ from .request import exactly, requested
 from .slq import within_bounds
 
 
+@with_origin
 def logdet(
     A: Any,
     num_matvecs: int,

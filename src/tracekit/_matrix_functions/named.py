@@ -6,11 +6,15 @@ from typing import Any
 
 from .. import functions
 from .._arrays import Rng
-from .._estimates import Estimate
+from .._estimates import (
+    Estimate,
+    with_origin,
+)
 from .._sketches import Quadrature
 from .slq import trace_estimate
 
 
+@with_origin
 def trace_inverse(
     A: Any,
     num_matvecs: int,
@@ -76,6 +80,7 @@ def trace_inverse(
     )
 
 
+@with_origin
 def effective_dimension(
     A: Any,
     ridge: float,
@@ -144,6 +149,7 @@ def effective_dimension(
     )
 
 
+@with_origin
 def estrada_index(
     A: Any,
     num_matvecs: int,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,39 +102,8 @@ def load(path: Path, A: Any, rng: Rng, kind: type[Any]) -> Any:
     return run
 
 
-def merge(runs: Sequence[Any]) -> Any:
-    """Several runs of one operator as one.
-
-    Parameters
-    ----------
-    runs : sequence of SpectralRun
-        Of one operator, with probes of their own (from different seeds), of the same depth.
-
-    Returns
-    -------
-    SpectralRun
-        With the probes of all, each deflated as in its own run. It cannot be extended.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If what is given are not such runs, or two of them share probes.
-
-    Notes
-    -----
-    That the operator is one and the same cannot be seen: only its dimension and dtype are compared.
-
-    Examples
-    --------
-    >>> import numpy as np, tracekit as tk
-    >>> A = tk.testing.known_spectrum(np.linspace(1.0, 2.0, 300))
-    >>> run = tk.merge([tk.spectral_run(A, 100, rng=seed) for seed in (0, 1)])
-    >>> run.num_probes, run.num_matvecs
-    (8, 180)
-    """
-    every = list(runs)
-    if not every or any(not hasattr(run, "_spaces") for run in every):
-        raise TypeError(f"`runs` must be several SpectralRuns, got {runs!r}")
+def merge(every: list[Any]) -> Any:
+    """Several runs of one operator as one."""
     first = every[0]
     spaces = [run._spaces for run in every if run._spaces is not None]
     if len(spaces) < len(every):

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, conj
-from .._estimates import Estimate, checked_budget
+from .._estimates import (
+    Estimate,
+    checked_budget,
+    with_origin,
+)
 from .._operators import LinearOperator, square
 from .._sketches import Krylov, Quadrature, gauss, lanczos, rules
 from ..functions import Function, values
@@ -14,6 +18,7 @@ from ..quadrature import Chebyshev
 from .slq import trace_estimate
 
 
+@with_origin
 def trace_function(
     A: Any,
     f: Function,
