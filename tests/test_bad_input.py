@@ -274,15 +274,14 @@ Lazy.__name__, Lazy.__module__ = "Array", "dask.array.core"
 @traces
 def test_lazy_arrays(trace: Any) -> None:
     A = Lazy(matrix("psd", N))
-    for thing in (A, liar(A.__matmul__)):
-        refused(r"dask arrays are not supported.*; pass .*compute\(\)", trace, thing)
+    refused(r"dask arrays are not supported.*; pass .*compute\(\)", trace, liar(A.__matmul__))
 
 
 @traces
 def test_arrays_of_dask(trace: Any) -> None:
     da = pytest.importorskip("dask.array")
     A = da.from_array(matrix("psd", N), chunks=(10, 10))
-    for thing in (A, liar(lambda X: A @ X), liar(lambda X: da.from_array(EYE @ X))):
+    for thing in (liar(lambda X: A @ X), liar(lambda X: da.from_array(EYE @ X))):
         refused(r"dask arrays are not supported.*; pass .*compute\(\)", trace, thing)
 
 

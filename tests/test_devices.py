@@ -143,6 +143,7 @@ def integrated(A: Array) -> tuple[Array, ...]:
         *certified.certified_interval(),
         root @ A[:, :2],
         tk.logdet(A, 14, rng=SEED, depth=3, hermitian=False).value,
+        tk.trace_function(A, functions.exp, 12, rng=SEED, depth=3, hermitian=False).value,
         tk.trace_function(A, functions.log1p, 12, rng=SEED, shift=0.0).value,
     )
 

@@ -50,6 +50,25 @@ def forms(A: Matrix, X: Matrix, f: Function, depth: int, block: int = 1) -> Vect
     return np.concatenate(found)
 
 
+def arnoldi_forms(A: Matrix, X: Matrix, f: Callable[[Matrix], Matrix], depth: int) -> Vector:
+    """``x^H f(A) x`` by Arnoldi, one probe after the other; f is a function of a matrix."""
+    found = []
+    for x in X.T:
+        Q, H = [x / np.linalg.norm(x)], np.zeros((depth, depth), np.result_type(A, X))
+        for j in range(depth):
+            w = A @ Q[j]
+            for i in range(j + 1):
+                H[i, j] = Q[i].conj() @ w
+                w = w - H[i, j] * Q[i]
+            size = np.linalg.norm(w)
+            if j + 1 == depth or size < 1e-13 * np.linalg.norm(A, 2):
+                break
+            H[j + 1, j] = size
+            Q.append(w / size)
+        found.append(np.linalg.norm(x) ** 2 * f(H[: j + 1, : j + 1])[0, 0])
+    return np.array(found)
+
+
 def slope_of_logdet(A: Matrix, dA: Matrix, Omega: Matrix) -> Vector:
     """Samples of ``tr(A^-1 dA)``, one a probe."""
     return np.einsum("ij,ij->j", np.linalg.solve(A, Omega).conj(), dA @ Omega).real

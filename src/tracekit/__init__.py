@@ -9,9 +9,8 @@ from ._diagonal import (
     xdiag,
     xnysdiag,
 )
-from ._estimates import Estimate, NotFiniteError
+from ._estimates import Estimate, NotFiniteError, SpectralDensity
 from ._matrix_functions import (
-    SpectralDensity,
     SpectralRun,
     effective_dimension,
     entropy_rank,

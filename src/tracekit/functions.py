@@ -21,7 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, device_of, eps_of, is_array, is_finite, is_traced, namespace, to_number
+from ._arrays import (
+    Array,
+    device_of,
+    eps_of,
+    is_array,
+    is_finite,
+    is_traced,
+    namespace,
+    real,
+    to_number,
+)
 from ._arrays import positive as positive_part
 
 __all__ = ["entropy", "exp", "inv", "log", "log1p", "power", "ridge", "sqrt"]
@@ -343,8 +353,9 @@ def values(f: Function, x: Array, *, squared: bool = False) -> Array:
             f"{tuple(x.shape)}; pass a function that takes an array and returns one of that shape"
         )
     if not is_finite(y):
+        low, high = (to_number(end(real(x))).real for end in (xp.min, xp.max))
         raise ValueError(
-            f"f is not finite on the spectrum, which reaches from {to_number(xp.min(x)).real:.3g} "
-            f"to {to_number(xp.max(x)).real:.3g}; scale or shift the operator, or pass another f"
+            f"f is not finite on the spectrum, which reaches from {low:.3g} to {high:.3g}; scale "
+            "or shift the operator, or pass another f"
         )
     return y

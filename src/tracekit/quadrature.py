@@ -44,6 +44,17 @@ class Chebyshev(NamedTuple):
     interval: tuple[float, float] | None = None
 
 
+class Arnoldi(NamedTuple):
+    """Arnoldi, of operators that are not Hermitian; asked for by ``hermitian=False``.
+
+    Examples
+    --------
+    >>> import tracekit as tk
+    >>> tk.quadrature.Arnoldi()
+    Arnoldi()
+    """
+
+
 def lanczos(reorthogonalise: bool | None = None) -> Lanczos:
     """Gauss rules from Lanczos: they adapt to gaps and outliers of the spectrum.
 
@@ -146,5 +157,5 @@ def checked_interval(name: str, interval: Any) -> tuple[float, float]:
     return low, high
 
 
-for _public in (Lanczos, Chebyshev):
+for _public in (Arnoldi, Lanczos, Chebyshev):
     _public.__module__ = "tracekit.quadrature"

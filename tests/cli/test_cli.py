@@ -931,3 +931,73 @@ def test_a_logarithm_that_does_not_exist_exits_1_with_the_reason(run, file, reas
     code, _, err = run("estimate", file, "--function", "log", "--seed", 0)
     assert code == (0 if reason is None else 1)
     assert reason is None or reason in err
+
+
+# Runs that add up ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def printed(run, tmp_path):
+    """Run ``tracekit estimate --json`` into a file."""
+
+    def printed(name, *arguments):
+        path = tmp_path / name
+        path.write_text(run("estimate", *arguments, "--json")[1], encoding="utf-8")
+        return path
+
+    return printed
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("decay.npy", "--method", "xtrace", "--num-matvecs", 20),
+        ("graph.mtx", "--power", 3, "--method", "hutchinson", "--num-matvecs", 12),
+        ("complex.npz", "--method", "hutchinson", "--num-matvecs", 12),
+        ("flat.npy", "--function", "log", "--num-matvecs", 120),
+    ],
+)
+def test_printed_runs_add_up(report, run, printed, asked):
+    paths = [printed(f"{seed}.json", *asked, "--seed", seed) for seed in (1, 2, 3)]
+    parts = [tk.Estimate.from_dict(json.loads(path.read_text())) for path in paths]
+    whole, together = tk.merge(parts), report("--merge", *paths, "--level", 0.8)
+    assert together["value"] == whole.to_dict()["value"]
+    assert together["confidence_interval"] == list(whole.confidence_interval(0.8))
+    assert together["num_matvecs"] == sum(e.num_matvecs for e in parts)
+    assert together["seed"] == [1, 2, 3]
+    assert together["merged"] == [str(path) for path in paths]
+    code, out, err = run("estimate", "--merge", *paths)
+    assert (code, err) == (0, "")
+    assert "3 runs merged" in out
+    assert "1, 2, 3" in out
+
+
+def test_printed_runs_that_do_not_add_up_are_refused(run, printed, tmp_path):
+    ask = ("--method", "hutchinson", "--num-matvecs", 9)
+    first = printed("a.json", "decay.npy", *ask, "--seed", 1)
+    for name, *other in (
+        ("same random numbers", "decay.npy", *ask, "--seed", 1),
+        ("differ in `file`, decay.npy and flat.npy", "flat.npy", *ask, "--seed", 2),
+        ("differ in `power`, 1 and 2", "decay.npy", *ask, "--seed", 2, "--power", 2),
+        ("differ in method", "decay.npy", "--method", "xtrace", "--num-matvecs", 9),
+        ("differ in method", "flat.npy", "--function", "log", "--num-matvecs", 60),
+    ):
+        code, out, err = run("estimate", "--merge", first, printed("b.json", *other))
+        assert (code, out) == (2, "")
+        assert name in err
+    (tmp_path / "c.json").write_text('{"value": 3}', encoding="utf-8")
+    for wrong in ("decay.npy", "nowhere.json", tmp_path / "c.json"):
+        code, _, err = run("estimate", "--merge", first, wrong)
+        assert code == 2
+        assert "no result that can be merged" in err
+    for more in (("--seed", 3), ("--exact",), ("--function", "log"), ("--power", 2)):
+        code, _, err = run("estimate", "--merge", first, *more)
+        assert code == 2
+        assert f"--merge is incompatible with {more[0]}" in err
+    assert "incompatible with FILE" in run("estimate", "decay.npy", "--merge", first)[2]
+
+
+def test_runs_that_missed_their_tolerance_are_merged_with_their_exit_code(run, printed):
+    ask = ("flat.npy", "--method", "hutchinson", "--rtol", 1e-6, "--num-matvecs", 16)
+    paths = [printed(f"{seed}.json", *ask, "--seed", seed) for seed in (1, 2)]
+    assert run("estimate", "--merge", *paths)[0] == 3

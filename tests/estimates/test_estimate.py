@@ -101,7 +101,7 @@ def test_dictionaries_are_json(estimator: object, kind: str) -> None:
         for lib in installed("numpy", "strict:device1", "torch"):
             estimate = estimator(lib.array(matrix(kind, 8)), budget, rng=0)  # type: ignore[operator]
             told = json.loads(json.dumps(estimate.to_dict(), allow_nan=False))
-            assert list(told) == [
+            assert list(told)[:6] == [
                 "value",
                 "standard_error",
                 "num_matvecs",

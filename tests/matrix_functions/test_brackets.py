@@ -79,6 +79,20 @@ def test_other_functions_and_complex_operators(cplx):
             assert abs(found.value - exact) < 6 * found.standard_error
 
 
+def test_lengths_of_gaussian_probes_are_no_noise():
+    w = np.linspace(1.0, 1.2, 300)
+    A, exact = known_spectrum(w), np.sum(np.log(w))
+    errors, said = [], []
+    for seed in range(30):
+        found = tk.logdet(A, 60, rng=seed, depth=6, bounds=(1.0, 1.2))
+        errors.append(found.value - exact)
+        said.append(found.standard_error)
+        assert np.isclose(np.mean(found.samples), found.value)
+    signs = tk.logdet(A, 60, rng=0, depth=6, deflate=0).standard_error
+    assert 0.7 < np.std(errors) / np.mean(said) < 1.4
+    assert np.mean(said) < 2 * signs
+
+
 def test_what_certifies_nothing_is_told():
     A = known_spectrum(FLAT)
     certified = tk.logdet(A, 240, rng=0, depth=9, bounds=(1.0, 3.0))

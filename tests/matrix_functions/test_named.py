@@ -1,4 +1,4 @@
-"""Laws of log-determinants and their gradients, norms, ranks, densities, and of f(A) itself."""
+"""Laws of log-determinants and their gradients, norms, ranks, and of f(A) itself."""
 
 from __future__ import annotations
 
@@ -393,45 +393,3 @@ def test_subgraph_centralities_of_a_path():
     A = np.eye(30, k=1) + np.eye(30, k=-1)
     centrality = tk.diagonal(tk.function_operator(A, functions.exp, 12))
     assert np.allclose(centrality.value, np.diag(naive.matrix_function(A, np.exp)), atol=1e-10)
-
-
-# --- spectral density -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("factored", [False, True])
-@pytest.mark.parametrize("name", ["numpy-readonly", "strict:device1", "torch"])
-def test_spectral_density_has_the_moments_of_the_spectrum(name, factored):
-    eager = library(name)
-    w = np.linspace(0.5, 2.0, 40)
-    A = known_spectrum(w)
-    operator = tk.gram(eager.array(np.linalg.cholesky(A))) if factored else eager.array(A)
-    c, counter = tk.counted(operator)
-    density = tk.spectral_density(c, 35, rng=0, depth=3)
-    assert density.num_matvecs == counter.total <= 35
-    nodes, weights = eager.numpy(density.nodes), eager.numpy(density.weights)
-    assert np.isclose(weights.sum(), 1, rtol=100 * eager.eps)
-    assert nodes.min() > 0.5 - 1e-5
-    assert nodes.max() < 2.0 + 1e-5
-    assert abs(weights @ nodes - w.mean()) < 0.15
-    x = np.linspace(-2.0, 5.0, 400)
-    found = eager.numpy(density.density(eager.array(x)))
-    assert np.isclose(np.trapezoid(found, x), 1, atol=1e-3)
-
-
-def test_spectral_density_of_a_point_a_plot_and_bad_widths():
-    density = tk.spectral_density(2 * np.eye(6), 9, rng=0)
-    assert np.allclose(density.nodes[density.weights > 1e-12], 2)
-    assert repr(density).endswith("matvecs)")
-    ax = density.plot()
-    assert ax.get_xlabel() == "eigenvalue"
-    assert density.plot(ax, width=0.1) is ax
-    with pytest.raises(ValueError, match="positive"):
-        density.density(np.ones(2), width=0.0)
-
-
-def test_spectral_density_finds_gaps():
-    w = np.r_[np.full(150, 1.0), np.full(50, 3.0)]
-    density = tk.spectral_density(known_spectrum(w), 40, rng=0, depth=4)
-    at = density.density(np.array([1.0, 2.0, 3.0]), width=0.2)
-    assert at[1] < 1e-3
-    assert abs(at[2] / at[0] - 1 / 3) < 0.1

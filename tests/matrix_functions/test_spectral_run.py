@@ -22,6 +22,10 @@ def harmonic() -> np.ndarray:
     return known_spectrum(W)
 
 
+LIGHT = tk.quadrature.lanczos(reorthogonalise=False)
+MOMENTS = tk.quadrature.chebyshev(interval=(0.0, 1.1))
+
+
 def small(kind: str = "psd") -> np.ndarray:
     rng = np.random.default_rng(3)
     X = rng.standard_normal((40, 40)) + (1j * rng.standard_normal((40, 40)) if kind else 0)
@@ -71,6 +75,29 @@ def test_what_is_claimed_is_what_was_spent(factored):
     run.family(lambda x, t: x / (x + t), [0.1, 1.0])
     run.ratio(np.exp, np.cosh)
     assert counter.total == spent
+
+
+@pytest.mark.parametrize("way", [LIGHT, MOMENTS], ids=["three terms", "moments"])
+def test_runs_without_bases_spend_and_say_the_same(way, tmp_path):
+    A, exact = harmonic(), np.sum(np.exp(-W))
+    operator, counter = tk.counted(A)
+    run = tk.spectral_run(operator, 120, rng=0, quadrature=way).extend(60)
+    assert counter.total == run.num_matvecs <= 180
+    found = run.trace(lambda x: np.exp(-x))
+    assert found.converged
+    assert abs(found.value - exact) < 4 * found.standard_error < 0.1 * exact
+    run.save(tmp_path / "run.npz")
+    assert tk.SpectralRun.load(tmp_path / "run.npz").trace(np.exp).value == run.trace(np.exp).value
+    read = tk.SpectralRun.load(tmp_path / "run.npz", A).extend(60)
+    assert np.isclose(read.trace(np.exp).value, run.extend(60).trace(np.exp).value, rtol=1e-12)
+    other = tk.spectral_run(A, 120, rng=1, quadrature=way)
+    assert tk.merge([run, other]).num_probes == run.num_probes + other.num_probes
+    with pytest.raises(ValueError, match="share probes"):
+        tk.merge([other, other])
+    with pytest.raises(ValueError, match="quadrature"):
+        tk.merge([other, tk.spectral_run(A, 120, rng=2)])
+    with pytest.raises(ValueError, match="observable"):
+        tk.spectral_run(A, 120, quadrature=way, observable=A)
 
 
 def test_a_grown_run_is_the_one_that_began_so():
@@ -260,6 +287,7 @@ def test_bad_input_is_told():
         (lambda: tk.spectral_run(harmonic(), 60, observable=np.triu(np.ones((N, N)))), "Hermitian"),
         (lambda: tk.spectral_run(np.triu(harmonic()), 60), "Hermitian"),
         (lambda: tk.spectral_run(np.ones((3, 2)), 60), "square"),
+        (lambda: tk.spectral_run(harmonic(), 60, quadrature=tk.quadrature.chebyshev()), "interval"),
         (lambda: tk.spectral_run(-harmonic(), 60).logdet(), "eigenvalues of 0 or more"),
     ):
         with pytest.raises((ValueError, TypeError), match=match):

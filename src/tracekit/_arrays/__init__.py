@@ -19,6 +19,7 @@ from .formulas import (
     real,
     weights,
 )
+from .lazy import in_chunks
 from .libraries import (
     NAMESPACES,
     Array,
@@ -39,6 +40,7 @@ from .libraries import (
     device_of,
     dtype_name,
     eps_of,
+    fingerprint,
     floating,
     is_array,
     is_complex,
@@ -91,8 +93,10 @@ __all__ = [
     "dtype_name",
     "eps_of",
     "eye_like",
+    "fingerprint",
     "floating",
     "householder_qr",
+    "in_chunks",
     "inexactness",
     "inner",
     "is_array",

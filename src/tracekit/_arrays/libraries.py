@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -87,8 +89,8 @@ def device_of(x: Array) -> Device:
     return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
 
 
-def beside(x: Array, value: float, dtype: DType) -> Array:
-    """A number of the host as a 0-d array where `x` is."""
+def beside(x: Array, value: float | np.ndarray, dtype: DType) -> Array:
+    """A number of the host as a 0-d array, or an array of the host, where `x` is."""
     made = namespace(x).asarray(value, dtype=dtype, device=device_of(x))
     if array_api_compat.is_jax_array(x) and len(x.devices()) == 1:  # no data that it could follow
         return array_api_compat.to_device(made, x.device)
@@ -140,6 +142,8 @@ def to_number(x: Array) -> complex:
 def to_host(x: Array) -> np.ndarray:
     """A copy of an array in NumPy, memory order kept."""
     x = x.detach() if hasattr(x, "detach") else x
+    if package_of(type(x)) == "array_api_strict":  # of any of its devices
+        return np.from_dlpack(x)
     return np.asarray(array_api_compat.to_device(x, "cpu")) if _elsewhere(x) else np.asarray(x)
 
 
@@ -202,6 +206,26 @@ def _compiling() -> bool:
 def bits(dtype: DType, xp: Namespace) -> int:
     """Bits of one real number of that dtype."""
     return int(xp.finfo(dtype).bits)
+
+
+def fingerprint(rng: Rng) -> str | None:
+    """A digest of what a seed or a generator draws next; None where that is not known."""
+    if isinstance(rng, bool):
+        return None
+    if isinstance(rng, np.random.Generator | np.random.SeedSequence) or (
+        isinstance(rng, int | np.integer) and rng >= 0
+    ):
+        state = np.random.default_rng(rng).bit_generator.state
+        told = json.dumps(state, default=lambda x: x.tolist()).encode()
+    elif array_api_compat.is_jax_array(rng):
+        if is_traced(rng):
+            return None
+        told = np.asarray(sys.modules["jax"].random.key_data(rng)).tobytes()
+    elif package_of(type(rng)) == "torch" and hasattr(rng, "get_state") and not _compiling():
+        told = to_host(rng.get_state()).tobytes()
+    else:
+        return None
+    return hashlib.sha256(told).hexdigest()[:16]
 
 
 _SCATTERED = {  # arrays in parts, by package and class: why not, and what to pass instead

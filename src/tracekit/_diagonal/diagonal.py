@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, abs2, conj, is_complex, weights
-from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted, former_name
+from .._estimates import (
+    Estimate,
+    add,
+    checked_budget,
+    exact,
+    finalize,
+    fitted,
+    former_name,
+    with_origin,
+)
 from .._operators import (
     LinearOperator,
     all_columns_cost,
@@ -23,6 +32,7 @@ from .columns import drawn, outer_products
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def diagonal(
     A: Any,
     num_matvecs: int | None = None,
@@ -107,6 +117,7 @@ def diagonal(
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def block_traces(
     A: Any,
     dims: Any,

@@ -19,7 +19,16 @@ from .._arrays import (
     skew,
     weights,
 )
-from .._estimates import Estimate, add, checked_budget, exact, finalize, fitted, former_name
+from .._estimates import (
+    Estimate,
+    add,
+    checked_budget,
+    exact,
+    finalize,
+    fitted,
+    former_name,
+    with_origin,
+)
 from .._operators import (
     Axes,
     LinearOperator,
@@ -40,6 +49,7 @@ ENTRIES = 2**23  # of all samples of one block: 64 MB of doubles
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def partial_trace(
     A: Any,
     dims: Any,

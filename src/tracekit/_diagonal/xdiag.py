@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, abs2, is_traced, real
-from .._estimates import Estimate, checked_budget, former_name, with_method
+from .._estimates import (
+    Estimate,
+    checked_budget,
+    former_name,
+    with_method,
+    with_origin,
+)
 from .._operators import exact_diagonal_cost, in_blocks, matvecs_per_column, square, width
 from .._sketches import adjoint_sketch, factor_sketch, leave_one_out_estimate, nystrom_sketch
 from ..probes import Source, distributions
@@ -13,6 +19,7 @@ from .diagonal import diagonal
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def xdiag(
     A: Any,
     num_matvecs: int,
@@ -96,6 +103,7 @@ def xdiag(
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def xnysdiag(
     A: Any,
     num_matvecs: int,

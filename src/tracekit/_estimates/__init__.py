@@ -3,6 +3,7 @@
 from . import files
 from .budget import checked_budget, checked_tolerance, former_name
 from .certified import Certified
+from .density import SpectralDensity
 from .estimate import (
     ErrorParts,
     Estimate,
@@ -13,8 +14,10 @@ from .estimate import (
     with_method,
 )
 from .jackknife import FEW, combined_error, jackknife, mixed_error
+from .merged import merged
 from .not_finite import NotFiniteError, require_finite
-from .plots import plot_band, plot_density, plot_errors
+from .origin import with_origin
+from .plots import plot_band, plot_errors
 from .quantiles import t_quantile
 from .running_mean import add, fitted
 from .samples import beyond_chance, few, mean, skewness_of, standard_error
@@ -26,6 +29,7 @@ __all__ = [
     "Estimate",
     "NotFiniteError",
     "ProbeGram",
+    "SpectralDensity",
     "add",
     "beyond_chance",
     "checked_budget",
@@ -39,9 +43,9 @@ __all__ = [
     "former_name",
     "jackknife",
     "mean",
+    "merged",
     "mixed_error",
     "plot_band",
-    "plot_density",
     "plot_errors",
     "require_finite",
     "scaled",
@@ -49,4 +53,5 @@ __all__ = [
     "standard_error",
     "t_quantile",
     "with_method",
+    "with_origin",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -16,9 +17,10 @@ from .._arrays import (
     to_host,
     to_number,
 )
+from . import plain_numbers
 from .certified import Certified
 from .not_finite import require_finite
-from .plain_numbers import entries, plain, rounded
+from .plain_numbers import entries, rounded
 from .plots import plot_samples
 from .quantiles import checked_level, joint_quantile, t_quantile
 
@@ -76,6 +78,9 @@ class Estimate:
     kept : record or None, optional
         What else the products tell: the parts of the error (`trace_function`), the Gram matrix of
         the probes (`one_sided`), or the run that `resume` goes on with (`trace`).
+    origin : dict or None, optional
+        What `merge` tells runs apart by: digests of the seeds or generators that drew the probes,
+        where they are known, and what was asked of which shape. None under `jax.jit`.
 
     Notes
     -----
@@ -106,6 +111,7 @@ class Estimate:
     slope: Array | None = field(default=None, metadata=_LEAF)
     slope_error: Array | None = field(default=None, metadata=_LEAF)
     kept: Any = field(default=None, metadata=_LEFT_OUT)
+    origin: dict[str, Any] | None = field(default=None, metadata=_LEFT_OUT)
 
     def __post_init__(self) -> None:
         register_as_pytree(Estimate, _flatten, _unflatten)
@@ -260,8 +266,9 @@ class Estimate:
         Returns
         -------
         dict
-            With the keys value, standard_error, num_matvecs, method, converged and reason; complex
-            numbers as [real, imaginary], arrays as lists, NaN and infinity as None.
+            With the keys value, standard_error, num_matvecs, method, converged and reason, and what
+            `merge` needs besides; complex numbers as [real, imaginary], arrays as lists, NaN and
+            infinity as None. Without the samples.
 
         Examples
         --------
@@ -270,14 +277,37 @@ class Estimate:
         >>> estimate["value"], estimate["standard_error"], estimate["num_matvecs"]
         (3.0, 0.0, 3)
         """
-        return {
-            "value": plain(self.value),
-            "standard_error": plain(self.standard_error),
-            "num_matvecs": self.num_matvecs,
-            "method": self.method,
-            "converged": self.converged,
-            "reason": self.reason,
-        }
+        return plain_numbers.to_dict(self, ErrorParts)
+
+    @classmethod
+    def from_dict(cls, held: Mapping[str, Any]) -> Estimate:
+        """The estimate that `to_dict` told of.
+
+        Parameters
+        ----------
+        held : dict
+            What `to_dict` gave, or JSON gave back; further keys do no harm.
+
+        Returns
+        -------
+        Estimate
+            In NumPy, without samples; what JSON cannot hold of its error is infinite.
+
+        Raises
+        ------
+        ValueError
+            If it is no such dictionary.
+
+        Examples
+        --------
+        >>> import json, numpy as np, tracekit as tk
+        >>> estimate = tk.hutchinson(np.ones((50, 50)), 20, rng=0)
+        >>> again = tk.Estimate.from_dict(json.loads(json.dumps(estimate.to_dict())))
+        >>> again.confidence_interval() == estimate.confidence_interval()
+        True
+        """
+        found: Estimate = plain_numbers.from_dict(held, cls, ErrorParts, Certified)
+        return found
 
     def plot(self, ax: Any = None, *, level: float = 0.95) -> Any:
         """Draw the samples, the value and its confidence interval.

@@ -56,10 +56,13 @@ def plot_errors(
     return ax
 
 
-def plot_density(ax: Any, x: Any, y: Any) -> Any:
-    """A density of eigenvalues."""
+def plot_density(ax: Any, x: Any, y: Any, error: Any) -> Any:
+    """A density of eigenvalues, with the band of its standard error."""
     ax = _axes(ax)
-    ax.plot(x, y)
+    (line,) = ax.plot(x, y)
+    if error.any():
+        low = (y - error).clip(min=0)
+        ax.fill_between(x, low, y + error, color=line.get_color(), alpha=0.2, linewidth=0)
     ax.set(xlabel="eigenvalue", ylabel="share of all per unit", ylim=(0, None))
     return ax
 

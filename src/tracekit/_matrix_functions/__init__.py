@@ -1,15 +1,14 @@
 """Traces of functions of matrices."""
 
-from .density import SpectralDensity, spectral_density
+from .density import spectral_density
 from .logdet import logdet
+from .merge import merge
 from .named import effective_dimension, estrada_index, trace_inverse
-from .run_file import merge
 from .schatten import entropy_rank, nuclear_norm, schatten_norm
 from .spectral_run import SpectralRun, spectral_run
 from .trace_function import function_operator, trace_function
 
 __all__ = [
-    "SpectralDensity",
     "SpectralRun",
     "effective_dimension",
     "entropy_rank",

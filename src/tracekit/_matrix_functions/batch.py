@@ -8,8 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, colnorm2, conj, eps_of, namespace, positive, real
-from .._sketches import ControlVariate, Krylov, Moments, Space, chebyshev, gauss
+from .._arrays import Array, colnorm2, conj, device_of, eps_of, namespace, positive, real
+from .._sketches import (
+    Arnoldi,
+    ControlVariate,
+    Krylov,
+    Moments,
+    Space,
+    chebyshev,
+    gauss,
+    hessenberg,
+)
 from ..functions import Function, inv, is_semidefinite, values
 
 ROUNDING = 50  # in units of eps: below that changes of forms are rounding
@@ -51,6 +60,8 @@ def evaluate(
     """
     if isinstance(K, Moments):
         return _by_moments(f, K, depth)
+    if isinstance(K, Arnoldi):
+        return _by_arnoldi(f, K, depth)
     depths = shorter_depths(depth)
 
     def at(x: Array) -> Array:
@@ -170,3 +181,22 @@ def _by_moments(f: Function, C: Moments, depth: int) -> Batch:
     missing = xp.where(last <= rounding, xp.zeros_like(missing), missing)
     zero = xp.zeros_like(missing)
     return Batch(forms, tuple(shorter), None, forms, size, missing, zero, None)
+
+
+def _by_arnoldi(f: Function, K: Arnoldi, depth: int) -> Batch:
+    """What Arnoldi says; nothing where degrees that the rule does not know matter most."""
+    found, *shorter = (hessenberg.forms(f, K, steps) for steps in shorter_depths(depth))
+    seen = hessenberg.degree_is_seen(f, K, depth)
+    xp, size = namespace(found.sizes), found.sizes
+    seen = xp.asarray(seen, device=device_of(size))
+    ends = xp.where(seen, xp.zeros_like(size), xp.full_like(size, math.inf))
+    return Batch(
+        found.values,
+        tuple(x.values for x in shorter),
+        None,
+        found.values,
+        size,
+        found.rounding,
+        ends,
+        None,
+    )

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, abs2, device_of, eps_of, eye_like, is_traced, namespace, to_number
-from .._estimates import Certified, Estimate
+from .._estimates import Certified, Estimate, mean
 from .._sketches import gauss
 from ..functions import Function, is_semidefinite, values
 from ..quadrature import checked_interval
@@ -63,7 +63,17 @@ def certified(estimate: Estimate, f: Function, K: Any, bounds: tuple[float, floa
     q = (lower + upper) / 2 - center * length
     width = xp.mean(upper - lower) / 2
     record = Certified(n * center + xp.mean(q), width, half, n, q.shape[-1])
-    return replace(estimate, kept=estimate.kept._replace(certified=record))
+    assert estimate.samples is not None  # their lengths are known: less of these is noise
+    samples = estimate.samples + center * (n - length)
+    found, parts = mean(samples, estimate.num_matvecs, estimate.method), estimate.kept
+    return replace(
+        estimate,
+        value=found.value,
+        standard_error=xp.hypot(found.standard_error, parts.quadrature),
+        samples=samples,
+        skewness=found.skewness,
+        kept=parts._replace(monte_carlo=found.standard_error, certified=record),
+    )
 
 
 def brackets(K: Any, f: Function, bounds: tuple[float, float]) -> tuple[Array, Array]:

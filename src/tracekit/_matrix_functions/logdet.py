@@ -6,7 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from .._arrays import Rng, constant, is_traced, namespace, real, to_number
-from .._estimates import Estimate, finalize
+from .._estimates import (
+    Estimate,
+    finalize,
+    with_origin,
+)
 from .._operators import LinearOperator, gram, square
 from .._sketches import Quadrature
 from ..functions import log
@@ -15,6 +19,7 @@ from .request import exactly, requested
 from .slq import within_bounds
 
 
+@with_origin
 def logdet(
     A: Any,
     num_matvecs: int,
@@ -74,8 +79,11 @@ def logdet(
     Without `hermitian` Golub-Kahan takes the place of Lanczos, so that small singular values keep
     their digits; the number of steps goes with the condition of A, not its root, and ``reason``
     says what that is at least, by the Ritz values. A singular value that is far below the others,
-    as triangular matrices with small diagonals and Jordan blocks have, is met by no probe: the
-    value then lacks its logarithm, and nothing tells.
+    as triangular matrices with small diagonals and Jordan blocks have, shows in a probe after a
+    number of steps that follows from n and the condition of the others. One probe goes on as far as
+    that, where half of what is left pays for it; where not, ``reason`` says so, and the standard
+    error allows for a singular value as small as rounding. Several such values, or smaller ones,
+    may be more than that.
 
     The gradient comes from :math:`E\, y^H A\, \omega` with :math:`y = A^{-1} \omega` held constant:
     the solve is read from the Krylov space of the probe, and no derivative of the Lanczos process

@@ -6,11 +6,15 @@ from typing import Any
 
 from .. import functions
 from .._arrays import Rng
-from .._estimates import Estimate
+from .._estimates import (
+    Estimate,
+    with_origin,
+)
 from .._sketches import Quadrature
 from .slq import trace_estimate
 
 
+@with_origin
 def trace_inverse(
     A: Any,
     num_matvecs: int,
@@ -76,6 +80,7 @@ def trace_inverse(
     )
 
 
+@with_origin
 def effective_dimension(
     A: Any,
     ridge: float,
@@ -144,6 +149,7 @@ def effective_dimension(
     )
 
 
+@with_origin
 def estrada_index(
     A: Any,
     num_matvecs: int,
@@ -183,7 +189,8 @@ def estrada_index(
     Notes
     -----
     The subgraph centralities of the nodes are ``diagonal(function_operator(A, functions.exp,
-    depth), m)``; a heat trace is that of ``(-t) * L``, L the Laplacian.
+    depth), m)``; a heat trace is that of ``(-t) * L``, L the Laplacian. For a directed graph call
+    ``trace_function(A, functions.exp, m, hermitian=False)``.
 
     References
     ----------

@@ -18,7 +18,17 @@ from .._arrays import (
     to_number,
 )
 from .._estimates import ErrorParts, Estimate, finalize, mean, standard_error
-from .._sketches import ControlVariate, Fold, Observed, Space, Spaces, cross_fit, samples
+from .._sketches import (
+    Arnoldi,
+    ControlVariate,
+    Fold,
+    Krylov,
+    Observed,
+    Space,
+    Spaces,
+    cross_fit,
+    samples,
+)
 from ..functions import Function, is_semidefinite, values
 from ..probes import distributions
 from .batch import ROUNDING, Batch, evaluate, shorter_depths
@@ -77,7 +87,8 @@ def change_at_twice(f: Function, deep: Space, depth: int) -> Array:
     def at(x: Array) -> Array:
         return values(f, x, squared=deep.operator.factor is not None)
 
-    after, before = (samples(deep, steps, at) for steps in (deep.depth, depth))
+    g = f if isinstance(deep, Arnoldi) else at
+    after, before = (samples(deep, steps, g) for steps in (deep.depth, depth))
     return _change(after, before)
 
 
@@ -181,7 +192,8 @@ def read(
         found = evaluate(f, ControlVariate(A), K, None, steps)
         return found if observed is None else _observed(f, observed, K, steps, found)
 
-    at, complete, settled = batch(depth), depth >= A.shape[0], True
+    complete = isinstance(K, Krylov) and depth >= A.shape[0]
+    at, settled = batch(depth), True
     change: Array | None = None
     if observed is not None:
         twice = observed.at_twice(f, spaces.deep, depth)
@@ -224,7 +236,7 @@ def plainly(
     def say(g: Function, batch: Batch) -> Estimate:
         return combined(g, cv, [batch], folds, depth, probes, spent, method)
 
-    if not (is_traced(K.seen) or is_differentiated(K.seen) or solves):
+    if not (isinstance(K, Arnoldi) or is_differentiated(K.seen) or solves):
         g = and_slope(f)
         try:
             both = say(g, evaluate(g, cv, K, None, depth.steps))
@@ -239,7 +251,7 @@ def with_slope(
     found: Estimate, f: Function, K: Space, folds: list[Fold], depth: Depth, probes: Probes
 ) -> Estimate:
     """The estimate with the slope that the spaces say, without derivatives."""
-    if is_traced(found.value):
+    if is_traced(found.value) or isinstance(K, Arnoldi):
         return found
     plain = plainly(f, K.constant(), folds, depth, probes, 0, "")
     return replace(found, slope=plain.slope, slope_error=plain.slope_error)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .._arrays import Array, Probes, adjoint, device_of, require_hermitian
 from .._estimates import Estimate, checked_budget, exact, require_finite
 from .._operators import LinearOperator, all_columns_cost, dense, itemsize, matvecs_per_column
-from .._sketches import Quadrature, dimension, lanczos, rules, sketch_cost
-from ..functions import Function, values
+from .._sketches import Rule, dimension, hessenberg, lanczos, rules, sketch_cost
+from ..functions import Function, is_semidefinite, values
 from ..probes import distributions
-from ..quadrature import Chebyshev
+from ..quadrature import Arnoldi, Chebyshev
 from . import brackets
 
 GIGABYTE = 2**30
@@ -28,7 +29,7 @@ class Request(NamedTuple):
     depth: int | None
     deflate: int | None
     gradient: bool  # whether a gradient may be asked for, which is made of solves
-    quadrature: Quadrature
+    quadrature: Rule
     margin: float = 0.01  # of the breadth of an interval that is found for the spectrum
     shift: float | None = None  # A - shift I is positive semidefinite
     bounds: tuple[float, float] | None = None  # of the spectrum
@@ -68,6 +69,7 @@ def requested(
     shift: Any = None,
     general: bool = False,
     bounds: Any = None,
+    hermitian: bool = True,
 ) -> Request:
     """What is asked for, if it can be done."""
     if not callable(f):
@@ -78,7 +80,12 @@ def requested(
     m, n, b = checked_budget(num_matvecs), A.shape[0], checked_budget(block, "block")
     depth = None if depth is None else min(checked_budget(depth, "depth"), -(-n // b))
     columns = 0 if deflate in (None, 0) else checked_budget(deflate, "deflate")
-    way = rules.checked(quadrature, A)
+    way: Rule = Arnoldi()
+    if hermitian or A.factor is not None:
+        way = rules.checked(quadrature, A)
+    else:
+        _require_entire(f, b, columns, (quadrature, shift, bounds))
+        deflate = 0
     deflate = deflate if deflate is None else columns
     if isinstance(way, Chebyshev):
         if b > 1 or columns:
@@ -110,13 +117,28 @@ def requested(
     return request
 
 
+def _require_entire(f: Function, block: int, columns: int, others: tuple[Any, ...]) -> None:
+    """Refuse what Arnoldi does not have."""
+    if block > 1 or columns or any(x is not None for x in others):
+        raise ValueError(
+            "`block`, `deflate`, `quadrature`, `shift` and `bounds` are of Hermitian operators; "
+            "leave them out, or hermitian=False"
+        )
+    if is_semidefinite(f):
+        raise ValueError(
+            "a function of a non-Hermitian operator must be analytic everywhere, and this one is "
+            "declared for eigenvalues of 0 or more; pass one such as tracekit.functions.exp or "
+            "lambda x: x**3, or call logdet(A, m, hermitian=False) for the logarithm"
+        )
+
+
 def is_affordable(A: LinearOperator, num_matvecs: int) -> bool:
     """Whether all eigenvalues are."""
     cost = all_columns_cost(A)
     return num_matvecs >= cost and cost * A.shape[0] * itemsize(A) <= GIGABYTE
 
 
-def _for_bounds(way: Quadrature, probes: Probes, columns: int, block: int) -> Probes:
+def _for_bounds(way: Rule, probes: Probes, columns: int, block: int) -> Probes:
     """The probes of a certified interval, which are Gaussian and not deflated."""
     if isinstance(way, Chebyshev) or columns or block > 1:
         raise ValueError(
@@ -145,8 +167,22 @@ def checked_shift(shift: Any) -> float | None:
 
 def exactly(request: Request, method: str) -> Estimate:
     """By all eigenvalues."""
+    if isinstance(request.quadrature, Arnoldi):
+        return _of_all_columns(request, method)
     y = values(request.f, eigenvalues(request.A), squared=request.A.factor is not None)
     return exact(request.A.xp.sum(y, axis=-1), all_columns_cost(request.A), method)
+
+
+def _of_all_columns(request: Request, method: str) -> Estimate:
+    """Of an operator that is not Hermitian."""
+    D = dense(request.A)
+    require_finite(D)
+    value, known = hessenberg.trace(request.f, D, request.A)
+    found = exact(value, request.A.shape[0], method)
+    if known:
+        return found
+    error = found.standard_error + math.inf
+    return replace(found, standard_error=error, converged=False, reason=hessenberg.ILL)
 
 
 def eigenvalues(A: LinearOperator) -> Array:

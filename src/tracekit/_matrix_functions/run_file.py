@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,23 @@ import numpy as np
 from .._arrays import Rng, dtype_name, namespace, to_host
 from .._estimates import files
 from .._operators import LinearOperator, gram, square
-from .._sketches import Fold, Krylov, Observed, Spaces, is_independent, most_columns
+from .._sketches import (
+    Fold,
+    Krylov,
+    Moments,
+    Observed,
+    Quadrature,
+    Space,
+    Spaces,
+    is_independent,
+    joined,
+    most_columns,
+)
 from ..probes import Source, distributions
+from ..quadrature import Chebyshev, Lanczos
 
 STACKS = ("diagonal", "below", "alive")
-NEEDED = ("draws", "spent", "shape", "dtype", "factored")
+NEEDED = ("draws", "spent", "shape", "dtype", "factored", "quadrature")
 
 
 def save(run: Any, path: Path) -> None:
@@ -28,7 +39,7 @@ def save(run: Any, path: Path) -> None:
         parts = {"pilots": spaces.kept[:1], "others": spaces.kept[1:], "further": spaces._further}
         for name, stacks in (*parts.items(), ("deep", [spaces.deep] if spaces.deep else [])):
             if stacks:
-                arrays |= _of_krylov(name, Krylov.joined(stacks))
+                arrays |= _of_space(name, joined(stacks))
         for i, fold in enumerate(spaces._met):
             arrays |= {f"fold {i} {key}": np.asarray(x) if key == "members" else x
                        for key, x in fold._asdict().items()}  # fmt: skip
@@ -47,6 +58,7 @@ def save(run: Any, path: Path) -> None:
         "dtype": dtype_name(A.dtype),
         "factored": A.factor is not None,
         "observed": observed is not None,
+        "quadrature": [type(run._quadrature).__name__, *run._quadrature],
     }
     files.save(path, arrays, facts)
 
@@ -73,7 +85,8 @@ def load(path: Path, A: Any, rng: Rng, kind: type[Any]) -> Any:
     probes = getattr(distributions, facts["probes"] or "none", None)
     held = {k: operator.xp.asarray(x, device=operator.device) for k, x in arrays.items()}
     source, goes_on = _source(facts, rng, operator)
-    run = kind(operator, source, probes or distributions.rademacher)
+    way = _quadrature(*facts["quadrature"])
+    run = kind(operator, source, probes or distributions.rademacher, way)
     run.num_matvecs = facts["spent"]
     run._eigenvalues = held.get("eigenvalues")
     if facts["observed"]:
@@ -83,51 +96,20 @@ def load(path: Path, A: Any, rng: Rng, kind: type[Any]) -> Any:
         run._observed.on_eigenvectors = held.get("on eigenvectors")
     if run._eigenvalues is None:
         goes_on = goes_on and A is not None and probes is not None and not facts["observed"]
-        independent = facts["independent"]
-        run._spaces = _spaces(held, operator, independent=independent, extensible=goes_on)
+        crosses = facts["independent"] and way == Lanczos(reorthogonalise=True)
+        run._spaces = _spaces(held, operator, way, crosses=crosses, extensible=goes_on)
         run._spaces.num_matvecs, run._spaces.observed = run.num_matvecs, run._observed
     return run
 
 
-def merge(runs: Sequence[Any]) -> Any:
-    """Several runs of one operator as one.
-
-    Parameters
-    ----------
-    runs : sequence of SpectralRun
-        Of one operator, with probes of their own (from different seeds), of the same depth.
-
-    Returns
-    -------
-    SpectralRun
-        With the probes of all, each deflated as in its own run. It cannot be extended.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If what is given are not such runs, or two of them share probes.
-
-    Notes
-    -----
-    That the operator is one and the same cannot be seen: only its dimension and dtype are compared.
-
-    Examples
-    --------
-    >>> import numpy as np, tracekit as tk
-    >>> A = tk.testing.known_spectrum(np.linspace(1.0, 2.0, 300))
-    >>> run = tk.merge([tk.spectral_run(A, 100, rng=seed) for seed in (0, 1)])
-    >>> run.num_probes, run.num_matvecs
-    (8, 180)
-    """
-    every = list(runs)
-    if not every or any(not hasattr(run, "_spaces") for run in every):
-        raise TypeError(f"`runs` must be several SpectralRuns, got {runs!r}")
+def merge(every: list[Any]) -> Any:
+    """Several runs of one operator as one."""
     first = every[0]
     spaces = [run._spaces for run in every if run._spaces is not None]
     if len(spaces) < len(every):
         raise ValueError("a run that knows all eigenvalues is exact; use it alone")
     _refuse_others(every, spaces)
-    merged = type(first)(first._A, first._source, first._probes)
+    merged = type(first)(first._A, first._source, first._probes, first._quadrature)
     merged.num_matvecs = sum(run.num_matvecs for run in every)
     folds, start = [], 0
     for run, part in zip(every, spaces, strict=True):
@@ -136,9 +118,9 @@ def merge(runs: Sequence[Any]) -> Any:
         start += run.num_probes
     deep = [part.deep for part in spaces if part.deep is not None]
     same = len({K.depth for K in deep}) == 1 and len(deep) == len(spaces)
-    joined = Krylov.joined([part.read() for part in spaces])
-    last_word = Krylov.joined([K.without_basis() for K in deep]) if same else None
-    merged._spaces = Spaces.read_only(joined, folds, last_word)
+    every_space = joined([part.read() for part in spaces])
+    last_word = joined([K.without_basis() for K in deep]) if same else None
+    merged._spaces = Spaces.read_only(every_space, folds, last_word)
     if first._observed is not None:
         merged._observed = Observed(first._observed.operator)
         merged._observed._stacks = [G for run in every for G in run._observed._stacks]
@@ -154,12 +136,13 @@ def _refuse_others(runs: list[Any], spaces: list[Spaces]) -> None:
 
     def told(run: Any) -> tuple[Any, ...]:
         A = run._A
-        return A.shape, dtype_name(A.dtype), A.factor is not None, run._observed is not None
+        facts = A.shape, dtype_name(A.dtype), A.factor is not None, run._observed is not None
+        return *facts, run._quadrature
 
     if len({told(run) for run in runs}) > 1:
         raise ValueError(
-            "runs of operators of different dimension, dtype, kind or observable do not add up; "
-            "merge runs of one operator"
+            "runs of operators of different dimension, dtype, kind, observable or quadrature do "
+            "not add up; merge runs of one operator"
         )
     if len({part.depth for part in spaces}) > 1:
         raise ValueError(
@@ -180,13 +163,19 @@ def _coefficients(K: Any) -> set[tuple[complex, ...]]:
     One number would not do: forms of signs with a graph are integers, and equal by chance. Spaces
     that end are the same for many probes.
     """
+    if isinstance(K, Moments):
+        return {tuple(row) for row in np.stack([to_host(x) for x in K.moments], axis=-1).tolist()}
     rows = np.stack([to_host(D)[:, 0, 0] for D in K.diagonal], axis=-1)
     lasting = to_host(K.alive[-1])[:, 0] != 0
     return {tuple(complex(x) for x in row) for row in rows[lasting]}
 
 
-def _of_krylov(name: str, K: Krylov) -> dict[str, Any]:
+def _of_space(name: str, K: Space) -> dict[str, Any]:
     xp = namespace(K.rest)
+    if isinstance(K, Moments):
+        arrays = {f"{name} moments": xp.stack(list(K.moments)), f"{name} rest": K.rest}
+        return arrays if K.before is None else arrays | {f"{name} before": K.before}
+    assert isinstance(K, Krylov)
     arrays = {f"{name} {key}": xp.stack(list(getattr(K, key))) for key in STACKS}
     arrays |= {f"{name} rest": K.rest, f"{name} size": K.size}
     if K.panels:
@@ -196,26 +185,34 @@ def _of_krylov(name: str, K: Krylov) -> dict[str, Any]:
     return arrays
 
 
-def _krylov(name: str, held: dict[str, Any], A: LinearOperator) -> Krylov | None:
+def _space(name: str, held: dict[str, Any], A: LinearOperator, way: Quadrature) -> Space | None:
     if f"{name} rest" not in held:
         return None
+    rest = held[f"{name} rest"]
+    if isinstance(way, Chebyshev):
+        assert way.interval is not None
+        moments, (low, high) = held[f"{name} moments"], way.interval
+        like = namespace(rest).zeros_like(moments[0, :])
+        center, half = like + (high + low) / 2, like + (high - low) / 2
+        return Moments(A, rest, held.get(f"{name} before"), tuple(moments), center, half)
     stacks: dict[str, Any] = {key: tuple(held[f"{name} {key}"]) for key in STACKS}
     basis = held.get(f"{name} basis")
     return Krylov(
         A,
-        held[f"{name} rest"],
+        rest,
         held[f"{name} size"],
         panels=() if basis is None else (basis,),
         right=held.get(f"{name} right"),
+        reorthogonalise=bool(way.reorthogonalise),
         **stacks,
     )
 
 
 def _spaces(
-    held: dict[str, Any], A: LinearOperator, *, independent: bool, extensible: bool
+    held: dict[str, Any], A: LinearOperator, way: Quadrature, *, crosses: bool, extensible: bool
 ) -> Spaces:
     pilots, others, further, deep = (
-        _krylov(name, held, A) for name in ("pilots", "others", "further", "deep")
+        _space(name, held, A, way) for name in ("pilots", "others", "further", "deep")
     )
     count = len({name.split()[1] for name in held if name.startswith("fold ")})
     met = [Fold(**{key: held[f"fold {i} {key}"] for key in Fold._fields}) for i in range(count)]
@@ -223,12 +220,18 @@ def _spaces(
     if pilots is None:
         assert further is not None
         return Spaces.read_only(further, met, deep)
-    spaces = Spaces(pilots, most_columns(A) if independent else 0)
+    spaces = Spaces(pilots, most_columns(A) if crosses else 0)
     spaces.deep = deep
     spaces.add([K for K in (others,) if K], [K for K in (further,) if K], met)
     if extensible:
         return spaces
     return Spaces.read_only(spaces.read(), spaces.folds(), deep)
+
+
+def _quadrature(name: str, option: Any) -> Quadrature:
+    if name == "Lanczos":
+        return Lanczos(option)
+    return Chebyshev(tuple(option))
 
 
 def _source(facts: dict[str, Any], rng: Rng, A: LinearOperator) -> tuple[Source, bool]:

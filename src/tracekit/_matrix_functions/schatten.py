@@ -8,12 +8,18 @@ from typing import Any
 
 from .. import functions
 from .._arrays import Array, Product, Rng, is_traced, magnitude, namespace, positive
-from .._estimates import Estimate, require_finite, standard_error
+from .._estimates import (
+    Estimate,
+    require_finite,
+    standard_error,
+    with_origin,
+)
 from .._operators import LinearOperator, as_operator, gram
 from ..functions import Function, checked_positive
 from .slq import trace_estimate
 
 
+@with_origin
 def schatten_norm(
     A: Any,
     p: float,
@@ -81,6 +87,7 @@ def schatten_norm(
     return _read(total, in_unit(norm * largest[0]), in_unit(error * largest[0]))
 
 
+@with_origin
 def nuclear_norm(
     A: Any,
     num_matvecs: int,
@@ -129,6 +136,7 @@ def nuclear_norm(
     return replace(norm, method="nuclear_norm")
 
 
+@with_origin
 def entropy_rank(
     A: Any,
     num_matvecs: int,

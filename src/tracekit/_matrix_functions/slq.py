@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,8 +15,9 @@ from .._operators import counted, itemsize, matvecs_per_column, square
 from .._sketches import (
     LOOK_AHEAD,
     MEGABYTES,
+    Arnoldi,
     ControlVariate,
-    OutsideError,
+    Krylov,
     Pairs,
     Space,
     Spaces,
@@ -35,9 +35,10 @@ from .._sketches import (
 )
 from ..functions import Function, inv, is_semidefinite, log, values
 from ..probes import Source, distributions
-from ..quadrature import Chebyshev
+from ..quadrature import Chebyshev, Lanczos
 from .batch import evaluate
 from .brackets import certified
+from .near_zero import HIDDEN, allowing, hidden
 from .one_sketch import attempt
 from .quadrature import (
     NOT_SETTLED,
@@ -54,7 +55,6 @@ from .request import Request, exactly, requested
 
 PILOT, PILOT_DEPTH = 4, 6  # the first probes, and the depth at which they are first evaluated
 DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
-WIDER = (0.01, 0.1, 1.0)  # of its breadth, by which an interval that is found is widened
 NEVER = 10**9  # steps
 MAXIMUM_DEFAULT = 30  # steps where values are not known
 
@@ -86,7 +86,7 @@ def trace_estimate(
 
 def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
     """What `sampled` finds, begun again where an interval that was found is too narrow."""
-    if request.quadrature != Chebyshev():
+    if not rules.needs_interval(request.quadrature):
         return sampled(request, rng, method)
     A, counter = counted(request.A)
 
@@ -95,10 +95,7 @@ def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Ar
         estimate, terms = sampled(again, rng, method)
         return replace(estimate, num_matvecs=counter.total), terms
 
-    for margin in WIDER[:-1]:
-        with suppress(OutsideError):
-            return found(margin)
-    return found(WIDER[-1])
+    return rules.widened(request.quadrature, found)
 
 
 def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
@@ -120,6 +117,11 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
     start = choose_deflation(request, start, source)
     start, depth = choose_depth(request, start)
     spent = start.spent + start.groups * request.cost(start.K.depth) + depth.num_matvecs
+    unseen = 0.0
+    if request.general and isinstance(start.K, Krylov) and not is_traced(start.K.seen):
+        left = int(LOOK_AHEAD * (request.budget - spent)) if request.depth is None else 0
+        unseen, further = hidden(start.K, left)
+        spent += further
     more, f, cv = (request.budget - spent) // request.cost(depth.steps), request.f, start.cv
     crosses = request.deflate is None and not start.columns and is_independent(request.probes)
     crosses = crosses and start.K.held(2) == 2
@@ -152,10 +154,12 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
         estimate = replace(estimate, slope=slope[0], slope_error=slope[1])
     if request.bounds is not None:
         estimate = certified(estimate, f, K, request.bounds)
+    estimate = allowing(estimate, unseen) if unseen else estimate
     reason = f"{spaces.groups * request.block} probes, depth {depth.steps}"
     reason += f", {start.columns} deflated" if start.columns else ""
     if request.general and not start.columns and not is_traced(K.seen):
         reason += f"; {_conditioning(K)}"
+    reason += f"; {HIDDEN}" if unseen else ""
     reason += "" if estimate.converged else f"; {NOT_SETTLED}"
     return replace(estimate, reason=reason), request.A.xp.concat(terms) if terms else None
 
@@ -188,7 +192,11 @@ def choose_depth(request: Request, start: Start) -> tuple[Start, Depth]:
         K, depth = _settled(request, start, budget)
         return start._replace(K=K), depth
     steps = request.depth or _default_depth(request, start.groups, budget)
-    return start._replace(K=start.K.advance(steps)), Depth(steps, steps >= complete)
+    K, settled = start.K.advance(steps), True
+    if isinstance(K, Arnoldi):
+        many = budget // request.cost(steps)
+        settled = judged(request.f, evaluate(request.f, start.cv, K, None, steps), many).small
+    return start._replace(K=K), Depth(steps, steps >= complete, settled)
 
 
 def _first_probes(
@@ -245,7 +253,7 @@ def _maximum_depth(request: Request, groups: int, budget: int) -> int:
     products = max(budget // (groups * request.block) - request.gradient_cost, 1)
     steps = products
     if request.A.factor is not None:
-        lanczos_too = not isinstance(request.quadrature, Chebyshev)
+        lanczos_too = isinstance(request.quadrature, Lanczos)
         steps = max((products + lanczos_too) // 2, 1)
     return min(steps, _complete_depth(request))
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, is_traced, namespace, to_number
-from .._estimates import Estimate, checked_budget, exact
-from .._operators import LinearOperator, all_columns_cost, as_operator, square
-from .._sketches import Observed, Spaces, gauss, is_independent, lanczos, most_columns
+from .._estimates import Estimate, SpectralDensity, checked_budget, exact
+from .._operators import LinearOperator, all_columns_cost, square
+from .._sketches import Observed, Quadrature, Spaces, is_independent, most_columns, rules
 from ..functions import Function, log, values
 from ..probes import Source, distributions
 from . import run_file
-from .density import SpectralDensity
+from .density import of_eigenvalues, of_spaces
 from .quadrature import read
 from .ratio import ratio_of
 from .request import eigenvalues, is_affordable
@@ -40,6 +40,8 @@ class SpectralRun:
         Its generator.
     probes : callable
         Its distribution.
+    quadrature : Lanczos or Chebyshev
+        How it integrates.
 
     Examples
     --------
@@ -51,9 +53,11 @@ class SpectralRun:
     True
     """
 
-    def __init__(self, A: LinearOperator, source: Source, probes: Probes) -> None:
+    def __init__(
+        self, A: LinearOperator, source: Source, probes: Probes, quadrature: Quadrature
+    ) -> None:
         self.num_matvecs = 0
-        self._A, self._source, self._probes = A, source, probes
+        self._A, self._source, self._probes, self._quadrature = A, source, probes, quadrature
         self._draw = distributions.stream(probes, source, A.shape[0], A.shape[0])
         self._spaces: Spaces | None = None
         self._eigenvalues: Array | None = None
@@ -61,7 +65,7 @@ class SpectralRun:
 
     @property
     def depth(self) -> int:
-        """Lanczos steps of each probe."""
+        """Products with each probe: steps of Lanczos, or half of the moments."""
         return self._A.shape[0] if self._spaces is None else self._spaces.depth
 
     @property
@@ -191,13 +195,9 @@ class SpectralRun:
             As of `spectral_density`.
         """
         if self._spaces is None:
-            x = self._eigenvalues
-            assert x is not None
-            shares = namespace(x).ones_like(x) / x.shape[0]
-            return SpectralDensity(x, shares, self.num_matvecs, self.depth)
-        xp, found = self._A.xp, gauss.shares(self._spaces.read())
-        x, shares = (xp.reshape(part, (-1,)) for part in found)
-        return SpectralDensity(x, shares / xp.sum(shares), self.num_matvecs, self.depth)
+            assert self._eigenvalues is not None
+            return of_eigenvalues(self._eigenvalues, self.num_matvecs)
+        return of_spaces(self._spaces.read(), self.num_matvecs)
 
     def extend(self, num_matvecs: int, *, depth: int | None = None) -> SpectralRun:
         """Grow: in depth, if a greater one is given, and in probes; no product is repeated.
@@ -292,7 +292,8 @@ class SpectralRun:
         if depth is None:
             depth = max(LEAST_DEPTH, round(BREADTH * math.sqrt(m)))
             depth = min(depth, m if A.factor is None else (m + 1) // 2)
-        depth, each = min(depth, n), lanczos.cost(A, min(depth, n))
+        depth = min(depth, n)
+        each = rules.cost(self._quadrature, A, depth)
         if each > m:
             raise ValueError(
                 f"num_matvecs={m} does not pay for one probe of depth {depth}, which takes {each}; "
@@ -300,18 +301,18 @@ class SpectralRun:
             )
         pilots = min(PILOTS, m // each)
         X = self._draw(pilots)
-        K = lanczos.begin(A, X).advance(depth)
-        independent = is_independent(self._probes)
-        self._spaces = Spaces(K, most_columns(A) if independent else 0, self._observed)
+        K = rules.begin(self._quadrature, A, X).advance(depth)
+        crosses = is_independent(self._probes) and K.held(2) == 2
+        self._spaces = Spaces(K, most_columns(A) if crosses else 0, self._observed)
         left = m - pilots * each
-        if not is_traced(K.diagonal[0]):
+        if not is_traced(K.seen):
             left -= self._spaces.look_ahead(left)
         self._fill(self._spaces, left)
 
     def _fill(self, spaces: Spaces, budget: int) -> None:
         """Spend a budget on probes, and count what was spent."""
-        groups = budget // lanczos.cost(self._A, spaces.depth)
-        spaces.grow(groups, self._draw, partial(lanczos.begin, self._A))
+        groups = budget // rules.cost(self._quadrature, self._A, spaces.depth)
+        spaces.grow(groups, self._draw, partial(rules.begin, self._quadrature, self._A))
         self.num_matvecs = spaces.num_matvecs
 
     def _read(self, f: Function, method: str, *, plain: bool = False) -> Estimate:
@@ -344,6 +345,7 @@ def spectral_run(
     observable: Any = None,
     probes: Probes = distributions.rademacher,
     depth: int | None = None,
+    quadrature: Any = None,
 ) -> SpectralRun:
     r"""One run of Lanczos on random probes, from which any number of functions is read.
 
@@ -365,6 +367,8 @@ def spectral_run(
         A distribution of `tracekit.probes`.
     depth : int, optional
         Lanczos steps. If not given, one and a half times the root of m, at least 6.
+    quadrature : optional
+        As for `trace_function`; Chebyshev moments need their interval, and an observable the bases.
 
     Returns
     -------
@@ -388,7 +392,8 @@ def spectral_run(
     With an observable and a positive function, half of it is taken on each side:
     :math:`\mathrm{tr}\, O f(A) = E\, w^H O w` with :math:`w = f^{1/2}(A) \omega`.
 
-    Memory for the bases of all probes, as long as they fit in 64 MB and 640 columns.
+    Memory for the bases of all probes, as long as they fit in 64 MB and 640 columns; four columns a
+    probe where no bases are kept.
 
     References
     ----------
@@ -406,13 +411,8 @@ def spectral_run(
     """
     A, m = square(A, "function"), checked_budget(num_matvecs)
     steps = None if depth is None else checked_budget(depth, "depth")
-    run = SpectralRun(A, Source(rng, A), probes)
-    if observable is not None:
-        other = as_operator(observable)
-        if other.shape != A.shape:
-            raise ValueError(
-                f"`observable` must have the shape {A.shape} of the operator, got {other.shape}"
-            )
-        run._observed = Observed(other)
+    seen = None if observable is None else Observed.of(observable, A)
+    run = SpectralRun(A, Source(rng, A), probes, rules.of_a_run(quadrature, A, seen is not None))
+    run._observed = seen
     run._begin(m, steps)
     return run

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, conj
-from .._estimates import Estimate, checked_budget
+from .._estimates import (
+    Estimate,
+    checked_budget,
+    with_origin,
+)
 from .._operators import LinearOperator, square
 from .._sketches import Krylov, Quadrature, gauss, lanczos, rules
 from ..functions import Function, values
@@ -14,6 +18,7 @@ from ..quadrature import Chebyshev
 from .slq import trace_estimate
 
 
+@with_origin
 def trace_function(
     A: Any,
     f: Function,
@@ -27,18 +32,20 @@ def trace_function(
     quadrature: Quadrature | None = None,
     shift: float | None = None,
     bounds: tuple[float, float] | None = None,
+    hermitian: bool = True,
 ) -> Estimate:
     r"""The trace of f(A), A Hermitian, by stochastic Lanczos quadrature with deflation.
 
     Parameters
     ----------
     A : LinearOperator or anything that `as_operator` reads
-        Hermitian, of dimension n. For the singular values of any matrix pass ``gram(A)``, with
-        f of their squares.
+        Hermitian, of dimension n; any square one, if `hermitian` is False. For the singular values
+        of any matrix pass ``gram(A)``, with f of their squares.
     f : callable
         A function of a real array of A's library, which returns one of the same shape: its values
         at eigenvalues. `tracekit.functions` has some, and says how to declare where yours is
-        defined.
+        defined. Of a complex array, if `hermitian` is False, and analytic everywhere: `exp`, sine
+        and cosine, polynomials.
     num_matvecs : int
         Products m to spend at most: `depth` for each probe (``2 depth - 1`` if A was made by
         `gram`), and those of the sketch. What does not fill a probe is left unspent. From n
@@ -73,6 +80,10 @@ def trace_function(
         Two numbers between which all eigenvalues lie, for ``certified_interval``; of a function
         whose derivatives have known signs (`log`, `log1p`, `sqrt`, `inv`, `exp`, `ridge(c)`,
         `power(p)` with p below 1). The probes are Gaussian then, and not deflated.
+    hermitian : bool, optional
+        False for a general real or complex operator, by Arnoldi (Notes); without `block`,
+        `deflate`, `quadrature`, `shift` and `bounds`. An operator that was made by `gram` is
+        Hermitian, whatever is said. The value is real if A is and f of real numbers is.
 
     Returns
     -------
@@ -88,7 +99,9 @@ def trace_function(
     ------
     ValueError, TypeError
         As for `hutchinson`; if the products show that A is not Hermitian, or has eigenvalues
-        where f is not defined, or below `shift`; if `depth` does not fit in the budget.
+        where f is not defined, or below `shift`; if `depth` does not fit in the budget. If not
+        `hermitian`: of f that is declared for eigenvalues of 0 or more, under `jax.jit`, and where
+        derivatives may be asked for.
 
     Notes
     -----
@@ -131,12 +144,21 @@ def trace_function(
     spread only, and derivatives take it as constant; `log` and `inv` are taken of
     ``P^-1/2 A P^-1/2``, P made of the sketch, which needs fewer steps too.
 
+    Without `hermitian` Arnoldi takes the place of Lanczos, and knows polynomials of degree `depth`
+    only. Its depth is chosen by the same rule, and is at least such that most of the Taylor series
+    of f on a disc as large as the matrix is known: for the exponential about the norm of A less its
+    mean eigenvalue. f of the small matrices is computed on the host, in double precision: of
+    `functions.exp` by squaring, of other functions by eigenvectors, of a slightly moved matrix
+    where these are ill-conditioned; what is uncertain by that is part of ``kept.quadrature``. The
+    spread of the probes grows with the departure from normality, as :math:`\|f(A)\|_F`.
+
     References
     ----------
     Ubaru, Chen, Saad (2017), SIMAX 38, doi:10.1137/16M1104974; Chen, Hallman (2023),
     arXiv:2205.01736; Persson, Kressner (2023), arXiv:2209.11023; Wenger, Pleiss, Hennig,
     Cunningham, Gardner (2022), arXiv:2107.00243; Madhavan, Alexanderian, Saibaba (2026),
-    arXiv:2603.05721.
+    arXiv:2603.05721; for Arnoldi Saad (1992), doi:10.1137/0729014, and Davies (2007),
+    doi:10.1137/060659909.
 
     Examples
     --------
@@ -154,10 +176,18 @@ def trace_function(
     >>> estimate = tk.trace_function(A, tk.functions.log1p, 60, rng=0, shift=0.1)
     >>> bool(abs(estimate.value - np.sum(np.log1p(x))) < 0.01)
     True
+
+    A directed cycle, whose Estrada index is its number of nodes:
+
+    >>> A = np.roll(np.eye(500), 1, axis=0)
+    >>> estimate = tk.trace_function(A, tk.functions.exp, 200, rng=0, hermitian=False)
+    >>> low, high = estimate.confidence_interval(0.999)
+    >>> bool(low < 500 < high)
+    True
     """
     return trace_estimate(
         A, f, num_matvecs, "trace_function", rng=rng, probes=probes, depth=depth, block=block,
-        deflate=deflate, quadrature=quadrature, shift=shift, bounds=bounds,
+        deflate=deflate, quadrature=quadrature, shift=shift, bounds=bounds, hermitian=hermitian,
     )  # fmt: skip
 
 

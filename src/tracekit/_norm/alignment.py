@@ -22,7 +22,15 @@ from .._arrays import (
     to_number,
 )
 from .._arrays import inner as inner_products
-from .._estimates import Estimate, checked_budget, exact, few, require_finite, standard_error
+from .._estimates import (
+    Estimate,
+    checked_budget,
+    exact,
+    few,
+    require_finite,
+    standard_error,
+    with_origin,
+)
 from .._operators import (
     LinearOperator,
     as_operator,
@@ -38,6 +46,7 @@ from .moment_samples import INFLATION
 from .spectral_summary import frobenius_norm
 
 
+@with_origin
 def inner(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     r"""The inner product :math:`\langle A, B \rangle = \mathrm{tr}(A^H B)`.
 
@@ -88,6 +97,7 @@ def inner(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     return Estimate(value, error, got.spent, "inner", got.cross * unit, dof=_dof(got))
 
 
+@with_origin
 def alignment(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     r"""The cosine :math:`\langle A, B \rangle / (\|A\|_F \|B\|_F)` of the angle between operators.
 
@@ -144,6 +154,7 @@ def alignment(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     return Estimate(value, error, got.spent, "alignment", dof=_dof(got))
 
 
+@with_origin
 def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     r"""Alignment of a kernel with its targets, :math:`y^H K y / (\|K\|_F \|y\|^2)`.
 

@@ -24,7 +24,15 @@ from .._arrays import (
     to_number,
 )
 from .._arrays import real as real_part
-from .._estimates import Estimate, checked_budget, few, jackknife, require_finite, skewness_of
+from .._estimates import (
+    Estimate,
+    checked_budget,
+    few,
+    jackknife,
+    require_finite,
+    skewness_of,
+    with_origin,
+)
 from .._operators import (
     LinearOperator,
     as_operator,
@@ -38,6 +46,7 @@ from ..probes import Source, distributions
 from .summary import SpectralSummary
 
 
+@with_origin
 def one_sided_summary(L: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSummary:
     r"""Trace, Frobenius norm and effective rank of :math:`L L^H` from products with ``L^H`` alone.
 
@@ -117,6 +126,7 @@ def _reader(
     return read, K
 
 
+@with_origin
 def one_sided_alignment(L1: Any, L2: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     r"""Cosine of :math:`L_1 L_1^H` and :math:`L_2 L_2^H` from products with the adjoints alone.
 

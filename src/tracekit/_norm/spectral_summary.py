@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Rng, abs2, conj, is_traced, namespace, real, to_number
-from .._estimates import Estimate, checked_budget, exact, finalize, with_method
+from .._estimates import (
+    Estimate,
+    checked_budget,
+    exact,
+    finalize,
+    with_method,
+    with_origin,
+)
 from .._operators import LinearOperator, as_operator, exact_norm_cost, known_cost, square
 from .moment_samples import (
     INFLATION,
@@ -19,6 +26,7 @@ from .one_sided import one_sided_norm, one_sided_summary
 from .summary import SpectralSummary
 
 
+@with_origin
 def spectral_summary(A: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSummary:
     r"""Trace, Frobenius norm and effective rank of an operator from the same products.
 
@@ -79,6 +87,7 @@ def spectral_summary(A: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSu
     return _summary(moment_samples(A, m, rng), A)
 
 
+@with_origin
 def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     r"""The Frobenius norm :math:`\|A\|_F`.
 
@@ -132,6 +141,7 @@ def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     return _norm(got)
 
 
+@with_origin
 def effective_rank(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     r"""The effective rank :math:`|\mathrm{tr} A|^2 / \|A\|_F^2`, also called participation ratio.
 

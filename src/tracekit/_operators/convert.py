@@ -22,6 +22,7 @@ from .._arrays import (
     copied,
     device_of,
     floating,
+    in_chunks,
     is_array,
     is_complex,
     library_of,
@@ -47,9 +48,10 @@ def as_operator(A: Any, *, xp: Namespace | None = None, device: Device = None) -
     ----------
     A : LinearOperator, array, sparse matrix, or any object with a shape and products
         A matrix of NumPy, PyTorch, JAX, CuPy or any array API library; a SciPy, CuPy or
-        pydata-sparse array or matrix; a pandas.DataFrame or xarray.DataArray, whose labels are not
-        looked at; a linear operator of SciPy, CuPy, PyLops, GPyTorch (linear_operator), CoLA,
-        curvlinops or lineax; any object with ``shape`` and ``matmat``, ``matvec`` or ``@``.
+        pydata-sparse array or matrix; a dask array of such chunks; a pandas.DataFrame or
+        xarray.DataArray (without their labels); a linear operator of SciPy, CuPy, PyLops, GPyTorch
+        (linear_operator), CoLA, curvlinops or lineax; any object with ``shape`` and ``matmat``,
+        ``matvec`` or ``@``.
     xp : namespace, optional
         The array library that a foreign object's products take, where it cannot be told from the
         object's class, dtype or device; NumPy otherwise.
@@ -64,9 +66,9 @@ def as_operator(A: Any, *, xp: Namespace | None = None, device: Device = None) -
     Raises
     ------
     TypeError
-        If no shape or no product is found, or A lies in parts: a dask array, a DTensor.
+        If no shape or no product is found, or A is a DTensor.
     ValueError
-        If an array does not have two dimensions.
+        If an array does not have two dimensions, or chunks of unknown sizes.
 
     Notes
     -----
@@ -74,7 +76,8 @@ def as_operator(A: Any, *, xp: Namespace | None = None, device: Device = None) -
     keywords `xp` and `device`) that returns a `LinearOperator`. Reading costs no product, and
     copies nothing. An array of integers, half precision or long doubles is converted in blocks of
     rows in every product, so that one on disk (`numpy.memmap`) is never whole in memory. The
-    adjoint of an object is that of its ``rmatmat``, ``rmatvec``, ``H``, ``adjoint`` or ``T``.
+    adjoint of an object is that of its ``rmatmat``, ``rmatvec``, ``H``, ``adjoint`` or ``T``. Dask
+    multiplies its arrays once a block, by vectors of NumPy: ``persist()`` them if costly to make.
 
     An operator of PyLops that takes or gives real vectors in a complex dtype (``clinear=False``,
     such as a real FFT) is read as the complex matrix that it multiplies by, at two of its products
@@ -95,11 +98,8 @@ def as_operator(A: Any, *, xp: Namespace | None = None, device: Device = None) -
         return _from_array(A)
     shape = None if isinstance(A, type) else getattr(A, "shape", None)
     if not isinstance(shape, Sequence) or isinstance(shape, str):
-        hint = (
-            "wrap it as LinearOperator((n, n), function)"
-            if callable(A)
-            else "pass an array, a sparse matrix, or an object with shape and matmat"
-        )
+        hint = "pass an array, a sparse matrix, or an object with shape and matmat"
+        hint = "wrap it as LinearOperator((n, n), function)" if callable(A) else hint
         raise TypeError(f"{_describe(A)} has no shape, so it is no linear operator; {hint}")
     if len(shape) != 2:
         raise ValueError(f"{_describe(A)} has shape {tuple(shape)}; an operator needs two sizes")
@@ -119,6 +119,8 @@ def _from_array(A: Array) -> LinearOperator:
         raise ValueError(
             f"a matrix must have two dimensions, got an array of shape {tuple(A.shape)}; reshape it"
         )
+    if _is_of(A, "dask", "Array"):
+        return LinearOperator(A.shape, **in_chunks(A))
     xp, device = namespace(A), device_of(A)
     if isinstance(A, np.ma.MaskedArray):
         raise TypeError("a masked array has unknown entries; pass A.filled(value) instead")

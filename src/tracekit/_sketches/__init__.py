@@ -1,6 +1,7 @@
 """Products spent on probes and kept, and what is read from them."""
 
-from . import chebyshev, cross_fitting, gauss, lanczos, leave_one_out, moments, rules
+from . import chebyshev, cross_fitting, gauss, hessenberg, lanczos, leave_one_out, moments, rules
+from .arnoldi import Arnoldi
 from .chebyshev import Moments, OutsideError, Space
 from .cross_fitting import Fold
 from .deflation import (
@@ -29,12 +30,13 @@ from .range_sketch import (
     range_sketch,
     sketch_of_products,
 )
-from .rules import Quadrature, samples
+from .rules import Quadrature, Rule, samples
 from .spaces import LOOK_AHEAD, MEGABYTES, Spaces, is_independent, joined, most_columns
 
 __all__ = [
     "LOOK_AHEAD",
     "MEGABYTES",
+    "Arnoldi",
     "ControlVariate",
     "FactorSketch",
     "Fold",
@@ -46,6 +48,7 @@ __all__ = [
     "Pairs",
     "Quadrature",
     "RangeSketch",
+    "Rule",
     "Space",
     "Spaces",
     "adjoint_sketch",
@@ -57,6 +60,7 @@ __all__ = [
     "dimension",
     "factor_sketch",
     "gauss",
+    "hessenberg",
     "is_independent",
     "is_preconditioned",
     "joined",

@@ -34,6 +34,7 @@ from .._arrays import (
 from .._estimates import require_finite
 from .._operators import LinearOperator, matvecs_per_column
 from . import gauss, lanczos
+from .arnoldi import Arnoldi
 
 BOUND_STEPS = 20  # of the search for bounds
 OVERSAMPLING = 4  # nodes for each moment
@@ -133,7 +134,7 @@ class Moments:
         )
 
 
-Space: TypeAlias = lanczos.Krylov | Moments
+Space: TypeAlias = lanczos.Krylov | Moments | Arnoldi
 
 
 def begin(A: LinearOperator, X: Array, interval: tuple[Array | float, Array | float]) -> Moments:
@@ -172,16 +173,21 @@ def rule(C: Moments, depth: int, *, damped: bool = False) -> tuple[Array, Array]
         turn = np.pi * np.arange(M) / (M + 1)
         jackson = (M + 1 - np.arange(M)) * np.cos(turn) + np.sin(turn) / np.tan(np.pi / (M + 1))
         factor = factor * jackson / (M + 1)
-    weights = (_stacked(C, M) * _placed(factor, C.center)) @ _cosines(C, M)
+    weights = (_stacked(C, M) * _placed(factor, C.center)) @ _cosines(C.center, M)
     x = np.cos(np.pi * (np.arange(OVERSAMPLING * M) + 0.5) / (OVERSAMPLING * M))
     return C.center[:, None] + C.half[:, None] * _placed(x, C.center), weights
+
+
+def moments_of(weights: Array) -> Array:
+    """The moments (M,) that the weights (N,) of a rule hold, damped as they are."""
+    return _cosines(weights, weights.shape[0] // OVERSAMPLING) @ weights
 
 
 def terms(C: Moments, depth: int, y: Array) -> Array:
     """The terms (k, 2 d + 1) of the series, from the values of f (or of several) at the nodes."""
     M = 2 * depth + 1
     factor = np.where(np.arange(M) > 0, 2.0, 1.0) / (OVERSAMPLING * M)
-    c = (y @ namespace(y).matrix_transpose(_cosines(C, M))) * _placed(factor, C.center)
+    c = (y @ namespace(y).matrix_transpose(_cosines(C.center, M))) * _placed(factor, C.center)
     return c * _stacked(C, M)
 
 
@@ -190,11 +196,11 @@ def _stacked(C: Moments, M: int) -> Array:
     return namespace(C.center).stack(list(C.moments[:M]), axis=-1)
 
 
-def _cosines(C: Moments, M: int) -> Array:
+def _cosines(like: Array, M: int) -> Array:
     """``cos(k theta_i)`` of M degrees at the nodes of their rule, whole turns left out."""
     N = OVERSAMPLING * M
     turns = np.arange(M)[:, None] * (2 * np.arange(N) + 1) % (4 * N)
-    return _placed(np.cos(np.pi / (2 * N) * turns), C.center)
+    return _placed(np.cos(np.pi / (2 * N) * turns), like)
 
 
 def _placed(x: Any, like: Array) -> Array:

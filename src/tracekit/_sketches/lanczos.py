@@ -35,7 +35,8 @@ from .._estimates import require_finite
 from .._operators import LinearOperator, gram
 
 REMEDY = (
-    "pass gram(A) for functions of the squared singular values, or logdet(A, m, hermitian=False)"
+    "pass hermitian=False to trace_function for an entire f, gram(A) for functions of the squared "
+    "singular values, or logdet(A, m, hermitian=False)"
 )
 PANEL = 4  # blocks of the basis that are kept in one array: appending copies no more than these
 
@@ -127,7 +128,7 @@ class Krylov:
 
 def begin(A: LinearOperator, X: Array, block: int = 1, *, reorthogonalise: bool = True) -> Krylov:
     """Krylov spaces of the columns of X, `block` of them in each, before the first product."""
-    xp, rest = namespace(X), _groups(X, block)
+    xp, rest = namespace(X), stacked(X, block)
     size = xp.zeros_like(real(rest[:, 0, :1]))
     return Krylov(A, rest, size, reorthogonalise=reorthogonalise)
 
@@ -136,10 +137,10 @@ def _step(K: Krylov) -> Krylov:
     """A product of A with every column (Golub-Kahan: one of each kind, the first one)."""
     A, L, W, P = K.operator, K.operator.factor, K.rest, K.right
     if L is not None and P is not None:
-        W = _product(L, P) - _times(_newest(K), K.diagonal[-1])
+        W = product(L, P) - _times(_newest(K), K.diagonal[-1])
     Q, B, alive = _next_block(W, K)
     if L is None:
-        Y = _product(A, Q)
+        Y = product(A, Q)
         D = coldot(Q, Y)[..., None] if K.block == 1 else adjoint(Q) @ Y
         if K.depth == 1:
             _require_hermitian(K, B, adjoint(_newest(K)) @ Y, D)
@@ -149,8 +150,8 @@ def _step(K: Krylov) -> Krylov:
             rest = rest - _times(_newest(K), adjoint(B))
         K = replace(K, rest=rest)
     else:
-        Y = _product(L.H, Q)
-        P, D, _ = _orthonormal(Y if P is None else Y - _times(P, adjoint(B)), _floor(K.size))
+        Y = product(L.H, Q)
+        P, D, _ = orthonormal(Y if P is None else Y - _times(P, adjoint(B)), rounding(K.size))
         D = adjoint(D)
         K = replace(K, right=P)
     xp, panels = namespace(Q), K.panels
@@ -197,19 +198,19 @@ def _next_block(W: Array, K: Krylov) -> tuple[Array, Array, Array]:
     """``W = (earlier blocks) + Q B``, by Gram-Schmidt with normalisation, twice."""
     size = K.size if K.depth else namespace(W).max(norms(W), axis=-1)[:, None]
     if not K.reorthogonalise:
-        return _orthonormal(W, _floor(size))
-    Q, B, _ = _orthonormal(_outside(W, K.panels), _floor(size))
-    Q, again, alive = _orthonormal(_outside(Q, K.panels), 0.5)
+        return orthonormal(W, rounding(size))
+    Q, B, _ = orthonormal(outside(W, K.panels), rounding(size))
+    Q, again, alive = orthonormal(outside(Q, K.panels), 0.5)
     return Q, again @ B, alive
 
 
-def _outside(W: Array, panels: tuple[Array, ...]) -> Array:
+def outside(W: Array, panels: tuple[Array, ...]) -> Array:
     for Q in panels:
         W = W - Q @ (adjoint(Q) @ W)
     return W
 
 
-def _orthonormal(W: Array, floor: Array | float) -> tuple[Array, Array, Array]:
+def orthonormal(W: Array, floor: Array | float) -> tuple[Array, Array, Array]:
     """``W = Q B``; columns of Q that would come from less than `floor` are zero."""
     xp, unit = namespace(W), magnitude(W)
     W = W / unit
@@ -234,7 +235,7 @@ def _size(K: Krylov, Y: Array) -> Array:
     return xp.maximum(K.size, xp.max(norms(Y), axis=-1)[:, None])
 
 
-def _floor(size: Array) -> Array:
+def rounding(size: Array) -> Array:
     """Below which a column is rounding."""
     return 10 * eps_of(size) * size
 
@@ -248,14 +249,14 @@ def _newest(K: Krylov) -> Array:
     return K.panels[-1][:, :, -K.block :]
 
 
-def _product(A: LinearOperator, Q: Array) -> Array:
+def product(A: LinearOperator, Q: Array) -> Array:
     """A product with the blocks of all groups at once."""
     Y = A.matmat(columns(Q))
     require_finite(Y)
-    return _groups(Y, Q.shape[2])
+    return stacked(Y, Q.shape[2])
 
 
-def _groups(X: Array, block: int) -> Array:
+def stacked(X: Array, block: int) -> Array:
     """Columns (n, k b) as a stack (k, n, b), laid out so: what follows reads it many times."""
     n, total = X.shape
     xp, k = namespace(X), total // block

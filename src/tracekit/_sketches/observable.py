@@ -16,7 +16,7 @@ from .._arrays import (
     require_hermitian,
 )
 from .._estimates import require_finite
-from .._operators import LinearOperator, dense
+from .._operators import LinearOperator, as_operator, dense
 from ..functions import Function, values
 from . import gauss, lanczos
 
@@ -31,6 +31,16 @@ class Observed:
         self._stacks: list[Array] = []  # (k, d, d)
         self._deep: Array | None = None
         self.on_eigenvectors: Any = None
+
+    @classmethod
+    def of(cls, observable: Any, A: LinearOperator) -> Observed:
+        """An observable of a run with A, not yet compressed."""
+        operator = as_operator(observable)
+        if operator.shape != A.shape:
+            raise ValueError(
+                f"`observable` must have the shape {A.shape} of the operator, got {operator.shape}"
+            )
+        return cls(operator)
 
     def add(self, K: Any) -> None:
         """Take further spaces, with their bases."""

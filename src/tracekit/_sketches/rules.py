@@ -1,19 +1,23 @@
-"""The ways to integrate f over the spectrum that a probe sees: Lanczos, and Chebyshev moments."""
+"""The ways to integrate f over the spectrum that a probe sees: Lanczos, Chebyshev, Arnoldi."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
 
 from .._arrays import Array, is_traced, namespace
 from .._operators import LinearOperator, itemsize
-from ..quadrature import Chebyshev, Lanczos
-from . import chebyshev, gauss, lanczos
-from .chebyshev import Space
+from ..quadrature import Arnoldi, Chebyshev, Lanczos
+from . import arnoldi, chebyshev, gauss, hessenberg, lanczos
+from .chebyshev import OutsideError, Space
 from .lanczos import Krylov
 
 Quadrature: TypeAlias = Lanczos | Chebyshev
+Rule: TypeAlias = Quadrature | Arnoldi
 COLUMNS, MEGABYTES = 64, 256  # bases are kept where so many columns take no more than that
+WIDER = (0.01, 0.1, 1.0)  # of its breadth, by which an interval that is found is widened
+Found = TypeVar("Found")
 
 
 def checked(quadrature: Any, A: LinearOperator) -> Quadrature:
@@ -31,18 +35,40 @@ def checked(quadrature: Any, A: LinearOperator) -> Quadrature:
     return quadrature
 
 
-def begin(quadrature: Quadrature, A: LinearOperator, X: Array, block: int = 1) -> Space:
+def of_a_run(quadrature: Any, A: LinearOperator, observed: bool) -> Quadrature:
+    """How a run integrates that may grow, and may have an observable."""
+    way = (
+        Lanczos(reorthogonalise=True) if observed and quadrature is None else checked(quadrature, A)
+    )
+    if observed and way != Lanczos(reorthogonalise=True):
+        raise ValueError(
+            "an observable is compressed to the bases, which this quadrature does not keep; pass "
+            "quadrature.lanczos(reorthogonalise=True)"
+        )
+    if needs_interval(way):
+        raise ValueError(
+            "the moments of a run have one interval, however it grows; pass "
+            "quadrature.chebyshev(interval=(low, high))"
+        )
+    return way
+
+
+def begin(quadrature: Rule, A: LinearOperator, X: Array, block: int = 1) -> Space:
     """The spaces, or moments, of the columns of X before the first product."""
     if isinstance(quadrature, Lanczos):
         return lanczos.begin(A, X, block, reorthogonalise=bool(quadrature.reorthogonalise))
+    if isinstance(quadrature, Arnoldi):
+        return arnoldi.begin(A, X)
     assert quadrature.interval is not None
     return chebyshev.begin(A, X, quadrature.interval)
 
 
-def cost(quadrature: Quadrature, A: LinearOperator, depth: int) -> int:
+def cost(quadrature: Rule, A: LinearOperator, depth: int) -> int:
     """Products that so many steps cost for each probe."""
     if isinstance(quadrature, Lanczos):
         return lanczos.cost(A, depth)
+    if isinstance(quadrature, Arnoldi):
+        return depth
     return chebyshev.cost(A, depth)
 
 
@@ -50,21 +76,23 @@ def samples(K: Space, depth: int, f: Callable[[Array], Array]) -> Array:
     """``x^H f(A) x`` of every probe, by so many steps."""
     if isinstance(K, Krylov):
         return gauss.samples(K, depth, f)
+    if isinstance(K, arnoldi.Arnoldi):
+        return hessenberg.samples(f, K, depth)
     nodes, weights = chebyshev.rule(K, depth)
     return namespace(nodes).sum(f(nodes) * weights, axis=-1)
 
 
 def with_interval(
-    quadrature: Quadrature,
+    quadrature: Rule,
     A: LinearOperator,
     X: Array,
     budget: int,
     *,
     semidefinite: bool,
     margin: float,
-) -> tuple[Quadrature, int]:
+) -> tuple[Rule, int]:
     """The same with an interval that holds the spectrum, and what it cost to find that."""
-    if isinstance(quadrature, Lanczos) or quadrature.interval is not None:
+    if not isinstance(quadrature, Chebyshev) or quadrature.interval is not None:
         return quadrature, 0
     if is_traced(X):
         raise TypeError(
@@ -78,3 +106,16 @@ def with_interval(
     if semidefinite and least >= 0:
         low = max(low, 0.0)
     return Chebyshev((low, high)), few * lanczos.cost(A, steps + 1)
+
+
+def needs_interval(quadrature: Rule) -> bool:
+    """Whether bounds of the spectrum have to be found."""
+    return isinstance(quadrature, Chebyshev) and quadrature.interval is None
+
+
+def widened(quadrature: Rule, found: Callable[[float], Found]) -> Found:
+    """What is found by a margin, begun again where an interval that was found is too narrow."""
+    for margin in WIDER[:-1] if needs_interval(quadrature) else ():
+        with suppress(OutsideError):
+            return found(margin)
+    return found(WIDER[-1])

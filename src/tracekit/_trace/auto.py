@@ -17,6 +17,7 @@ from .._estimates import (
     exact,
     finalize,
     former_name,
+    with_origin,
 )
 from .._operators import exact_trace_cost, square
 from .._sketches import FactorSketch, NystromSketch, RangeSketch
@@ -39,6 +40,7 @@ SMALL = 64  # up to this dimension the exact trace costs no more than a few look
 
 
 @former_name("max_matvecs", "num_matvecs")
+@with_origin
 def trace(
     A: Any,
     *,
@@ -218,7 +220,7 @@ def resume(
             "operator it came from"
         )
     source.restore(state.draws)
-    return _run(request, source, state)
+    return replace(_run(request, source, state), origin=estimate.origin)
 
 
 def _request(

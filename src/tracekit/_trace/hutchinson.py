@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, is_complex
-from .._estimates import Estimate, beyond_chance, finalize, former_name, mean
+from .._estimates import (
+    Estimate,
+    beyond_chance,
+    finalize,
+    former_name,
+    mean,
+    with_origin,
+)
 from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms
 from ..probes import distributions
 from .spending import Run
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def hutchinson(
     A: Any,
     num_matvecs: int,

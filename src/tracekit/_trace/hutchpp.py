@@ -28,6 +28,7 @@ from .._estimates import (
     mean,
     require_finite,
     with_method,
+    with_origin,
 )
 from .._operators import (
     LinearOperator,
@@ -45,6 +46,7 @@ from .spending import Run, exact_trace_of
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def hutchpp(
     A: Any,
     num_matvecs: int,
@@ -121,6 +123,7 @@ def hutchpp(
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def nahutchpp(
     A: Any, num_matvecs: int, *, rng: Rng = None, chunk_size: int | None = None
 ) -> Estimate:

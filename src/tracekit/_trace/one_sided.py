@@ -34,6 +34,7 @@ from .._estimates import (
     finalize,
     former_name,
     mean,
+    with_origin,
 )
 from .._operators import (
     LinearOperator,
@@ -51,6 +52,7 @@ from ..probes import Source, distributions
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def one_sided(
     L: Any,
     num_matvecs: int,

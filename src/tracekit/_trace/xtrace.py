@@ -7,7 +7,12 @@ from functools import partial
 from typing import Any
 
 from .._arrays import Array, Probes, Rng
-from .._estimates import Estimate, former_name, with_method
+from .._estimates import (
+    Estimate,
+    former_name,
+    with_method,
+    with_origin,
+)
 from .._operators import matvecs_per_column
 from .._sketches import (
     FactorSketch,
@@ -24,6 +29,7 @@ from .spending import Run
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def xtrace(
     A: Any,
     num_matvecs: int,
@@ -90,6 +96,7 @@ def xtrace(
 
 
 @former_name("block_size", "chunk_size")
+@with_origin
 def xnystrace(
     A: Any,
     num_matvecs: int,

@@ -41,8 +41,9 @@ def add_command(
     *,
     help: str,
     description: str,
+    nargs: str | None = None,
 ) -> argparse.ArgumentParser:
-    """Add a command that reads a matrix from a file."""
+    """Add a command that reads a matrix from a file, which may be left out if `nargs` is "?"."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=help,
@@ -53,6 +54,7 @@ def add_command(
     parser.set_defaults(run=run)
     parser.add_argument(
         "file",
+        nargs=nargs,
         metavar="FILE",
         help="Matrix Market (.mtx), edges of an undirected graph (.edges, .edgelist, .txt), each "
         "also .gz or .bz2; SciPy sparse .npz, NumPy .npy, MATLAB .mat",

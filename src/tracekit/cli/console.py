@@ -168,7 +168,9 @@ def _tolerance(report: dict[str, Any]) -> str:
     return f"{' + '.join(asked)}: {'met' if report['converged'] else 'not met'}" if asked else ""
 
 
-def _seed(seed: int | None, resumed: bool, drawn: bool) -> str:
+def _seed(seed: int | list[int] | None, resumed: bool, drawn: bool) -> str:
+    if isinstance(seed, list):
+        return ", ".join(map(str, seed))
     if seed is None:
         return "kept in the checkpoint" if resumed else "none: nothing was drawn"
     return f"{seed} (fresh; --seed {seed} repeats this run)" if drawn else str(seed)

@@ -53,7 +53,7 @@ TOLERANT = "auto", "hutchinson", "xtrace", "xnystrace"
 RTOL, NUM_MATVECS = 1e-2, 100
 
 
-def add(commands: Any) -> None:
+def add(commands: Any) -> argparse.ArgumentParser:
     """Add the command to the parser."""
     parser = add_command(
         commands,
@@ -63,8 +63,9 @@ def add(commands: Any) -> None:
         description=(
             "The trace of a square matrix, read from its entries; of a power or function of it,\n"
             "or by a named method, estimated from products: as many as a tolerance needs, or as\n"
-            "are given."
+            "are given. Or results of runs with other seeds, as --json prints them, as one."
         ),
+        nargs="?",
     )
     add = parser.add_argument
     add(
@@ -126,10 +127,13 @@ def add(commands: Any) -> None:
         metavar="OUT.png",
         help="plot estimate and interval against the number of products (.png, .pdf or .svg)",
     )
+    return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
     """Run ``tracekit estimate``."""
+    if arguments.file is None:
+        raise MisusedError("there is no FILE to read; name one, or results to --merge")
     _refuse_contradictions(arguments)
     seed, resumed = _seed(arguments)
     A = read(arguments)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import compare, estimate
+from . import compare, estimate, merge
 from .arguments import BROKEN_PIPE, EPILOG, FAILED, INTERRUPTED, MISUSED, OK, MisusedError
 from .console import say, silence
 
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"tracekit {version('tracekit-linalg')}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    estimate.add(commands)
+    merge.add(estimate.add(commands))
     compare.add(commands)
     return parser
 
