@@ -15,6 +15,7 @@ from functools import reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 from .._arrays import Array, DType, Namespace
 
@@ -55,10 +56,24 @@ def key_of(seed: np.random.SeedSequence) -> Key:
     return first, second
 
 
+class _Given(ISeedSequence):
+    """A key in the place of a seed: with `key=`, NumPy asks the system for entropy each time."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint64) -> Any:
+        return np.array(self.key, dtype=np.uint64)
+
+
 def bits(key: Key, law: str, column: int = 0) -> np.random.Philox:
     """The generator of a column, before its first step."""
-    words = np.array([key[0], key[1] ^ LAWS[law]], dtype=np.uint64)
-    return np.random.Philox(key=words, counter=np.array([0, 0, column, 0], dtype=np.uint64))
+    counter = np.array([0, 0, column, 0], dtype=np.uint64)
+    return np.random.Philox(_Given(_of_law(key, law)), counter=counter)
+
+
+def _of_law(key: Key, law: str) -> Key:
+    return key[0], key[1] ^ LAWS[law]
 
 
 def draw(key: Key, block: Block) -> Array:
@@ -77,13 +92,16 @@ def draw(key: Key, block: Block) -> Array:
 
 def _words(key: Key, block: Block) -> Array:
     """Words of all steps, one row a column, little-endian."""
-    count = len(block.steps)
-    words = np.empty((len(block.columns), 4 * count), dtype="<u8")
+    count, start = 4 * len(block.steps), block.steps.start
+    words = np.empty((len(block.columns), count), dtype="<u8")
     if words.size:
-        generator = bits(key, block.law, block.columns.start).advance(block.steps.start)
-        for row in words:
-            row[:] = generator.random_raw(4 * count)
-            generator.advance(2**128 - count)  # to the next column
+        generator = bits(key, block.law)
+        at = {"key": _of_law(key, block.law), "counter": [0] * 4}
+        state = generator.state | {"state": at, "buffer": [0] * 4}
+        for row, column in zip(words, block.columns, strict=True):
+            at["counter"] = start, 0, column, 0
+            generator.state = state  # at half the time of `advance`
+            row[:] = generator.random_raw(count)
     return words
 
 
@@ -111,7 +129,7 @@ def program(key: Key, block: Block, dtype: DType, xp: Namespace, scan: Any = Non
     steps = xp.arange(block.steps.start + 1, block.steps.stop + 1, dtype=xp.uint32)
     columns = xp.arange(block.columns.start, block.columns.stop, dtype=xp.uint32)
     counter = (zero + steps, *(zero,) * 3, zero + columns[:, None], *(zero,) * 3)
-    keys = _schedule((key[0], key[1] ^ LAWS[block.law]))
+    keys = _schedule(_of_law(key, block.law))
 
     def turn(counter: Counter, key: Array) -> tuple[Counter, None]:
         return _round(counter, key, xp), None
