@@ -143,7 +143,7 @@ def test_a_spike_that_a_sketch_knows_does_not_vouch_for_the_bulk() -> None:
 def test_probes_that_all_miss_a_rank_of_one_are_no_wrong_adjoint() -> None:
     A = np.ones((40, 40))
     op = tk.LinearOperator(A.shape, lambda X: A @ X, lambda X: A.T @ X)
-    found = [tk.nahutchpp(op, 8, rng=seed) for seed in range(60)]  # some sketches miss it all
+    found = [tk.nahutchpp(op, 8, rng=seed) for seed in range(600)]  # one in 50 misses it all
     error = np.array([float(x.standard_error) for x in found])
     off = np.array([abs(float(x) - 40) for x in found])
     assert np.mean(off <= 1e-9 + 13 * error) > 0.9

@@ -108,7 +108,7 @@ if mode == "while writing":
     pathlib.Path.replace = lambda self, target: replacing(self, target)
 
 A = tk.LinearOperator((300, 300), product)
-e = tk.trace(A, rtol=float(rtol), rng=7, psd=psd or None, checkpoint=None if path == "-" else path)
+e = tk.trace(A, rtol=float(rtol), rng=3, psd=psd or None, checkpoint=None if path == "-" else path)
 print(float(e).hex(), float(e.standard_error).hex(), e.num_matvecs, calls, repr(e), sep=";")
 """
 

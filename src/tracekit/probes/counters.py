@@ -68,8 +68,8 @@ class _Given(ISeedSequence):
 
 def bits(key: Key, law: str, column: int = 0) -> np.random.Philox:
     """The generator of a column, before its first step."""
-    counter = np.array([0, 0, column, 0], dtype=np.uint64)
-    return np.random.Philox(_Given(_of_law(key, law)), counter=counter)
+    seed: Any = _Given(_of_law(key, law))  # NumPy's stubs know of no seeds but its own
+    return np.random.Philox(seed, counter=np.array([0, 0, column, 0], dtype=np.uint64))
 
 
 def _of_law(key: Key, law: str) -> Key:
@@ -97,7 +97,7 @@ def _words(key: Key, block: Block) -> Array:
     if words.size:
         generator = bits(key, block.law)
         at = {"key": _of_law(key, block.law), "counter": [0] * 4}
-        state = generator.state | {"state": at, "buffer": [0] * 4}
+        state: Any = generator.state | {"state": at, "buffer": [0] * 4}
         for row, column in zip(words, block.columns, strict=True):
             at["counter"] = start, 0, column, 0
             generator.state = state  # at half the time of `advance`
