@@ -129,10 +129,12 @@ class Spaces:
 
     def folds(self) -> list[Fold]:
         """By what each probe is deflated; nothing where no bases are to be kept."""
+        if not self._most:
+            return self._met
         columns = self.groups * self.depth * self.kept[0].block
-        if self._most and (self.groups < FEWEST or columns < LEAST_COLUMNS):
+        if self.groups < FEWEST or columns < LEAST_COLUMNS:
             return []
-        return [*self._deal()[0], *self._met] if self._most else self._met
+        return [*self._deal()[0], *self._met]
 
     def read(self) -> Space:
         """What A is on all spaces, without their bases."""
