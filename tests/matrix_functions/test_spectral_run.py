@@ -44,8 +44,8 @@ def test_samples_are_those_of_the_naive_twin(kind):
 
 def test_libraries_agree(lib: Library):
     A = small()
-    expected = tk.spectral_run(A, 38, rng=3, depth=5).trace(tk.functions.sqrt)
-    found = tk.spectral_run(lib.array(A), 38, rng=3, depth=5).trace(tk.functions.sqrt)
+    expected = tk.spectral_run(A, 23, rng=3, depth=3).trace(tk.functions.sqrt)
+    found = tk.spectral_run(lib.array(A), 23, rng=3, depth=3).trace(tk.functions.sqrt)
     assert lib.at_home(found.value)
     np.testing.assert_allclose(lib.numpy(found.value), expected.value, rtol=1e-4)
     np.testing.assert_allclose(lib.numpy(found.samples), expected.samples, rtol=1e-3)
