@@ -73,6 +73,7 @@ def _mean_of_samples(estimates: Sequence[Estimate]) -> Estimate:
     if max(counts) == 1:  # equal samples may be so by chance
         tied = rest <= total * (64 * eps_of(rest) * xp.abs(value / unit)) ** 2
         error = xp.where(tied, error + doubt(0.75 ** (total - 1)), error)
+    squares = [xp.where(xp.isfinite(s), s, xp.zeros_like(s)) for s in squares]
     cubes = [
         None if e.skewness is None
         else e.skewness * s**1.5 / k**0.5 + 3 * real(d) * s + k * real(d) ** 3

@@ -18,6 +18,7 @@ from .._arrays import (
     magnitude,
     namespace,
     norm2,
+    positive,
     real,
     to_number,
 )
@@ -293,9 +294,14 @@ def _products_of(Y1: Array, Y2: Array, scales: Any, spent: int, dtype: Any) -> _
 def _shared_pairs(
     A: LinearOperator, B: LinearOperator, Omega: Array, each: int, dtype: Any
 ) -> _Pairs:
-    """Both deflated by a range of the sum of both sketches."""
+    """Both deflated by a range of the sum of both sketches, each over its largest entry.
+
+    The range depends on these weights, so that they are no constants to differentiation.
+    """
     Y1, Y2, scales = _products(A, B, Omega)
-    Q, R, _ = orthonormal_extension(Y1 + Y2, Omega)
+    xp = namespace(Y1)
+    Y = sum(Z / positive(xp.max(xp.abs(Z))) for Z in (Y1, Y2))
+    Q, R, _ = orthonormal_extension(Y, Omega)
     first, second = (Y1, A.matmat(Q) / scales[0]), (Y2, B.matmat(Q) / scales[1])
     cross, one, two = (
         moments.shared(Omega, Q, R, *pair)
