@@ -5,7 +5,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 
-from .._arrays import Array, Product, colsum, conj, contract, is_complex, namespace, weights
+from .._arrays import (
+    Array,
+    Product,
+    colsum,
+    conj,
+    contract,
+    is_complex,
+    laid_out,
+    namespace,
+    weights,
+)
 from .checked_product import Checked
 from .linear_operator import LinearOperator
 
@@ -55,7 +65,8 @@ def coordinates(A: LinearOperator, n: int, size: int | None = None) -> Iterator[
     """All n coordinate vectors, at most `size` at a time, or as many as `width` says."""
     size = width(A) if size is None else size
     for start in range(0, n, size):
-        yield A.xp.eye(n, min(size, n - start), k=-start, dtype=A.dtype, device=A.device)
+        E = A.xp.eye(n, min(size, n - start), k=-start, dtype=A.dtype, device=A.device)
+        yield laid_out(E, A.layout)
 
 
 def each_column(A: LinearOperator) -> Iterator[tuple[Array, Array]]:
@@ -63,6 +74,7 @@ def each_column(A: LinearOperator) -> Iterator[tuple[Array, Array]]:
     n, start = A.shape[1], 0
     for width in blocks(n, columns_at_once(A, None)):
         E = A.xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
+        E = laid_out(E, A.layout)
         yield E, A.matmat(E)
         start += width
 

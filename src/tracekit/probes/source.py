@@ -14,6 +14,7 @@ from .._arrays import (
     Rng,
     Space,
     is_complex,
+    laid_out,
     real_dtype,
     wrapped,
 )
@@ -47,6 +48,7 @@ class Source:
 
     def __init__(self, rng: Rng, like: Space) -> None:
         self.xp, self.dtype, self.device = like.xp, like.dtype, like.device
+        self.layout = getattr(like, "layout", None)
         self._engine = generator_of(rng, self)
 
     def normal(self, shape: tuple[int, int]) -> Array:
@@ -139,8 +141,10 @@ class Source:
     def _place(self, draw: Array, *, real: bool = False) -> Array:
         dtype = real_dtype(self.dtype, self.xp) if real else self.dtype
         if isinstance(draw, np.ndarray):
+            if self.layout is not None:  # each device is sent its own rows
+                draw = laid_out(np.asarray(draw, dtype=dtype), self.layout)
             return self.xp.asarray(draw, dtype=dtype, device=self.device)
-        draw = self.xp.astype(draw, dtype, copy=False)
+        draw = laid_out(self.xp.astype(draw, dtype, copy=False), self.layout)
         return draw if self.device is None else array_api_compat.to_device(draw, self.device)
 
     def _complex(self, re: Array, im: Array, scale: float) -> Array:

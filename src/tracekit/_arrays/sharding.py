@@ -1,0 +1,67 @@
+"""How tall arrays (n, k) of JAX lie over devices."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import array_api_compat
+
+from .libraries import Array, DType, Namespace, Product, is_traced
+
+
+def is_sharding(layout: Any) -> bool:
+    """Whether JAX can lay arrays out so."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(layout, jax.sharding.Sharding)
+
+
+def laid_out(X: Any, layout: Any) -> Array:
+    """Columns of JAX or of the host as a layout says, where there is one that suits their rows."""
+    if layout is None:
+        return X
+    try:
+        layout.shard_shape(X.shape)
+    except ValueError:
+        return X
+    return sys.modules["jax"].device_put(X, layout)
+
+
+def row_parts(X: Array) -> int:
+    """Into how many parts the rows of a matrix may be cut: one for each device of JAX's arrays."""
+    if not array_api_compat.is_jax_array(X):
+        return 1
+    if is_traced(X):  # what holds it is not known yet
+        return int(sys.modules["jax"].device_count())
+    return int(X.shape[0] // X.sharding.shard_shape(X.shape)[0])
+
+
+def layout_of(product: Product, xp: Namespace, n: int, dtype: DType) -> Any:
+    """The layout of what a product of JAX multiplies by, which is seen by tracing it; or None."""
+    if not array_api_compat.is_jax_namespace(xp):
+        return None
+    jax = sys.modules["jax"]
+    if jax.device_count() == 1:
+        return None
+    try:
+        traced = jax.make_jaxpr(product)(jax.ShapeDtypeStruct((n, 1), dtype))
+    except Exception:  # a product that computes on the host says nothing
+        return None
+    for held in traced.consts:
+        if isinstance(held, jax.Array) and not isinstance(held, jax.core.Tracer):
+            found = _along(held, n)
+            if found is not None:
+                return found
+    return None
+
+
+def _along(A: Array, n: int) -> Any:
+    """A layout of n rows, as an axis of that length of an array is cut."""
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    sharding = A.sharding
+    if not isinstance(sharding, NamedSharding) or len(sharding.device_set) == 1:
+        return None
+    spec = (*sharding.spec, *[None] * (A.ndim - len(sharding.spec)))
+    cut = [name for size, name in zip(A.shape, spec, strict=True) if size == n and name is not None]
+    return NamedSharding(sharding.mesh, PartitionSpec(cut[0], None)) if cut else None
