@@ -8,7 +8,8 @@ import re
 import sys
 from typing import Any
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+if __name__ == "__main__":  # not where it is merely imported
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +19,8 @@ from jax.sharding import PartitionSpec as P
 import tracekit as tk
 from tracekit._arrays import tall_skinny_qr
 
-jax.config.update("jax_enable_x64", val=True)
-N, M = (int(x) for x in sys.argv[1:3])
+N, M = (int(x) for x in sys.argv[1:3]) if __name__ == "__main__" else (4, 1)
 WHOLE = {"hutchinson", "hutchpp", "one_sided"}  # those that are run without compiling, too
-MESH = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Auto,))
-ROWS = NamedSharding(MESH, P("rows"))
 
 RUNS: dict[str, Any] = {
     "hutchinson": lambda A, rng: tk.hutchinson(A, M, rng=rng),
@@ -66,8 +64,11 @@ def difference(x: Any, y: Any) -> float:
 
 def main() -> None:
     """Print a record for each estimator, and what tall QR leaves of orthogonality."""
+    jax.config.update("jax_enable_x64", val=True)
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, P("rows"))
     plain = 1.0 + jnp.arange(1.0, N + 1) ** -1.0
-    cut = jax.device_put(plain, ROWS)
+    cut = jax.device_put(plain, rows)
     found: dict[str, Any] = {}
     for name, run in RUNS.items():
         key, places = jax.random.key(3), list[int]()
@@ -88,7 +89,7 @@ def main() -> None:
     rank = np.r_[np.ones(6), np.zeros(6)]
     for s in (np.geomspace(1, 1e-14, 12), rank):
         for parts in (1, 2, 4, 8):
-            Y = jax.device_put((U * s) @ V, NamedSharding(MESH, P("rows", None)))
+            Y = jax.device_put((U * s) @ V, NamedSharding(mesh, P("rows", None)))
             Q, R = tall_skinny_qr(Y, parts)
             off = float(jnp.max(jnp.abs(Q.T @ Q - jnp.eye(12))))
             found.setdefault("qr", []).append((off, difference(Q @ R, Y)))
