@@ -25,8 +25,8 @@ def orthonormalise(Y: Array) -> tuple[Array, Array]:
 
 def householder_qr(Y: Array) -> tuple[Array, Array]:
     """``Q R = Y`` by Householder reflections; orthonormal whatever the rank of `Y`."""
-    n, k = Y.shape
-    parts = row_parts(Y)
+    n, k = Y.shape[-2:]
+    parts = row_parts(Y) if Y.ndim == 2 else 1
     if parts > 1 and n % parts == 0 and n >= parts * k:
         return tall_skinny_qr(Y, parts)
     Q, R = namespace(Y).linalg.qr(Y)

@@ -7,7 +7,7 @@ from typing import Any
 
 import array_api_compat
 
-from .libraries import Array, DType, Namespace, Product, is_traced
+from .libraries import Array, Namespace, Product, is_traced
 
 
 def is_sharding(layout: Any) -> bool:
@@ -36,23 +36,38 @@ def row_parts(X: Array) -> int:
     return int(X.shape[0] // X.sharding.shard_shape(X.shape)[0])
 
 
-def layout_of(product: Product, xp: Namespace, n: int, dtype: DType) -> Any:
-    """The layout of what a product of JAX multiplies by, which is seen by tracing it; or None."""
-    if not array_api_compat.is_jax_namespace(xp):
+def layout_of(product: Product, xp: Namespace, n: int) -> Any:
+    """The layout of the sharded arrays of JAX that a product closes over; None where it has none.
+
+    Nothing is called: a product may keep what it has seen.
+    """
+    if not array_api_compat.is_jax_namespace(xp) or sys.modules["jax"].device_count() == 1:
         return None
-    jax = sys.modules["jax"]
-    if jax.device_count() == 1:
-        return None
-    try:
-        traced = jax.make_jaxpr(product)(jax.ShapeDtypeStruct((n, 1), dtype))
-    except Exception:  # a product that computes on the host says nothing
-        return None
-    for held in traced.consts:
-        if isinstance(held, jax.Array) and not isinstance(held, jax.core.Tracer):
-            found = _along(held, n)
+    held, seen = [product], set[int]()
+    while held:
+        x = held.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        if array_api_compat.is_jax_array(x):
+            found = None if is_traced(x) else _along(x, n)
             if found is not None:
                 return found
+        held += [
+            cell.cell_contents for cell in getattr(x, "__closure__", None) or () if _filled(cell)
+        ]
+        held += [
+            getattr(x, name) for name in ("product", "matmat") if callable(getattr(x, name, None))
+        ]
     return None
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 def _along(A: Array, n: int) -> Any:

@@ -173,7 +173,7 @@ def combined(
     return replace(
         found,
         standard_error=both,
-        converged=settled and (is_traced(both) or bool(xp.all(xp.isfinite(quadrature)))),
+        converged=settled,
         kept=ErrorParts(monte_carlo, quadrature, solve_error(batches)),
     )
 
@@ -214,9 +214,17 @@ def read(
     else:
         cv = ControlVariate(A)
         found = combined(f, cv, [at], folds, known, probes, spent, method, change=change)
+    found = judged_by_error(found)
     reason = f"{spaces.groups} probes, depth {depth}"
     reason += "" if found.converged else f"; {NOT_SETTLED}"
     return finalize(replace(found, reason=reason), quantity="trace of f(A)")
+
+
+def judged_by_error(found: Estimate) -> Estimate:
+    """The estimate, not converged where the error of its quadrature is not known."""
+    quadrature = found.kept.quadrature
+    known = is_traced(quadrature) or bool(namespace(quadrature).all(quadrature < math.inf))
+    return found if known else replace(found, converged=False)
 
 
 def plainly(

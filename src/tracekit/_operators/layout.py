@@ -6,13 +6,13 @@ from typing import Any
 
 import array_api_compat
 
-from .._arrays import DType, Namespace, Product, is_sharding, layout_of
+from .._arrays import Namespace, Product, is_sharding, layout_of
 
 
-def layout_for(layout: Any, product: Product, xp: Namespace, n: int, dtype: DType) -> Any:
+def layout_for(layout: Any, product: Product, xp: Namespace, n: int) -> Any:
     """The layout of n rows that is asked for, if they can have it; else that of the product."""
     if layout is None:
-        return layout_of(product, xp, n, dtype)
+        return layout_of(product, xp, n)
     if not is_sharding(layout):
         raise TypeError(
             f"`layout` must be a jax.sharding.Sharding of arrays (n, k), got a "

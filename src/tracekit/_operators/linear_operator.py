@@ -83,7 +83,7 @@ class LinearOperator:
         a matrix under "entries", where `trace` alone looks: other estimators do as they are told.
     layout : jax.sharding.Sharding, optional
         How blocks of columns lie over several devices. If not given, as the rows or columns of
-        sharded arrays of JAX lie that the product multiplies by.
+        sharded arrays of JAX lie that the product closes over.
 
     Raises
     ------
@@ -148,7 +148,7 @@ class LinearOperator:
                 put(name, Checked(product, name, rows, columns, self.xp, self.dtype, self.device))
         if self.quad is None:
             put("quad", lambda X: coldot(X, self.matmat(X)))
-        put("layout", layout_for(self.layout, self.matmat, self.xp, n, self.dtype))
+        put("layout", layout_for(self.layout, self.matmat, self.xp, n))
         if self.dims is not None and math.prod(self.dims) != n:
             raise ValueError(
                 f"dims={self.dims} multiply to {math.prod(self.dims)}, not to the dimension {n}"
