@@ -62,6 +62,37 @@ def difference(x: Any, y: Any) -> float:
     return float(np.max(np.abs(x - y)) / np.max(np.abs(y)))
 
 
+def other_ways(mesh: Any) -> dict[str, Any]:
+    """What a small matrix gives under vmap, without an estimate, and where axes are Explicit."""
+    jax.config.update(
+        "jax_disable_most_optimizations", val=True
+    )  # these compile much and run little
+    x = jnp.arange(1.0, 65.0)
+    plain = jnp.diag(x) + 0.1
+    keys, places = jax.random.split(jax.random.key(0), 3), list[int]()
+
+    def runs(name: str, A: Any) -> Any:
+        return lambda key: getattr(tk, name)(A, 12, rng=key).value
+
+    def noted(X: jax.Array) -> jax.Array:
+        places.append(len(X.sharding.device_set))
+        return cut @ X
+
+    cut = jax.device_put(plain, NamedSharding(mesh, P("rows", None)))
+    found = {
+        name: difference(jax.vmap(runs(name, cut))(keys), jax.vmap(runs(name, plain))(keys))
+        for name in ("hutchinson", "hutchpp")
+    }
+    layout = NamedSharding(mesh, P("rows"))
+    stated = tk.LinearOperator((64, 64), noted, xp=jnp, dtype=jnp.float64, layout=layout)
+    found["exact_trace"] = difference(tk.exact_trace(stated).value, jnp.trace(plain))
+    explicit = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Explicit,))
+    E = jax.device_put(plain, NamedSharding(explicit, P("rows", None)))
+    for name in ("hutchinson", "one_sided"):
+        found[f"{name}, Explicit"] = difference(runs(name, E)(keys[0]), runs(name, plain)(keys[0]))
+    return {"differences": found, "places": min(places)}
+
+
 def main() -> None:
     """Print a record for each estimator, and what tall QR leaves of orthogonality."""
     jax.config.update("jax_enable_x64", val=True)
@@ -86,14 +117,15 @@ def main() -> None:
         found[name] = record
     rng = np.random.default_rng(0)
     U, _, V = np.linalg.svd(rng.standard_normal((N, 12)), full_matrices=False)
+    factorised = list[tuple[float, float]]()
     rank = np.r_[np.ones(6), np.zeros(6)]
     for s in (np.geomspace(1, 1e-14, 12), rank):
         for parts in (1, 2, 4, 8):
             Y = jax.device_put((U * s) @ V, NamedSharding(mesh, P("rows", None)))
             Q, R = tall_skinny_qr(Y, parts)
             off = float(jnp.max(jnp.abs(Q.T @ Q - jnp.eye(12))))
-            found.setdefault("qr", []).append((off, difference(Q @ R, Y)))
-    print(json.dumps(found))
+            factorised.append((off, difference(Q @ R, Y)))
+    print(json.dumps({"runs": found, "qr": factorised, "other": other_ways(mesh)}))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def is_sharding(layout: Any) -> bool:
 
 def laid_out(X: Any, layout: Any) -> Array:
     """Columns of JAX or of the host as a layout says, where there is one that suits their rows."""
-    if layout is None:
+    if layout is None or is_traced(X):  # compiled, columns lie as what they meet does
         return X
     try:
         layout.shard_shape(X.shape)
@@ -33,6 +33,8 @@ def row_parts(X: Array) -> int:
         return 1
     if is_traced(X):  # what holds it is not known yet
         return int(sys.modules["jax"].device_count())
+    if _is_explicit(X.sharding):
+        return 1
     return int(X.shape[0] // X.sharding.shard_shape(X.shape)[0])
 
 
@@ -43,12 +45,12 @@ def layout_of(product: Product, xp: Namespace, n: int) -> Any:
     """
     if not array_api_compat.is_jax_namespace(xp) or sys.modules["jax"].device_count() == 1:
         return None
-    held, seen = [product], set[int]()
+    held, seen = [product], dict[int, Any]()  # what is kept has an id of its own
     while held:
         x = held.pop()
         if id(x) in seen:
             continue
-        seen.add(id(x))
+        seen[id(x)] = x
         if array_api_compat.is_jax_array(x):
             found = None if is_traced(x) else _along(x, n)
             if found is not None:
@@ -77,6 +79,14 @@ def _along(A: Array, n: int) -> Any:
     sharding = A.sharding
     if not isinstance(sharding, NamedSharding) or len(sharding.device_set) == 1:
         return None
+    if _is_explicit(sharding):
+        return None
     spec = (*sharding.spec, *[None] * (A.ndim - len(sharding.spec)))
     cut = [name for size, name in zip(A.shape, spec, strict=True) if size == n and name is not None]
     return NamedSharding(sharding.mesh, PartitionSpec(cut[0], None)) if cut else None
+
+
+def _is_explicit(sharding: Any) -> bool:
+    """Whether each operation of JAX is to be told how its result lies, which formulas do not do."""
+    kinds = getattr(getattr(sharding, "mesh", None), "axis_types", None) or ()
+    return any(kind.name == "Explicit" for kind in kinds)

@@ -241,7 +241,7 @@ class SpectralDensity:
         if ends:
             x = xp.asarray(ends, dtype=self.nodes.dtype, device=device_of(self.nodes))
             unresolved = xp.sum(self.density(x) * self.resolution(x)) * self.dimension
-            unresolved = xp.maximum(unresolved, unresolved * 0 + self._leaks(low, high))
+            unresolved = xp.maximum(unresolved, xp.full_like(unresolved, self._leaks(low, high)))
         parts = ErrorParts(found.standard_error, unresolved)
         by_probes, by_resolution = (to_number(part).real for part in parts[:2])
         return replace(
