@@ -111,7 +111,7 @@ def flat(x: Any) -> list[Any]:
 def read(A: Array) -> tuple[Array, ...]:
     """What a run says, grown and with an observable."""
     run = tk.spectral_run(A, 9, rng=SEED, depth=3, observable=A)
-    more = tk.spectral_run(A, 12, rng=SEED, depth=3).extend(9).extend(16, depth=4)
+    more = tk.spectral_run(A, 9, rng=SEED, depth=3).extend(9).extend(10, depth=4)
     family = more.family(lambda x, t: x / (x + t), [0.1, 1.0])
     return (
         run.expectation(lambda x: x * x).value,
@@ -135,15 +135,15 @@ def integrated(A: Array) -> tuple[Array, ...]:
         tk.quadrature.lanczos(reorthogonalise=False),
         tk.quadrature.chebyshev((0.01, 9)),
     )
-    certified = tk.logdet(A, 12, rng=SEED, depth=4, bounds=(0.01, 9.0))
-    root = tk.function_operator(A, functions.sqrt, 4, quadrature=light)
+    certified = tk.logdet(A, 9, rng=SEED, depth=3, bounds=(0.01, 9.0))
+    root = tk.function_operator(A, functions.sqrt, 3, quadrature=light)
     return (
-        tk.trace_function(A, functions.log1p, 12, rng=SEED, depth=4, quadrature=light).value,
-        tk.trace_function(A, functions.log1p, 12, rng=SEED, depth=4, quadrature=moments).value,
+        tk.trace_function(A, functions.log1p, 9, rng=SEED, depth=3, quadrature=light).value,
+        tk.trace_function(A, functions.log1p, 9, rng=SEED, depth=3, quadrature=moments).value,
         *certified.certified_interval(),
         root @ A[:, :2],
-        tk.logdet(A, 14, rng=SEED, depth=3, hermitian=False).value,
-        tk.trace_function(A, functions.exp, 12, rng=SEED, depth=3, hermitian=False).value,
+        tk.logdet(A, 9, rng=SEED, depth=3, hermitian=False).value,
+        tk.trace_function(A, functions.exp, 9, rng=SEED, depth=3, hermitian=False).value,
         tk.trace_function(A, functions.log1p, 12, rng=SEED, shift=0.0).value,
     )
 

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,36 +152,47 @@ def case_runs(name: str, m: int) -> tuple[float, float, float]:
 
 def figures() -> Iterator[Row]:
     """Judge values from one sketch, and a band of thirty ridges from one run."""
-    shifted = symmetric((haar(600) * (100 * np.arange(1.0, 601) ** -2 + 0.1)) @ haar(600).T)
-    w = np.linalg.eigvalsh(shifted)
-    for name, f, most in (
-        ("log1p", functions.log1p, 2e-3),
-        ("x / (x + 1)", functions.ridge(1.0), 2e-3),
-        ("log", functions.log, 1.0),
-    ):
-        exact = float(np.sum(f(w)))
-        off, held = [], []
-        for seed in range(SKETCHED):
-            found = tracekit.trace_function(shifted, f, SKETCH_PRODUCTS, rng=seed, shift=0.1)
-            low, high = found.confidence_interval()
-            off.append(abs(float(found) - exact) / (1 if f is functions.log else exact))
-            held.append(bool(low <= exact <= high))
+    for name, most in (("log1p", 2e-3), ("x / (x + 1)", 2e-3), ("log", 1.0)):
+        found = in_two_processes(sketched, itertools.repeat(name, SKETCHED), range(SKETCHED))
+        off, held = zip(*found, strict=True)
         name = f"{name}, 100 i^-2 + .1, shift known, m = {SKETCH_PRODUCTS}"
         yield figure(f"{name}: error", float(np.median(off)), most=most)
         yield figure(f"{name}: coverage", float(np.mean(held)), least=0.9)
-    yield figure("band of 30 ridges, one run of 600 products: held", band(), least=LEAST_BAND)
+    share = float(np.mean(list(in_two_processes(band_holds, range(BANDS)))))
+    yield figure("band of 30 ridges, one run of 600 products: held", share, least=LEAST_BAND)
 
 
-def band() -> float:
-    """Return the share of runs whose band holds all ridges at once."""
+@cache
+def shifted() -> tuple[Any, Any]:
+    """Return a matrix with a known shift, and its eigenvalues."""
+    A = symmetric((haar(600) * (100 * np.arange(1.0, 601) ** -2 + 0.1)) @ haar(600).T)
+    return A, np.linalg.eigvalsh(A)
+
+
+def sketched(name: str, seed: int) -> tuple[float, bool]:
+    """Return how far a value from one sketch is off, and whether its interval holds."""
+    f = {"log1p": functions.log1p, "log": functions.log}.get(name, functions.ridge(1.0))
+    A, w = shifted()
+    exact = float(np.sum(f(w)))
+    found = tracekit.trace_function(A, f, SKETCH_PRODUCTS, rng=seed, shift=0.1)
+    low, high = found.confidence_interval()
+    return abs(float(found) - exact) / (1 if name == "log" else exact), bool(low <= exact <= high)
+
+
+@cache
+def ridges() -> tuple[Any, Any, Any]:
+    """Return a matrix, thirty ridges, and its effective dimension at each."""
     A, _ = dense("i^-2", 2000)
-    w, ridges, held = np.linalg.eigvalsh(A), np.geomspace(1e-3, 1, 30), []
-    exact = np.sum(w[:, None] / (w[:, None] + ridges), axis=0)
-    for seed in range(BANDS):
-        run = tracekit.spectral_run(A, 600, rng=seed)
-        low, high = run.family(lambda x, c: x / (x + c), ridges).band()
-        held.append(bool(np.all((low <= exact) & (exact <= high))))
-    return float(np.mean(held))
+    w, every = np.linalg.eigvalsh(A), np.geomspace(1e-3, 1, 30)
+    return A, every, np.sum(w[:, None] / (w[:, None] + every), axis=0)
+
+
+def band_holds(seed: int) -> bool:
+    """Return whether the band of one run holds all ridges at once."""
+    A, every, exact = ridges()
+    run = tracekit.spectral_run(A, 600, rng=seed)
+    low, high = run.family(lambda x, c: x / (x + c), every).band()
+    return bool(np.all((low <= exact) & (exact <= high)))
 
 
 def large() -> Iterator[Row]:

@@ -77,12 +77,12 @@ for name, theta in {"before training": start, "after training": end}.items():
 # makes sketches of a Hessian work. Training lowers the curvature of the steep ones; what is left of
 # negative eigenvalues is small.
 fig, axes = plt.subplots(1, 2, figsize=(8.8, 3.6), layout="constrained", sharey=True)
-width = 0.02
 for ax, (name, found) in zip(axes, densities.items(), strict=True):
     grid = np.linspace(exact[name][0] - 0.15, exact[name][-1] + 0.15, 1200)
+    width = float(found.resolution(grid)[0])
     true = np.exp(-0.5 * ((grid[:, None] - exact[name]) / width) ** 2).mean(axis=1)
     ax.fill_between(grid, true / (width * (2 * np.pi) ** 0.5), color="0.8", label="exact")
-    ax.plot(grid, found.density(grid, width), label=f"{budget} products")
+    ax.plot(grid, found.density(grid), label=f"{budget} products")
     ax.plot(exact[name], np.full(P, 3e-4), "k|", markersize=7, label="eigenvalues")
     ax.set(yscale="log", ylim=(2e-4, 60), xlabel="eigenvalue of the Hessian")
     ax.set_title(name, loc="left")

@@ -317,6 +317,14 @@ def is_semidefinite(f: Any) -> bool:
     return bool(getattr(f, "positive", False) or getattr(f, "nonnegative", False))
 
 
+def applied(f: Function, x: Array) -> Array:
+    """What f returns; truth values and integers, as of steps, as numbers of the dtype of x."""
+    y = f(x)
+    if is_array(y) and namespace(y).isdtype(y.dtype, ("bool", "integral")):
+        return namespace(y).astype(y, x.dtype)
+    return y
+
+
 def values(f: Function, x: Array, *, squared: bool = False) -> Array:
     """F at eigenvalues along the last axis, where it is defined.
 
@@ -346,7 +354,7 @@ def values(f: Function, x: Array, *, squared: bool = False) -> Array:
         if getattr(f, "nonnegative", False):
             x = xp.where(x < 0, xp.zeros_like(x), x)
     with np.errstate(all="ignore"):  # what is not finite is refused below
-        y = f(x)
+        y = applied(f, x)
     if not is_array(y) or tuple(y.shape[-x.ndim :]) != tuple(x.shape):
         raise TypeError(
             f"f returned {getattr(y, 'shape', type(y).__name__)} for eigenvalues of shape "

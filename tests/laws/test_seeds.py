@@ -13,12 +13,15 @@ from rows import SEED, forms, law, libraries, numbers, positive, run
 @law("seed")
 def test_one_seed_one_answer(case: Case) -> None:
     A = positive()
-    first, again, other, fresh = (
-        numbers(case, run(case, A, rng=rng), A) for rng in (SEED, SEED, SEED + 1, None)
-    )
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
-    assert not np.array_equal(first, fresh)
+
+    def drawn(rng: int | None) -> Any:
+        return numbers(case, run(case, A, rng=rng), A)
+
+    first = drawn(SEED)
+    np.testing.assert_array_equal(first, drawn(SEED))
+    assert not np.array_equal(first, drawn(SEED + 1))
+    # Two fresh draws of a few signs may agree by chance; thirty in a row do not.
+    assert any(not np.array_equal(first, drawn(None)) for _ in range(30))
 
 
 @law("seed")

@@ -174,3 +174,16 @@ def test_bad_input_is_told():
     ):
         with pytest.raises((ValueError, TypeError), match=match):
             call()
+
+
+def test_long_tails_of_the_kernel_are_part_of_the_error_of_a_count():
+    cases = (
+        (np.r_[np.zeros(380), np.linspace(1.0, 2.0, 20)], (-np.inf, 0.6)),
+        (np.r_[np.linspace(0.0, 1.0, 398), 10.0, 11.0], (2.2, 5.5)),
+    )
+    for w, (low, high) in cases:
+        A, exact = known_spectrum(w), np.sum((w >= low) & (w <= high))
+        for seed in range(15):
+            density = tk.spectral_density(A, 160, rng=seed, quadrature=tk.quadrature.chebyshev())
+            least, most = density.count(low, high).confidence_interval()
+            assert least <= exact <= most

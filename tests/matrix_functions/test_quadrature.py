@@ -100,7 +100,7 @@ def test_the_rule_is_exact_for_polynomials_and_damping_keeps_densities_positive(
 def test_all_ways_to_integrate_agree(lib: Library):
     A = lib.array(known_spectrum(FLAT))
     ways = (None, LIGHT, quadrature.chebyshev((0.9, 3.1)), quadrature.chebyshev())
-    found = [tk.logdet(A, 200, rng=0, deflate=0, depth=12, quadrature=way) for way in ways]
+    found = [tk.logdet(A, 60, rng=0, deflate=0, depth=5, quadrature=way) for way in ways]
     for estimate in found:
         assert lib.at_home(estimate.value)
         assert abs(float(estimate.value) - np.sum(np.log(FLAT))) < 4 * float(
@@ -111,13 +111,14 @@ def test_all_ways_to_integrate_agree(lib: Library):
 
 def test_fixed_intervals_compile():
     jax = pytest.importorskip("jax")
-    A = jax.numpy.asarray(known_spectrum(FLAT))
+    plain = known_spectrum(FLAT)
+    A = jax.numpy.asarray(plain)
     for way in (LIGHT, quadrature.chebyshev((0.9, 3.1))):
 
         def run(A, way=way):
             return tk.trace_function(A, functions.log, 60, rng=0, depth=6, quadrature=way).value
 
-        assert np.isclose(jax.jit(run)(A), run(A), rtol=1e-4)
+        assert np.isclose(jax.jit(run)(A), run(plain), rtol=1e-4)
     with pytest.raises(TypeError, match="interval"):
         jax.jit(lambda A: tk.logdet(A, 60, rng=0, quadrature=quadrature.chebyshev()).value)(A)
 
@@ -187,7 +188,7 @@ def test_gradients_ask_for_bases():
 @pytest.mark.parametrize("options", [{}, {"deflate": 0}, {"quadrature": LIGHT}])
 def test_what_has_not_settled_says_so_in_every_library(lib: Library, options):
     A = lib.array(known_spectrum(np.geomspace(1e-6, 1.0, 200)))
-    found = tk.logdet(A, 60, rng=0, **options)
+    found = tk.logdet(A, 24, rng=0, **options)
     assert not found.converged
     assert not np.isfinite(lib.numpy(found.standard_error))
     low, high = found.confidence_interval()

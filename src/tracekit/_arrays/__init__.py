@@ -1,6 +1,13 @@
 """The array operations that formulas need, on every array library."""
 
-from .factorisations import cholesky, cholesky_qr2, householder_qr, orthonormalise, triangular_dual
+from .factorisations import (
+    cholesky,
+    cholesky_qr2,
+    householder_qr,
+    orthonormalise,
+    tall_skinny_qr,
+    triangular_dual,
+)
 from .formulas import (
     abs2,
     adjoint,
@@ -59,6 +66,7 @@ from .libraries import (
     to_number,
     wrapped,
 )
+from .sharding import is_sharding, laid_out, layout_of
 from .symmetry import LOOSE, check_adjoint, inexactness, is_hermitian, require_hermitian, skew
 
 __all__ = [
@@ -105,7 +113,10 @@ __all__ = [
     "is_finite",
     "is_hermitian",
     "is_lazy",
+    "is_sharding",
     "is_traced",
+    "laid_out",
+    "layout_of",
     "library_of",
     "magnitude",
     "matrix_diagonal",
@@ -122,6 +133,7 @@ __all__ = [
     "register_as_pytree",
     "require_hermitian",
     "skew",
+    "tall_skinny_qr",
     "to_host",
     "to_number",
     "triangular_dual",

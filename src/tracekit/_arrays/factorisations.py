@@ -8,6 +8,7 @@ import array_api_compat
 
 from .formulas import adjoint, eye_like, inner, magnitude, matrix_diagonal
 from .libraries import Array, eps_of, is_finite, is_traced, namespace
+from .sharding import row_parts
 
 _SMALL = 2**14  # entries of a block whose cost is that of the calls
 
@@ -24,8 +25,24 @@ def orthonormalise(Y: Array) -> tuple[Array, Array]:
 
 def householder_qr(Y: Array) -> tuple[Array, Array]:
     """``Q R = Y`` by Householder reflections; orthonormal whatever the rank of `Y`."""
+    n, k = Y.shape[-2:]
+    parts = row_parts(Y) if Y.ndim == 2 else 1
+    if parts > 1 and n % parts == 0 and n >= parts * k:
+        return tall_skinny_qr(Y, parts)
     Q, R = namespace(Y).linalg.qr(Y)
     return Q, R
+
+
+def tall_skinny_qr(Y: Array, parts: int) -> tuple[Array, Array]:
+    """``Q R = Y`` by reflections of parts of the rows, and of their triangles below one another.
+
+    A device that holds a part sends its triangle alone. As stable as reflections of the whole:
+    Demmel, Grigori, Hoemmen, Langou (2012), SIAM J. Sci. Comput. 34, doi:10.1137/080731992.
+    """
+    xp, (n, k) = namespace(Y), Y.shape
+    Q, R = xp.linalg.qr(xp.reshape(Y, (parts, n // parts, k)))
+    U, R = xp.linalg.qr(xp.reshape(R, (parts * k, k)))
+    return xp.reshape(Q @ xp.reshape(U, (parts, k, k)), (n, k)), R
 
 
 def cholesky_qr2(Y: Array) -> tuple[Array, Array]:

@@ -218,9 +218,10 @@ def fingerprint(rng: Rng) -> str | None:
         state = np.random.default_rng(rng).bit_generator.state
         told = json.dumps(state, default=lambda x: x.tolist()).encode()
     elif array_api_compat.is_jax_array(rng):
-        if is_traced(rng):
+        data = sys.modules["jax"].random.key_data(rng)  # traced under jit, where the key is not
+        if is_traced(data):
             return None
-        told = np.asarray(sys.modules["jax"].random.key_data(rng)).tobytes()
+        told = np.asarray(data).tobytes()
     elif package_of(type(rng)) == "torch" and hasattr(rng, "get_state") and not _compiling():
         told = to_host(rng.get_state()).tobytes()
     else:

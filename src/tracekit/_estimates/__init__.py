@@ -3,7 +3,7 @@
 from . import files
 from .budget import checked_budget, checked_tolerance, former_name
 from .certified import Certified
-from .density import SpectralDensity
+from .density import SpectralDensity, jackson
 from .estimate import (
     ErrorParts,
     Estimate,
@@ -42,6 +42,7 @@ __all__ = [
     "fitted",
     "former_name",
     "jackknife",
+    "jackson",
     "mean",
     "merged",
     "mixed_error",

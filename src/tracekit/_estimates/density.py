@@ -26,6 +26,13 @@ from .samples import mean
 WIDTH = 1.5  # of the mean distance of Ritz values: what lies closer is not resolved
 
 
+def jackson(M: int) -> np.ndarray:
+    """Factors of M Chebyshev moments, from which a density comes that is nowhere negative."""
+    k, turn = np.arange(M), np.pi / (M + 1)
+    factors = (M + 1 - k) * np.cos(k * turn) + np.sin(k * turn) / np.tan(turn)
+    return np.asarray(factors / (M + 1))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class SpectralDensity:
     """The distribution of the eigenvalues, as points with weights.
@@ -234,6 +241,7 @@ class SpectralDensity:
         if ends:
             x = xp.asarray(ends, dtype=self.nodes.dtype, device=device_of(self.nodes))
             unresolved = xp.sum(self.density(x) * self.resolution(x)) * self.dimension
+            unresolved = xp.maximum(unresolved, xp.full_like(unresolved, self._leaks(low, high)))
         parts = ErrorParts(found.standard_error, unresolved)
         by_probes, by_resolution = (to_number(part).real for part in parts[:2])
         return replace(
@@ -274,6 +282,18 @@ class SpectralDensity:
         seen = y > 0
         error[seen] = y[seen] * to_host(self.relative_error(where, width))[seen]
         return plot_density(ax, x, y, error)
+
+    def _leaks(self, low: float, high: float) -> float:
+        """What a count by moments changes by from half of them: kernels have long tails."""
+        if self.moments is None or self.interval is None:
+            return 0.0
+        (a, b), damped = self.interval, to_host(self.moments)
+        start, stop = np.arccos(np.clip((2 * np.array([high, low]) - a - b) / (b - a), -1, 1))
+        M, k = damped.shape[0], np.arange(1, damped.shape[0])
+        plain = damped[1:] / jackson(M)[1:] * 2 * (np.sin(k * stop) - np.sin(k * start)) / k
+        half = (M + 1) // 2
+        change = plain @ jackson(M)[1:] - plain[: half - 1] @ jackson(half)[1:]
+        return float(self.dimension * abs(change) / np.pi)
 
     def _width(self, width: float | None) -> float:
         """Of the normal distributions that points are spread to; refused where it says too much."""

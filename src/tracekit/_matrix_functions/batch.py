@@ -19,7 +19,7 @@ from .._sketches import (
     gauss,
     hessenberg,
 )
-from ..functions import Function, inv, is_semidefinite, values
+from ..functions import Function, applied, inv, is_semidefinite, values
 
 ROUNDING = 50  # in units of eps: below that changes of forms are rounding
 APART = 4  # residuals between a Ritz value and the next that make it stand apart
@@ -137,9 +137,10 @@ def _local_errors(f: Function, K: Krylov, depth: int) -> tuple[Array, Array]:
         narrow = xp.minimum(narrow, room)
     share = narrow * narrow / (1 + narrow * narrow)
     with np.errstate(all="ignore"):
-        at = f(nodes)
-        pair = (1 - share) * f(nodes - rho * narrow) + share * f(nodes + rho / narrow)
-        down, up = f(nodes - move), f(nodes + move)
+        at = applied(f, nodes)
+        less, more = (applied(f, x) for x in (nodes - rho * narrow, nodes + rho / narrow))
+        pair = (1 - share) * less + share * more
+        down, up = applied(f, nodes - move), applied(f, nodes + move)
 
     def change(moved: Array, where: Array) -> Array:
         size = xp.abs(moved - at)

@@ -44,8 +44,7 @@ def spectral_density(
     quadrature : optional
         ``tracekit.quadrature.lanczos(...)``, the default: normal distributions around Ritz values.
         ``tracekit.quadrature.chebyshev(...)``: two moments a product, spread by Jackson's kernel,
-        of a resolution that Lanczos needs about as many products for, in four columns of memory a
-        probe and without inner products of bases.
+        which resolve up to twice as much, in four columns of memory a probe.
 
     Returns
     -------

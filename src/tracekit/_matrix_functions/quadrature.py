@@ -29,7 +29,7 @@ from .._sketches import (
     cross_fit,
     samples,
 )
-from ..functions import Function, is_semidefinite, values
+from ..functions import Function, applied, is_semidefinite, values
 from ..probes import distributions
 from .batch import ROUNDING, Batch, evaluate, shorter_depths
 
@@ -169,10 +169,11 @@ def combined(
         flags = depth.settled
         quadrature = unsettled if flags is False else xp.where(flags, quadrature, unsettled)
     both = xp.hypot(monte_carlo, quadrature)
+    settled = depth.settled if isinstance(depth.settled, bool) else bool(xp.all(depth.settled))
     return replace(
         found,
         standard_error=both,
-        converged=depth.settled if isinstance(depth.settled, bool) else bool(xp.all(depth.settled)),
+        converged=settled,
         kept=ErrorParts(monte_carlo, quadrature, solve_error(batches)),
     )
 
@@ -213,9 +214,17 @@ def read(
     else:
         cv = ControlVariate(A)
         found = combined(f, cv, [at], folds, known, probes, spent, method, change=change)
+    found = judged_by_error(found)
     reason = f"{spaces.groups} probes, depth {depth}"
     reason += "" if found.converged else f"; {NOT_SETTLED}"
     return finalize(replace(found, reason=reason), quantity="trace of f(A)")
+
+
+def judged_by_error(found: Estimate) -> Estimate:
+    """The estimate, not converged where the error of its quadrature is not known."""
+    quadrature = found.kept.quadrature
+    known = is_traced(quadrature) or bool(namespace(quadrature).all(quadrature < math.inf))
+    return found if known else replace(found, converged=False)
 
 
 def plainly(
@@ -262,8 +271,8 @@ def and_slope(f: Function) -> Function:
 
     def both(x: Array) -> Array:
         h = eps_of(x) ** 0.2
-        near, far = (f(x * (1 + t)) - f(x * (1 - t)) for t in (h, 2 * h))
-        return namespace(x).stack([f(x), (8 * near - far) / (12 * h)])
+        near, far = (applied(f, x * (1 + t)) - applied(f, x * (1 - t)) for t in (h, 2 * h))
+        return namespace(x).stack([applied(f, x), (8 * near - far) / (12 * h)])
 
     for name in ("positive", "nonnegative"):
         setattr(both, name, getattr(f, name, False))

@@ -48,6 +48,7 @@ from .quadrature import (
     change_at_twice,
     combined,
     judged,
+    judged_by_error,
     plainly,
     with_slope,
 )
@@ -144,6 +145,7 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
         estimate = plainly(f, K, folds, depth, probes, spent, method, solves=solves)
     else:
         estimate = combined(f, cv, batches, folds, depth, probes, spent, method)
+    estimate = judged_by_error(estimate)
     if cv.precondition is None and estimate.slope is None:
         estimate = with_slope(estimate, f, K, folds, depth, probes)
     elif cv.precondition is not None:  # the spaces are those of another operator

@@ -15,6 +15,7 @@ from .blocks import (
     quadratic_forms,
     split,
     total,
+    unit_vectors,
     width,
 )
 from .combine import block_diagonal, centered, counted, gram, vstack
@@ -63,6 +64,7 @@ __all__ = [
     "split",
     "square",
     "total",
+    "unit_vectors",
     "vstack",
     "width",
     "with_dims",

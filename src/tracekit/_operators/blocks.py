@@ -5,7 +5,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 
-from .._arrays import Array, Product, colsum, conj, contract, is_complex, namespace, weights
+from .._arrays import (
+    Array,
+    Product,
+    colsum,
+    conj,
+    contract,
+    is_complex,
+    laid_out,
+    namespace,
+    weights,
+)
 from .checked_product import Checked
 from .linear_operator import LinearOperator
 
@@ -51,18 +61,24 @@ def split(X: Array, size: int) -> Iterator[Array]:
     return (X if n <= size else X[:, i : min(i + size, n)] for i in range(0, n, size))
 
 
+def unit_vectors(A: LinearOperator, n: int, width: int, start: int) -> Array:
+    """Some of the n coordinate vectors, from that of `start` on, as the operator's columns lie."""
+    E = A.xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
+    return laid_out(E, A.layout)
+
+
 def coordinates(A: LinearOperator, n: int, size: int | None = None) -> Iterator[Array]:
     """All n coordinate vectors, at most `size` at a time, or as many as `width` says."""
     size = width(A) if size is None else size
     for start in range(0, n, size):
-        yield A.xp.eye(n, min(size, n - start), k=-start, dtype=A.dtype, device=A.device)
+        yield unit_vectors(A, n, min(size, n - start), start)
 
 
 def each_column(A: LinearOperator) -> Iterator[tuple[Array, Array]]:
     """Blocks of coordinate vectors and the products of A with them, until all columns are done."""
     n, start = A.shape[1], 0
     for width in blocks(n, columns_at_once(A, None)):
-        E = A.xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
+        E = unit_vectors(A, n, width, start)
         yield E, A.matmat(E)
         start += width
 

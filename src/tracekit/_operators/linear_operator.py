@@ -30,6 +30,7 @@ from .._arrays import (
     wrapped,
 )
 from .checked_product import Checked
+from .layout import layout_for
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ class LinearOperator:
         says how many in an attribute ``num_matvecs``; estimators use it from that budget on. An
         attribute ``method`` names what `Estimate.method` is to say. `as_operator` puts the trace of
         a matrix under "entries", where `trace` alone looks: other estimators do as they are told.
+    layout : jax.sharding.Sharding, optional
+        How blocks of columns lie over several devices. If not given, as the rows or columns of
+        sharded arrays of JAX lie that the product closes over.
 
     Raises
     ------
@@ -113,6 +117,7 @@ class LinearOperator:
     factor: LinearOperator | None = None
     dims: tuple[int, ...] | None = None
     exact: Mapping[str, Callable[..., Any]] | None = None
+    layout: Any = None
     _adjoint: LinearOperator | None = field(default=None, init=False)
     _columns: int | None = field(default=None, init=False)  # of a product at a time
 
@@ -143,6 +148,7 @@ class LinearOperator:
                 put(name, Checked(product, name, rows, columns, self.xp, self.dtype, self.device))
         if self.quad is None:
             put("quad", lambda X: coldot(X, self.matmat(X)))
+        put("layout", layout_for(self.layout, self.matmat, self.xp, n))
         if self.dims is not None and math.prod(self.dims) != n:
             raise ValueError(
                 f"dims={self.dims} multiply to {math.prod(self.dims)}, not to the dimension {n}"
@@ -234,7 +240,10 @@ class LinearOperator:
     def _like(self, shape: tuple[int, int], matmat: Product, rmatmat: Product | None = None,
               quad: Product | None = None, **structure: Any) -> LinearOperator:  # fmt: skip
         """Another operator on the same arrays."""
-        structure = {"dtype": self.dtype, "xp": self.xp, "device": self.device} | structure
+        own = {"dtype": self.dtype, "xp": self.xp, "device": self.device}
+        if shape[1] == self.shape[1]:
+            own["layout"] = self.layout
+        structure = own | structure
         return LinearOperator(shape, matmat, rmatmat, quad, **structure)
 
 

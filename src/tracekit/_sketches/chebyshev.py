@@ -31,7 +31,7 @@ from .._arrays import (
     require_hermitian,
     to_number,
 )
-from .._estimates import require_finite
+from .._estimates import jackson, require_finite
 from .._operators import LinearOperator, matvecs_per_column
 from . import gauss, lanczos
 from .arnoldi import Arnoldi
@@ -170,9 +170,7 @@ def rule(C: Moments, depth: int, *, damped: bool = False) -> tuple[Array, Array]
     M = 2 * depth + 1
     factor = np.where(np.arange(M) > 0, 2.0, 1.0) / (OVERSAMPLING * M)
     if damped:
-        turn = np.pi * np.arange(M) / (M + 1)
-        jackson = (M + 1 - np.arange(M)) * np.cos(turn) + np.sin(turn) / np.tan(np.pi / (M + 1))
-        factor = factor * jackson / (M + 1)
+        factor = factor * jackson(M)
     weights = (_stacked(C, M) * _placed(factor, C.center)) @ _cosines(C.center, M)
     x = np.cos(np.pi * (np.arange(OVERSAMPLING * M) + 0.5) / (OVERSAMPLING * M))
     return C.center[:, None] + C.half[:, None] * _placed(x, C.center), weights

@@ -13,6 +13,7 @@ first d - 1 vectors of a basis lies in the d that it has.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,8 +60,8 @@ class Whole(NamedTuple):
 def dealt(K: Any) -> tuple[list[Fold], Whole | None]:
     """The folds of the probes that the spaces started from, and what is for any other probe.
 
-    Nothing where the spaces are one, or a step deep. Costs a QR decomposition of all bases, and
-    eigenvalue problems of their number of columns, one for each fold.
+    Nothing where the spaces are one, or a step deep. Costs a QR decomposition of all
+    bases, and eigenvalue problems of their number of columns, one for each fold.
     """
     groups, b = K.rest.shape[0], K.block
     if groups < 2 or K.depth < 2:
@@ -96,7 +97,7 @@ def _in_coordinates(K: Krylov) -> tuple[Array, Array, Array]:
 
 
 def _ritz(B: Array, AB: Array) -> tuple[Array, Array, Array]:
-    """Ritz vectors, Ritz values, and the median of these.
+    """Ritz vectors, Ritz values, and the median of these by what is there of each.
 
     Spaces coincide where Ritz values have converged, so that columns of B are nearly dependent. How
     much is taken of a direction falls smoothly to nothing as it becomes one: a threshold would let
@@ -112,7 +113,10 @@ def _ritz(B: Array, AB: Array) -> tuple[Array, Array, Array]:
     middle = xp.sum(real(matrix_diagonal(H))) / xp.sum(real(matrix_diagonal(N)))
     H = H + middle * (eye_like(N, N.shape[0]) - N)
     theta, U = xp.linalg.eigh((H + adjoint(H)) / 2)
-    return V @ U, theta, theta[theta.shape[0] // 2]
+    V = V @ U
+    seen = xp.cumulative_sum(colnorm2(V))  # of what is missing, values are no part of the median
+    upper = xp.where(seen >= seen[-1] / 2, theta, xp.full_like(theta, math.inf))
+    return V, theta, xp.min(upper)
 
 
 def _fold(members: tuple[int, ...], V: Array, theta: Array, mu: Array, probes: Array) -> Fold:

@@ -104,6 +104,10 @@ class Observed:
             return values(f, x, squared=squared)
 
         nodes, _ = gauss.rule(K, depth)
+        several = at(nodes)
+        if several.ndim > nodes.ndim:
+            each = [lambda x, i=i: f(x)[i, ...] for i in range(several.shape[0])]
+            return xp.stack([self._forms(g, K, G, depth) for g in each])
         G = G[:, :depth, :depth]
         if not is_traced(nodes) and bool(xp.all(at(nodes) > 0)):
             c = gauss.coordinates(K, depth, lambda x: at(x) ** 0.5)[..., 0]

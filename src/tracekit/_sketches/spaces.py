@@ -14,6 +14,7 @@ from .observable import Observed
 MEGABYTES = 128  # of bases at a time
 MOST_COLUMNS, MOST_MEGABYTES = 640, 64  # of bases that are kept
 LEAST_COLUMNS = 30  # of all spaces, for probes to have others worth being deflated by
+FEWEST = 3  # probes: two, each deflated by the other's space, may err alike and show no spread
 LOOK_AHEAD = 0.5  # of what is left, that twice the depth may cost
 
 
@@ -128,9 +129,12 @@ class Spaces:
 
     def folds(self) -> list[Fold]:
         """By what each probe is deflated; nothing where no bases are to be kept."""
-        if self._most and self.groups * self.depth * self.kept[0].block < LEAST_COLUMNS:
+        if not self._most:
+            return self._met
+        columns = self.groups * self.depth * self.kept[0].block
+        if self.groups < FEWEST or columns < LEAST_COLUMNS:
             return []
-        return [*self._deal()[0], *self._met] if self._most else self._met
+        return [*self._deal()[0], *self._met]
 
     def read(self) -> Space:
         """What A is on all spaces, without their bases."""

@@ -24,6 +24,7 @@ from .._operators import (
     in_blocks,
     known_cost,
     square,
+    unit_vectors,
 )
 from ..probes import Source, distributions
 
@@ -119,7 +120,7 @@ def exact_part(A: LinearOperator, start: int, width: int, before: Array | None =
     if L is not None and L.shape[1] < n:  # tr(L L^H) = tr(L^H L)
         n = L.shape[1]
         quad = partial(_colnorm2_of, L)
-    columns = A.xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
+    columns = unit_vectors(A, n, width, start)
     part = A.xp.sum(quad(columns))  # type: ignore[misc]
     return part if before is None else before + part
 

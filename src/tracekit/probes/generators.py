@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -25,6 +26,12 @@ def generator_of(rng: Rng, space: Space) -> Any:
             f"{drawn} draws once, while jax.jit traces, and every later call would repeat its "
             "numbers; pass a JAX key, such as jax.random.key(0), to the jitted function"
         )
+    if rng is None and (count := _processes()) > 1:
+        raise ValueError(
+            f"rng=None draws other probes in each of {count} processes, which are to agree; pass "
+            "one int to all, or a generator such as numpy.random.default_rng() where each process "
+            "has a trace of its own"
+        )
     if rng is None or isinstance(
         rng, int | np.integer | np.random.SeedSequence | np.random.Generator
     ):
@@ -45,6 +52,23 @@ def generator_of(rng: Rng, space: Space) -> Any:
     elif array_api_compat.is_cupy_namespace(xp) and hasattr(rng, "standard_normal"):
         return _CuPy(rng, real_dtype(space.dtype, xp))
     raise TypeError(_unusable(rng, xp))
+
+
+def _processes() -> int:
+    """How many processes run together, by MPI, torch.distributed or jax.distributed."""
+    counts = [1]
+    mpi, torch, jax = (sys.modules.get(name) for name in ("mpi4py.MPI", "torch", "jax"))
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        counts.append(mpi.COMM_WORLD.size)
+    if (
+        torch is not None
+        and torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+    ):
+        counts.append(torch.distributed.get_world_size())
+    if jax is not None and jax.distributed.is_initialized():
+        counts.append(jax.process_count())
+    return max(counts)
 
 
 def _unusable(rng: Rng, xp: Namespace) -> str:

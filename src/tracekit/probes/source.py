@@ -14,6 +14,7 @@ from .._arrays import (
     Rng,
     Space,
     is_complex,
+    laid_out,
     real_dtype,
     wrapped,
 )
@@ -72,7 +73,7 @@ class Source:
 
     def __init__(self, rng: Rng, like: Space, rows: slice | None = None) -> None:
         self.xp, self.dtype, self.device = like.xp, like.dtype, like.device
-        self.rows = _checked(rows)
+        self.layout, self.rows = getattr(like, "layout", None), _checked(rows)
         self._engine = generator_of(rng, self)
 
     def held(self, n: int) -> range:
@@ -182,8 +183,10 @@ class Source:
     def _place(self, draw: Array, *, real: bool = False) -> Array:
         dtype = real_dtype(self.dtype, self.xp) if real else self.dtype
         if isinstance(draw, np.ndarray):
+            if self.layout is not None:  # each device is sent its own rows
+                draw = laid_out(np.asarray(draw, dtype=dtype), self.layout)
             return self.xp.asarray(draw, dtype=dtype, device=self.device)
-        draw = self.xp.astype(draw, dtype, copy=False)
+        draw = laid_out(self.xp.astype(draw, dtype, copy=False), self.layout)
         return draw if self.device is None else array_api_compat.to_device(draw, self.device)
 
     def _complex(self, re: Array, im: Array, scale: float) -> Array:

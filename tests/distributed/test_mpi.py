@@ -1,0 +1,86 @@
+"""Several processes of MPI, or of PyTorch, agree on every digit, or are told why not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tracekit as tk
+
+pytest.importorskip("mpi4py")
+ROOT = Path(__file__).parents[2]
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+
+UNLIKE = """
+import numpy as np, tracekit as tk
+from mpi4py import MPI
+try:
+    tk.hutchinson(np.eye(3), 2)
+except ValueError as error:
+    print(str(error))
+print(float(tk.hutchinson(np.eye(3), 2, rng=np.random.default_rng())))
+"""
+OF_TORCH = """
+import sys, numpy as np, torch, tracekit as tk
+torch.distributed.init_process_group(
+    "gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+try:
+    tk.hutchinson(np.eye(3), 2)
+except ValueError as error:
+    print(str(error))
+torch.distributed.destroy_process_group()
+"""
+
+
+def run(*command: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.mark.skipif(not MPIEXEC.exists(), reason="mpiexec is not installed beside Python")
+def test_one_and_three_processes_agree():
+    def values(count: str) -> list[float]:
+        told = run(str(MPIEXEC), "-n", count, sys.executable, str(ROOT / "examples" / "mpi.py"))
+        return [float(line.split(":")[1].split("+-")[0]) for line in told.splitlines()]
+
+    alone = values("1")
+    np.testing.assert_allclose(values("3"), alone, rtol=1e-10)
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        import mpi
+    finally:
+        sys.path.pop(0)
+    A = mpi.kernel(slice(0, mpi.N))
+    w = np.linalg.eigvalsh(A)
+    np.testing.assert_allclose(alone, (np.sum(w), np.sum(1 / w), np.sum(np.log(w))), rtol=0.03)
+    np.testing.assert_allclose(alone[0], float(tk.hutchpp(A, 90, rng=0)), rtol=1e-10)
+
+
+@pytest.mark.skipif(not MPIEXEC.exists(), reason="mpiexec is not installed beside Python")
+def test_processes_without_a_seed_are_refused():
+    told = run(str(MPIEXEC), "-n", "2", sys.executable, "-c", UNLIKE)
+    assert told.count("each of 2 processes") == told.count("3.0") == 2
+
+
+def test_processes_of_torch_without_a_seed_are_refused(tmp_path):
+    pytest.importorskip("torch")
+    where = f"file://{tmp_path / 'meeting'}"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", OF_TORCH, where, rank], stdout=subprocess.PIPE, text=True
+        )
+        for rank in ("0", "1")
+    ]
+    for process in both:
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        assert "each of 2 processes" in out
