@@ -1,6 +1,13 @@
 """The array operations that formulas need, on every array library."""
 
-from .factorisations import cholesky, cholesky_qr2, householder_qr, orthonormalise, triangular_dual
+from .factorisations import (
+    cholesky,
+    cholesky_qr2,
+    householder_qr,
+    orthonormalise,
+    tall_skinny_qr,
+    triangular_dual,
+)
 from .formulas import (
     abs2,
     adjoint,
@@ -57,6 +64,7 @@ from .libraries import (
     to_number,
     wrapped,
 )
+from .placement import JaxPlacement, Placement, leaves, placement, placement_of, row_blocks
 from .symmetry import LOOSE, check_adjoint, inexactness, is_hermitian, require_hermitian, skew
 
 __all__ = [
@@ -66,7 +74,9 @@ __all__ = [
     "ArraySpace",
     "DType",
     "Device",
+    "JaxPlacement",
     "Namespace",
+    "Placement",
     "Probes",
     "Product",
     "Rng",
@@ -102,6 +112,7 @@ __all__ = [
     "is_hermitian",
     "is_lazy",
     "is_traced",
+    "leaves",
     "library_of",
     "magnitude",
     "matrix_diagonal",
@@ -111,13 +122,17 @@ __all__ = [
     "np_compat",
     "orthonormalise",
     "package_of",
+    "placement",
+    "placement_of",
     "positive",
     "real",
     "real_dtype",
     "refuse_traced",
     "register_as_pytree",
     "require_hermitian",
+    "row_blocks",
     "skew",
+    "tall_skinny_qr",
     "to_host",
     "to_number",
     "triangular_dual",

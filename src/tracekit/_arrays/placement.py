@@ -1,0 +1,193 @@
+"""How tall arrays lie over devices: one record an engine, read off what the caller holds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, runtime_checkable
+
+import array_api_compat
+
+from .libraries import Array, is_traced
+
+
+@runtime_checkable
+class Placement(Protocol):
+    """How arrays (n, k) of many rows and few columns lie; one class an engine.
+
+    What cannot be cut so, having other numbers of rows, stays as it is.
+    """
+
+    @property
+    def parts(self) -> int:
+        """Blocks of rows, all of one size."""
+
+    @property
+    def declared(self) -> bool:
+        """Whether the caller said so: results of products are then held to it."""
+
+    def place(self, X: Array) -> Array:
+        """`X`, which may be NumPy's, where it belongs."""
+
+    def create(self, draw: Callable[..., Array], number: int, *arrays: Array) -> Array:
+        """``draw(number, *arrays)``, each part made where it belongs; programs are kept."""
+
+    def complaint(self, Y: Array) -> str | None:
+        """How `Y` lies, if that is otherwise."""
+
+
+@dataclass(frozen=True)
+class JaxPlacement:
+    """Arrays of JAX that lie as a `jax.sharding.Sharding` of arrays (n, k) says.
+
+    Over an abstract mesh, which is all that traced arrays know, the compiler chooses.
+    """
+
+    sharding: Any
+    declared: bool = True
+
+    @property
+    def parts(self) -> int:
+        """Blocks of rows; as many as devices, where the compiler chooses."""
+        devices = int(self.sharding.num_devices)
+        if self._is_abstract:
+            return devices
+        return devices // int(self.sharding.shard_shape((devices, devices))[0])
+
+    def place(self, X: Array) -> Array:
+        """`X` where it belongs; by the compiler in compiled code."""
+        import jax
+
+        if not self._fits(X.shape):
+            return jax.numpy.asarray(X)
+        if is_traced(jax.numpy.zeros(())) or is_traced(X):
+            return jax.lax.with_sharding_constraint(jax.numpy.asarray(X), self.sharding)
+        return jax.numpy.asarray(X) if self._is_abstract else jax.device_put(X, self.sharding)
+
+    def create(self, draw: Callable[..., Array], number: int, *arrays: Array) -> Array:
+        """``draw(number, *arrays)``; compiled, so that every device makes its own part."""
+        import jax
+
+        if is_traced(jax.numpy.zeros(())) or any(is_traced(x) for x in arrays) or self._is_abstract:
+            return self.place(draw(number, *arrays))
+        shape = jax.eval_shape(lambda *x: draw(number, *x), *arrays).shape
+        return _compiled(draw, number, self.sharding if self._fits(shape) else None)(*arrays)
+
+    def complaint(self, Y: Array) -> str | None:
+        """How `Y` lies, if that is otherwise; nothing where that is not known yet."""
+        if is_traced(Y) or self._is_abstract or not self._fits(Y.shape):
+            return None
+        if Y.sharding.is_equivalent_to(self.sharding, Y.ndim):
+            return None
+        return f"{_words(Y.sharding)}, where layout= says {_words(self.sharding)}"
+
+    @property
+    def _is_abstract(self) -> bool:
+        from jax.sharding import AbstractMesh
+
+        return isinstance(getattr(self.sharding, "mesh", None), AbstractMesh)
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        if len(shape) != 2:
+            return False
+        if self._is_abstract:
+            return True
+        try:
+            self.sharding.shard_shape(shape)
+        except ValueError:
+            return False
+        return True
+
+
+@cache
+def _compiled(draw: Callable[..., Array], number: int, sharding: Any) -> Callable[..., Array]:
+    import jax
+
+    return jax.jit(lambda *arrays: draw(number, *arrays), out_shardings=sharding)
+
+
+def _words(sharding: Any) -> str:
+    cut = getattr(sharding, "spec", "the whole on each")
+    return f"{cut} on {len(sharding.device_set)} devices"
+
+
+def placement(given: Any) -> Placement:
+    """What the caller says of where tall arrays lie, as a record."""
+    if isinstance(given, Placement):
+        return given
+    jax = sys.modules.get("jax")
+    if jax is not None and isinstance(given, jax.sharding.Sharding):
+        return JaxPlacement(_of_two_axes(given))
+    raise TypeError(
+        f"`layout` must be a jax.sharding.Sharding of arrays (n, k), got {type(given).__name__}; "
+        "pass one such as NamedSharding(mesh, PartitionSpec('data', None)), or None"
+    )
+
+
+def placement_of(arrays: Iterable[Any], sizes: tuple[int, ...]) -> Placement | None:
+    """How those arrays lie that are cut along an axis of one of these sizes, if any is.
+
+    Of a matrix that is cut along both axes, tall arrays are cut by all of its mesh. Of arrays that
+    are traced only the mesh is known.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return None
+    hint = None
+    for x in arrays:
+        if not isinstance(x, jax.Array):
+            continue
+        sharding = jax.typeof(x).sharding if is_traced(x) else x.sharding
+        mesh = getattr(sharding, "mesh", None)
+        if mesh is None or mesh.size < 2 or not set(sizes) & set(x.shape):
+            continue
+        if is_traced(x):
+            free = jax.sharding.PartitionSpec.UNCONSTRAINED
+            spec = jax.sharding.PartitionSpec(free, free)
+            hint = JaxPlacement(jax.sharding.NamedSharding(mesh, spec), declared=False)
+            continue
+        axes = [name for size, entry in zip(x.shape, sharding.spec, strict=False)
+                for name in _axes(entry) if size in sizes]  # fmt: skip
+        if axes:
+            spec = jax.sharding.PartitionSpec(tuple(axes), None)
+            return JaxPlacement(jax.sharding.NamedSharding(mesh, spec), declared=False)
+    return hint
+
+
+def row_blocks(Y: Array) -> int:
+    """Blocks of rows that a tall array (..., n, k) lies in; devices, where it is traced."""
+    if not array_api_compat.is_jax_array(Y):
+        return 1
+    if is_traced(Y):
+        return max(int(sys.modules["jax"].typeof(Y).sharding.mesh.size), 1)
+    return int(Y.shape[-2] // max(Y.sharding.shard_shape(Y.shape)[-2], 1))
+
+
+def leaves(tree: Any) -> list[Any]:
+    """What a tree of arrays holds, where JAX is loaded."""
+    jax = sys.modules.get("jax")
+    return [] if jax is None else jax.tree.leaves(tree)
+
+
+def _of_two_axes(sharding: Any) -> Any:
+    """The same for arrays (n, k), where it was written for vectors."""
+    spec = getattr(sharding, "spec", None)
+    if spec is None or len(spec) == 2:
+        return sharding
+    jax = sys.modules["jax"]
+    if len(spec) > 2:
+        raise ValueError(
+            f"`layout` must be for arrays of two axes (n, k), got {spec}; pass PartitionSpec("
+            f"{spec[0]!r}, None)"
+        )
+    spec = jax.sharding.PartitionSpec(*spec, *(None,) * (2 - len(spec)))
+    return jax.sharding.NamedSharding(sharding.mesh, spec)
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+    """Axes of a mesh that cut an axis of an array."""
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
