@@ -64,7 +64,15 @@ from .libraries import (
     to_number,
     wrapped,
 )
-from .placement import JaxPlacement, Placement, leaves, placement, placement_of, row_blocks
+from .placement import (
+    JaxPlacement,
+    Placement,
+    leaves,
+    lies_in_parts,
+    placement,
+    placement_of,
+    row_blocks,
+)
 from .symmetry import LOOSE, check_adjoint, inexactness, is_hermitian, require_hermitian, skew
 
 __all__ = [
@@ -114,6 +122,7 @@ __all__ = [
     "is_traced",
     "leaves",
     "library_of",
+    "lies_in_parts",
     "magnitude",
     "matrix_diagonal",
     "matrix_trace",

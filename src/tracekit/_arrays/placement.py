@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import array_api_compat
 
-from .libraries import Array, is_traced
+from .libraries import Array, Namespace, is_traced
 
 
 @runtime_checkable
@@ -105,7 +105,10 @@ class JaxPlacement:
 def _compiled(draw: Callable[..., Array], number: int, sharding: Any) -> Callable[..., Array]:
     import jax
 
-    return jax.jit(lambda *arrays: draw(number, *arrays), out_shardings=sharding)
+    program: Callable[..., Array] = jax.jit(
+        lambda *arrays: draw(number, *arrays), out_shardings=sharding
+    )
+    return program
 
 
 def _words(sharding: Any) -> str:
@@ -154,6 +157,11 @@ def placement_of(arrays: Iterable[Any], sizes: tuple[int, ...]) -> Placement | N
             spec = jax.sharding.PartitionSpec(tuple(axes), None)
             return JaxPlacement(jax.sharding.NamedSharding(mesh, spec), declared=False)
     return hint
+
+
+def lies_in_parts(xp: Namespace) -> bool:
+    """Whether arrays of a library can lie on several devices here."""
+    return array_api_compat.is_jax_namespace(xp) and sys.modules["jax"].device_count() > 1
 
 
 def row_blocks(Y: Array) -> int:

@@ -55,14 +55,23 @@ def coordinates(A: LinearOperator, n: int, size: int | None = None) -> Iterator[
     """All n coordinate vectors, at most `size` at a time, or as many as `width` says."""
     size = width(A) if size is None else size
     for start in range(0, n, size):
-        yield A.xp.eye(n, min(size, n - start), k=-start, dtype=A.dtype, device=A.device)
+        yield identity_columns(A, n, start, min(size, n - start))
+
+
+def identity_columns(A: LinearOperator, n: int, start: int, width: int) -> Array:
+    """Coordinate vectors of n entries from one on, where the operator's arrays lie."""
+    xp = A.xp
+    if A.layout is None:
+        return xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
+    rows, columns = xp.arange(n)[:, None], xp.arange(start, start + width)[None, :]
+    return xp.astype(A.layout.place(rows) == columns, A.dtype)
 
 
 def each_column(A: LinearOperator) -> Iterator[tuple[Array, Array]]:
     """Blocks of coordinate vectors and the products of A with them, until all columns are done."""
     n, start = A.shape[1], 0
     for width in blocks(n, columns_at_once(A, None)):
-        E = A.xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
+        E = identity_columns(A, n, start, width)
         yield E, A.matmat(E)
         start += width
 

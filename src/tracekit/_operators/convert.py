@@ -29,6 +29,7 @@ from .._arrays import (
     np_compat,
     package_of,
 )
+from .layout import laid_as
 from .linear_operator import LinearOperator
 
 _BAND = 2**17  # entries that are converted at once
@@ -132,12 +133,13 @@ def _from_array(A: Array) -> LinearOperator:
     if A.dtype != dtype and _is_sparse(A):
         A = xp.astype(A, dtype)
     matmat, transposed = _products(A, dtype, xp)
+    layout, matmat, transposed = laid_as(A, matmat, transposed)
 
     def rmatmat(X: Array) -> Array:  # the conjugate of X is a copy, as that of A would be
         return conj(transposed(conj(X)))
 
     return LinearOperator(
-        A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device, exact=entries
+        A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device, exact=entries, layout=layout
     )
 
 

@@ -21,6 +21,7 @@ from .._operators import (
     blocks,
     columns_at_once,
     exact_trace_cost,
+    identity_columns,
     in_blocks,
     known_cost,
     square,
@@ -119,8 +120,7 @@ def exact_part(A: LinearOperator, start: int, width: int, before: Array | None =
     if L is not None and L.shape[1] < n:  # tr(L L^H) = tr(L^H L)
         n = L.shape[1]
         quad = partial(_colnorm2_of, L)
-    columns = A.xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
-    part = A.xp.sum(quad(columns))  # type: ignore[misc]
+    part = A.xp.sum(quad(identity_columns(A, n, start, width)))  # type: ignore[misc]
     return part if before is None else before + part
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from .._arrays import (
     Array,
     Rng,
-    adjoint,
     device_of,
     dtype_name,
     householder_qr,
+    inner,
     is_complex,
     magnitude,
     namespace,
@@ -126,7 +126,7 @@ def _with(Q: Array, Y: Array) -> Array:
 
 def compression(left: Array, right: Array) -> NDArray[Any]:
     """``left^H right`` on the host in double precision, if it is finite and Hermitian."""
-    product = adjoint(left) @ right
+    product = inner(left, right)
     require_finite(product)
     require_hermitian(
         product, "pass gram(L), or half the sum of A and A.H, which has the real part of its trace"

@@ -47,6 +47,7 @@ class Source:
 
     def __init__(self, rng: Rng, like: Space) -> None:
         self.xp, self.dtype, self.device = like.xp, like.dtype, like.device
+        self.layout = getattr(like, "layout", None)
         self._engine = generator_of(rng, self)
 
     def normal(self, shape: tuple[int, int]) -> Array:
@@ -138,6 +139,8 @@ class Source:
 
     def _place(self, draw: Array, *, real: bool = False) -> Array:
         dtype = real_dtype(self.dtype, self.xp) if real else self.dtype
+        if self.layout is not None:  # drawn on the host, every device gets its rows only
+            return self.xp.astype(self.layout.place(draw), dtype, copy=False)
         if isinstance(draw, np.ndarray):
             return self.xp.asarray(draw, dtype=dtype, device=self.device)
         draw = self.xp.astype(draw, dtype, copy=False)

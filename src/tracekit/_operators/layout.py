@@ -1,0 +1,90 @@
+"""How tall arrays of an operator lie over devices: as its maker declares, or as its arrays show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .._arrays import (
+    Array,
+    Namespace,
+    Placement,
+    Product,
+    leaves,
+    lies_in_parts,
+    placement,
+    placement_of,
+)
+
+_DEPTH = 5  # of functions within functions
+
+
+def read_layout(
+    given: Any,
+    shape: tuple[int, int],
+    products: tuple[Callable[..., Any] | None, ...],
+    xp: Namespace,
+) -> Placement | None:
+    """The layout that is declared, if it suits the shape, or that of the arrays of the products."""
+    if given is None:
+        return _shown(products, shape) if lies_in_parts(xp) else None
+    if isinstance(given, Placement):
+        return given
+    layout = placement(given)
+    if all(size % layout.parts for size in shape):
+        more = -(-shape[1] // layout.parts) * layout.parts
+        raise ValueError(
+            f"`layout` must cut {shape[1]} rows into equal blocks, got one of {layout.parts}; fill "
+            f"the operator with zero rows and columns up to {more}, or pass another layout"
+        )
+    return layout
+
+
+def laid_as(
+    A: Array, matmat: Product, transposed: Product
+) -> tuple[Placement | None, Product, Product]:
+    """The layout that suits a matrix, and its products with results that lie so.
+
+    What a matrix that is cut by columns gives lies whole on all devices.
+    """
+    layout = placement_of([A], A.shape)
+    if layout is None:
+        return None, matmat, transposed
+    place = layout.place
+    return layout, lambda X: place(matmat(X)), lambda X: place(transposed(X))
+
+
+def _shown(products: tuple[Any, ...], shape: tuple[int, int]) -> Placement | None:
+    """How the arrays lie that the products hold."""
+    held = [thing for product in products for thing in _held(product, _DEPTH)]
+    for thing in held:
+        layout = getattr(thing, "layout", None)  # of an operator
+        if isinstance(layout, Placement):
+            return layout
+    return placement_of(held, shape)
+
+
+def _held(function: Any, depth: int) -> Iterator[Any]:
+    """What a function finds in its closure, in its object, and in functions of these."""
+    if depth == 0:
+        return
+    for part in _parts(function):
+        for leaf in leaves(part):
+            if callable(leaf):
+                yield from _held(leaf, depth - 1)
+            else:
+                yield leaf
+
+
+def _parts(function: Any) -> Iterator[Any]:
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    for name in ("__wrapped__", "__self__", "product", "func", "args", "keywords"):
+        part = getattr(function, name, None)
+        if part is not None:
+            yield part
+            if name == "__self__" and type(part).__module__ != "builtins":
+                yield getattr(part, "__dict__", None)
