@@ -67,11 +67,13 @@ from .libraries import (
 from .placement import (
     JaxPlacement,
     Placement,
+    freely_cut,
     leaves,
     lies_in_parts,
     placement,
     placement_of,
     row_blocks,
+    unit_columns,
 )
 from .symmetry import LOOSE, check_adjoint, inexactness, is_hermitian, require_hermitian, skew
 
@@ -110,6 +112,7 @@ __all__ = [
     "eps_of",
     "eye_like",
     "floating",
+    "freely_cut",
     "householder_qr",
     "inexactness",
     "inner",
@@ -145,6 +148,7 @@ __all__ = [
     "to_host",
     "to_number",
     "triangular_dual",
+    "unit_columns",
     "weights",
     "wrapped",
 ]

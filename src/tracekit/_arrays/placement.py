@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import array_api_compat
 
-from .libraries import Array, Namespace, is_traced
+from .libraries import Array, Namespace, Space, is_traced
 
 
 @runtime_checkable
@@ -62,7 +63,8 @@ class JaxPlacement:
 
         if not self._fits(X.shape):
             return jax.numpy.asarray(X)
-        if is_traced(jax.numpy.zeros(())) or is_traced(X):
+        compiled = is_traced(jax.numpy.zeros(()))
+        if compiled or (is_traced(X) and not self._is_abstract):
             return jax.lax.with_sharding_constraint(jax.numpy.asarray(X), self.sharding)
         return jax.numpy.asarray(X) if self._is_abstract else jax.device_put(X, self.sharding)
 
@@ -122,6 +124,7 @@ def placement(given: Any) -> Placement:
         return given
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(given, jax.sharding.Sharding):
+        _require_auto(getattr(given, "mesh", None), tuple(getattr(given, "spec", ())))
         return JaxPlacement(_of_two_axes(given))
     raise TypeError(
         f"`layout` must be a jax.sharding.Sharding of arrays (n, k), got {type(given).__name__}; "
@@ -138,25 +141,45 @@ def placement_of(arrays: Iterable[Any], sizes: tuple[int, ...]) -> Placement | N
     jax = sys.modules.get("jax")
     if jax is None:
         return None
-    hint = None
+    spec, hint = jax.sharding.PartitionSpec, None
     for x in arrays:
         if not isinstance(x, jax.Array):
             continue
         sharding = jax.typeof(x).sharding if is_traced(x) else x.sharding
         mesh = getattr(sharding, "mesh", None)
-        if mesh is None or mesh.size < 2 or not set(sizes) & set(x.shape):
+        if mesh is None or not set(sizes) & set(x.shape):
             continue
-        if is_traced(x):
-            free = jax.sharding.PartitionSpec.UNCONSTRAINED
-            spec = jax.sharding.PartitionSpec(free, free)
-            hint = JaxPlacement(jax.sharding.NamedSharding(mesh, spec), declared=False)
-            continue
-        axes = [name for size, entry in zip(x.shape, sharding.spec, strict=False)
-                for name in _axes(entry) if size in sizes]  # fmt: skip
-        if axes:
-            spec = jax.sharding.PartitionSpec(tuple(axes), None)
-            return JaxPlacement(jax.sharding.NamedSharding(mesh, spec), declared=False)
+        cut = tuple(zip(x.shape, sharding.spec, strict=False))
+        axes = tuple(name for size, entry in cut for name in _axes(entry) if size in sizes)
+        _require_auto(mesh, axes)
+        if axes and not is_traced(x):
+            return JaxPlacement(jax.sharding.NamedSharding(mesh, spec(axes, None)), declared=False)
+        if is_traced(x) and _free_devices(mesh) > 1:
+            free = spec(spec.UNCONSTRAINED, spec.UNCONSTRAINED)
+            hint = JaxPlacement(jax.sharding.NamedSharding(mesh, free), declared=False)
     return hint
+
+
+def freely_cut(A: Array) -> Array:
+    """The same array, in the same memory, on a mesh of axes that operations may cut freely."""
+    mesh = None if is_traced(A) else getattr(getattr(A, "sharding", None), "mesh", None)
+    if mesh is None or not array_api_compat.is_jax_array(A):
+        return A
+    jax = sys.modules["jax"]
+    auto = jax.sharding.AxisType.Auto
+    if all(kind == auto for kind in mesh.axis_types):
+        return A
+    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names, axis_types=(auto,) * mesh.devices.ndim)
+    return jax.device_put(A, jax.sharding.NamedSharding(mesh, A.sharding.spec))
+
+
+def unit_columns(space: Space, n: int, width: int, start: int = 0) -> Array:
+    """Coordinate vectors of n entries from one on, where the arrays of a space lie."""
+    xp, layout = space.xp, getattr(space, "layout", None)
+    if layout is None:
+        return xp.eye(n, width, k=-start, dtype=space.dtype, device=space.device)
+    rows, columns = xp.arange(n)[:, None], xp.arange(start, start + width)[None, :]
+    return xp.astype(layout.place(rows) == columns, space.dtype)
 
 
 def lies_in_parts(xp: Namespace) -> bool:
@@ -169,7 +192,7 @@ def row_blocks(Y: Array) -> int:
     if not array_api_compat.is_jax_array(Y):
         return 1
     if is_traced(Y):
-        return max(int(sys.modules["jax"].typeof(Y).sharding.mesh.size), 1)
+        return _free_devices(sys.modules["jax"].typeof(Y).sharding.mesh)
     return int(Y.shape[-2] // max(Y.sharding.shard_shape(Y.shape)[-2], 1))
 
 
@@ -196,6 +219,23 @@ def _of_two_axes(sharding: Any) -> Any:
 
 def _axes(entry: Any) -> tuple[str, ...]:
     """Axes of a mesh that cut an axis of an array."""
-    if entry is None:
-        return ()
-    return (entry,) if isinstance(entry, str) else tuple(entry)
+    return (entry,) if isinstance(entry, str) else tuple(entry) if isinstance(entry, tuple) else ()
+
+
+def _free_devices(mesh: Any) -> int:
+    """Devices along the axes of a mesh that the compiler chooses for."""
+    auto = sys.modules["jax"].sharding.AxisType.Auto
+    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.prod(size for size, kind in kinds if kind == auto)
+
+
+def _require_auto(mesh: Any, axes: tuple[Any, ...]) -> None:
+    """Refuse arrays that are cut along axes where JAX asks of every operation how its result is."""
+    explicit = sys.modules["jax"].sharding.AxisType.Explicit
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)) if mesh is not None else {}
+    if any(kinds[name] == explicit for entry in axes for name in _axes(entry)):
+        raise ValueError(
+            "arrays must be cut along Auto axes of a mesh, got Explicit ones, which jax.make_mesh "
+            "makes by default; make the mesh with axis_types=(jax.sharding.AxisType.Auto,) and "
+            "move them there by jax.device_put, or compile by jax.sharding.auto_axes"
+        )

@@ -5,7 +5,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 
-from .._arrays import Array, Product, colsum, conj, contract, is_complex, namespace, weights
+from .._arrays import (
+    Array,
+    Product,
+    colsum,
+    conj,
+    contract,
+    is_complex,
+    namespace,
+    unit_columns,
+    weights,
+)
 from .checked_product import Checked
 from .linear_operator import LinearOperator
 
@@ -55,23 +65,14 @@ def coordinates(A: LinearOperator, n: int, size: int | None = None) -> Iterator[
     """All n coordinate vectors, at most `size` at a time, or as many as `width` says."""
     size = width(A) if size is None else size
     for start in range(0, n, size):
-        yield identity_columns(A, n, start, min(size, n - start))
-
-
-def identity_columns(A: LinearOperator, n: int, start: int, width: int) -> Array:
-    """Coordinate vectors of n entries from one on, where the operator's arrays lie."""
-    xp = A.xp
-    if A.layout is None:
-        return xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
-    rows, columns = xp.arange(n)[:, None], xp.arange(start, start + width)[None, :]
-    return xp.astype(A.layout.place(rows) == columns, A.dtype)
+        yield unit_columns(A, n, min(size, n - start), start)
 
 
 def each_column(A: LinearOperator) -> Iterator[tuple[Array, Array]]:
     """Blocks of coordinate vectors and the products of A with them, until all columns are done."""
     n, start = A.shape[1], 0
     for width in blocks(n, columns_at_once(A, None)):
-        E = identity_columns(A, n, start, width)
+        E = unit_columns(A, n, width, start)
         yield E, A.matmat(E)
         start += width
 

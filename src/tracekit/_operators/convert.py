@@ -29,7 +29,7 @@ from .._arrays import (
     np_compat,
     package_of,
 )
-from .layout import laid_as
+from .layout import laid, placed
 from .linear_operator import LinearOperator
 
 _BAND = 2**17  # entries that are converted at once
@@ -132,8 +132,8 @@ def _from_array(A: Array) -> LinearOperator:
     entries = _entries(A, xp, dtype, device)
     if A.dtype != dtype and _is_sparse(A):
         A = xp.astype(A, dtype)
-    matmat, transposed = _products(A, dtype, xp)
-    layout, matmat, transposed = laid_as(A, matmat, transposed)
+    A, layout = laid(A)
+    matmat, transposed = (placed(product, layout) for product in _products(A, dtype, xp))
 
     def rmatmat(X: Array) -> Array:  # the conjugate of X is a copy, as that of A would be
         return conj(transposed(conj(X)))

@@ -10,6 +10,7 @@ from .._arrays import (
     Namespace,
     Placement,
     Product,
+    freely_cut,
     leaves,
     lies_in_parts,
     placement,
@@ -40,18 +41,18 @@ def read_layout(
     return layout
 
 
-def laid_as(
-    A: Array, matmat: Product, transposed: Product
-) -> tuple[Placement | None, Product, Product]:
-    """The layout that suits a matrix, and its products with results that lie so.
+def laid(A: Array) -> tuple[Array, Placement | None]:
+    """A matrix, where operations may cut it freely, and the layout that suits it."""
+    A = freely_cut(A)
+    return A, placement_of([A], A.shape)
+
+
+def placed(product: Product, layout: Placement | None) -> Product:
+    """The product with a matrix, whose result lies as it should.
 
     What a matrix that is cut by columns gives lies whole on all devices.
     """
-    layout = placement_of([A], A.shape)
-    if layout is None:
-        return None, matmat, transposed
-    place = layout.place
-    return layout, lambda X: place(matmat(X)), lambda X: place(transposed(X))
+    return product if layout is None else lambda X: layout.place(product(X))
 
 
 def _shown(products: tuple[Any, ...], shape: tuple[int, int]) -> Placement | None:

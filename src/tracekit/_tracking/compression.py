@@ -22,6 +22,7 @@ from .._arrays import (
     require_hermitian,
     to_host,
     to_number,
+    unit_columns,
 )
 from .._estimates import require_finite
 from .._operators import LinearOperator, blocked, checked_basis, columns_at_once
@@ -48,7 +49,7 @@ class ProbeBasis:
         bits = _on_host(source.signs((64, 1)))[:, 0].real > 0
         self._seed = sum(1 << i for i, bit in enumerate(bits.tolist()) if bit)
         if m == n:
-            W, k = A.xp.eye(n, dtype=A.dtype, device=A.device), n
+            W, k = unit_columns(A, n, n), n
         else:
             given = self._basis is not None
             Q = checked_basis(A, self._basis, m, 4) if given else self._leading(A, source, m // 2)

@@ -14,6 +14,7 @@ from .._arrays import (
     inner,
     matrix_diagonal,
     orthonormalise,
+    unit_columns,
 )
 from .source import Source
 
@@ -234,7 +235,7 @@ def basis(source: Source, n: int, m: int) -> Array:
     """
     if m != n:
         raise ValueError(f"the basis of dimension {n} has {n} vectors, not {m}; spend {n} products")
-    return source.xp.eye(n, dtype=source.dtype, device=source.device) * math.sqrt(n)
+    return unit_columns(source, n, n) * math.sqrt(n)
 
 
 def tiled(probes: Probes, tiles: Any) -> Probes:
@@ -329,8 +330,7 @@ def few_valued(probes: Probes, *, complex_: bool) -> bool:
     """Whether entries take so few values that quadratic forms of them tie by chance."""
     if probes is rademacher:
         return not complex_
-    own = getattr(probes, "tiles", probes)
-    return not getattr(own, "spherical", False)
+    return not getattr(getattr(probes, "tiles", probes), "spherical", False)
 
 
 def draw(probes: Any, source: Source, n: int, m: int) -> Array:
@@ -381,15 +381,16 @@ def _orthogonal_stream(source: Source, n: int, m: int, tiles: int = 1) -> Callab
 
 def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
     bits = (n - 1).bit_length()
-    if m > 2**bits:
-        raise ValueError(
-            f"a Hadamard matrix of order {2**bits} has no {m} columns; pass at most {n}"
-        )
+    order = 2**bits
+    if m > order:
+        raise ValueError(f"a Hadamard matrix of order {order} has no {m} columns; pass at most {n}")
     xp, low = source.xp, bits // 2
     phases = source.xp.matrix_transpose(source.signs((n, 1)))
-    columns = source.distinct(2**bits, m)
+    columns = source.distinct(order, m)
     sizes = -(-n >> low), 1 << low
     rows = [xp.arange(size, dtype=columns.dtype, device=source.device) for size in sizes]
+    if source.layout is not None:
+        rows[0] = source.layout.place(rows[0][:, None])[:, 0]
     done = 0
 
     def table(rows: Array, columns: Array) -> Array:

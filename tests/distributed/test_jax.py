@@ -1,0 +1,76 @@
+"""JAX on four devices of one process: what one device gives, and no tall array gathered."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("jax_program.py")
+M = 24  # as there
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    """What the program printed."""
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM)], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_programs_hold_a_part_of_each_tall_array_and_gather_none(report: dict[str, Any]) -> None:
+    for name, found in report["compiled"].items():
+        assert found["error"] < 1e-10, name
+        assert found["memory"] < 0.35, name
+        assert found["gathered"] <= 4 * M**2, name
+
+
+def test_eager_calls_give_what_one_device_gives_and_draw_by_rows(report: dict[str, Any]) -> None:
+    for name, found in report["eager"].items():
+        assert found["error"] < 1e-10, name
+        assert found["seen"] == [16], name  # four devices, of a fourth of the rows each
+
+
+def test_layouts_are_read_off_matrices_and_carried_on(report: dict[str, Any]) -> None:
+    parts = iter((2, 2, 2, 2, 4, 4, 4, 4, 1, 1))
+    for name, found in report["dense"].items():
+        assert found["error"] < 1e-10, name
+        assert found["parts"] == next(parts), name
+        assert found["carried"], name
+
+
+@pytest.mark.parametrize("how", ["eager", "jit"])
+def test_blocks_of_rows_are_factorised_where_they_lie(report: dict[str, Any], how: str) -> None:
+    found = report["factorised"][how]
+    assert found["orthogonality"] < 1e-14
+    assert found["residual"] < 1e-14
+    assert found["parts"] == 4
+
+
+def test_long_sums_in_single_precision_stay_on_their_devices(report: dict[str, Any]) -> None:
+    for found in report["summed"].values():
+        assert found["error"] == 0
+        assert found["gathered"] <= 8
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("divides", "must cut 10 rows into equal blocks, got one of 4.* up to 12"),
+        ("otherwise", "matmat returned an array that lies as .* on 1 devices, where layout="),
+        ("axes", "must be for arrays of two axes"),
+        ("explicit", "must be cut along Auto axes of a mesh"),
+    ],
+)
+def test_what_does_not_fit_is_refused(report: dict[str, Any], case: str, said: str) -> None:
+    assert re.search(said, report["refused"][case]), report["refused"][case]
