@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,11 @@ import pytest
 
 PROGRAM = Path(__file__).with_name("jax_program.py")
 M = 24  # as there
+ENVIRONMENT = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": os.pathsep.join(sys.path),
+    "XLA_FLAGS": "",  # one device, where the program does not ask for more
+}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +27,7 @@ def report() -> dict[str, Any]:
     """What the program printed."""
     done = subprocess.run(
         [sys.executable, str(PROGRAM)], capture_output=True, text=True, timeout=300,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -61,6 +67,28 @@ def test_long_sums_in_single_precision_stay_on_their_devices(report: dict[str, A
     for found in report["summed"].values():
         assert found["error"] == 0
         assert found["gathered"] <= 8
+
+
+def test_two_processes_find_what_one_finds() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM.with_name("jax_process.py")), str(rank), address],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = [rank.communicate(timeout=300) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    for rank, (found, errors) in zip(ranks, said, strict=True):
+        assert rank.returncode == 0, errors
+        for name, apart in json.loads(found.splitlines()[-1]).items():
+            assert abs(apart) < 1e-10, name
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import array_api_compat
+import numpy as np
 
 from .libraries import Array, Namespace, Space, is_traced
 
@@ -34,6 +35,9 @@ class Placement(Protocol):
 
     def create(self, draw: Callable[..., Array], number: int, *arrays: Array) -> Array:
         """``draw(number, *arrays)``, each part made where it belongs; programs are kept."""
+
+    def rows(self, n: int) -> Array:
+        """The numbers of n rows as a column (n, 1) where it belongs."""
 
     def complaint(self, Y: Array) -> str | None:
         """How `Y` lies, if that is otherwise."""
@@ -66,7 +70,15 @@ class JaxPlacement:
         compiled = is_traced(jax.numpy.zeros(()))
         if compiled or (is_traced(X) and not self._is_abstract):
             return jax.lax.with_sharding_constraint(jax.numpy.asarray(X), self.sharding)
-        return jax.numpy.asarray(X) if self._is_abstract else jax.device_put(X, self.sharding)
+        if self._is_abstract:
+            return jax.numpy.asarray(X)
+        if isinstance(X, np.ndarray):  # no process compares the whole of it with that of others
+            return jax.make_array_from_callback(X.shape, self.sharding, lambda part: X[part])
+        return jax.device_put(X, self.sharding)
+
+    def rows(self, n: int) -> Array:
+        """The numbers of n rows as a column where it belongs."""
+        return self.create(_row_numbers, n)
 
     def create(self, draw: Callable[..., Array], number: int, *arrays: Array) -> Array:
         """``draw(number, *arrays)``; compiled, so that every device makes its own part."""
@@ -103,7 +115,13 @@ class JaxPlacement:
         return True
 
 
-@cache
+def _row_numbers(n: int) -> Array:
+    import jax
+
+    return jax.numpy.arange(n)[:, None]
+
+
+@lru_cache(maxsize=64)
 def _compiled(draw: Callable[..., Array], number: int, sharding: Any) -> Callable[..., Array]:
     import jax
 
@@ -118,12 +136,17 @@ def _words(sharding: Any) -> str:
     return f"{cut} on {len(sharding.device_set)} devices"
 
 
-def placement(given: Any) -> Placement:
+def placement(given: Any, xp: Namespace) -> Placement:
     """What the caller says of where tall arrays lie, as a record."""
     if isinstance(given, Placement):
         return given
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(given, jax.sharding.Sharding):
+        if not array_api_compat.is_jax_namespace(xp):
+            raise TypeError(
+                f"`layout` must be of the operator's library, got {type(given).__name__} for "
+                f"{xp.__name__}; pass xp=jax.numpy, or no layout"
+            )
         _require_auto(getattr(given, "mesh", None), tuple(getattr(given, "spec", ())))
         return JaxPlacement(_of_two_axes(given))
     raise TypeError(
@@ -178,8 +201,8 @@ def unit_columns(space: Space, n: int, width: int, start: int = 0) -> Array:
     xp, layout = space.xp, getattr(space, "layout", None)
     if layout is None:
         return xp.eye(n, width, k=-start, dtype=space.dtype, device=space.device)
-    rows, columns = xp.arange(n)[:, None], xp.arange(start, start + width)[None, :]
-    return xp.astype(layout.place(rows) == columns, space.dtype)
+    columns = xp.arange(start, start + width)[None, :]
+    return xp.astype(layout.rows(n) == columns, space.dtype)
 
 
 def lies_in_parts(xp: Namespace) -> bool:

@@ -31,7 +31,7 @@ def read_layout(
         return _shown(products, shape) if lies_in_parts(xp) else None
     if isinstance(given, Placement):
         return given
-    layout = placement(given)
+    layout = placement(given, xp)
     if all(size % layout.parts for size in shape):
         more = -(-shape[1] // layout.parts) * layout.parts
         raise ValueError(
@@ -59,9 +59,8 @@ def _shown(products: tuple[Any, ...], shape: tuple[int, int]) -> Placement | Non
     """How the arrays lie that the products hold."""
     held = [thing for product in products for thing in _held(product, _DEPTH)]
     for thing in held:
-        layout = getattr(thing, "layout", None)  # of an operator
-        if isinstance(layout, Placement):
-            return layout
+        if hasattr(thing, "matmat") and isinstance(getattr(thing, "layout", None), Placement):
+            return thing.layout  # type: ignore[no-any-return]  # of an operator
     return placement_of(held, shape)
 
 
