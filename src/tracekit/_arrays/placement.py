@@ -19,7 +19,7 @@ from .libraries import Array, Namespace, Space, is_traced
 class Placement(Protocol):
     """How arrays (n, k) of many rows and few columns lie; one class an engine.
 
-    What cannot be cut so, having other numbers of rows, stays as it is.
+    What has other numbers of rows than the operator that it was declared for stays as it is.
     """
 
     @property
@@ -51,6 +51,7 @@ class JaxPlacement:
     """
 
     sharding: Any
+    sizes: tuple[int, ...]  # numbers of rows of tall arrays
     declared: bool = True
 
     @property
@@ -65,7 +66,7 @@ class JaxPlacement:
         """`X` where it belongs; by the compiler in compiled code."""
         import jax
 
-        if not self._fits(X.shape):
+        if X.shape[0] not in self.sizes or not self._fits(X.shape):
             return jax.numpy.asarray(X)
         compiled = is_traced(jax.numpy.zeros(()))
         if compiled or (is_traced(X) and not self._is_abstract):
@@ -136,7 +137,7 @@ def _words(sharding: Any) -> str:
     return f"{cut} on {len(sharding.device_set)} devices"
 
 
-def placement(given: Any, xp: Namespace) -> Placement:
+def placement(given: Any, sizes: tuple[int, ...], xp: Namespace) -> Placement:
     """What the caller says of where tall arrays lie, as a record."""
     if isinstance(given, Placement):
         return given
@@ -148,7 +149,7 @@ def placement(given: Any, xp: Namespace) -> Placement:
                 f"{xp.__name__}; pass xp=jax.numpy, or no layout"
             )
         _require_auto(getattr(given, "mesh", None), tuple(getattr(given, "spec", ())))
-        return JaxPlacement(_of_two_axes(given))
+        return JaxPlacement(_of_two_axes(given), sizes)
     raise TypeError(
         f"`layout` must be a jax.sharding.Sharding of arrays (n, k), got {type(given).__name__}; "
         "pass one such as NamedSharding(mesh, PartitionSpec('data', None)), or None"
@@ -176,10 +177,11 @@ def placement_of(arrays: Iterable[Any], sizes: tuple[int, ...]) -> Placement | N
         axes = tuple(name for size, entry in cut for name in _axes(entry) if size in sizes)
         _require_auto(mesh, axes)
         if axes and not is_traced(x):
-            return JaxPlacement(jax.sharding.NamedSharding(mesh, spec(axes, None)), declared=False)
+            rows = jax.sharding.NamedSharding(mesh, spec(axes, None))
+            return JaxPlacement(rows, sizes, declared=False)
         if is_traced(x) and _free_devices(mesh) > 1:
             free = spec(spec.UNCONSTRAINED, spec.UNCONSTRAINED)
-            hint = JaxPlacement(jax.sharding.NamedSharding(mesh, free), declared=False)
+            hint = JaxPlacement(jax.sharding.NamedSharding(mesh, free), sizes, declared=False)
     return hint
 
 

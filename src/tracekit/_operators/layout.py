@@ -31,7 +31,7 @@ def read_layout(
         return _shown(products, shape) if lies_in_parts(xp) else None
     if isinstance(given, Placement):
         return given
-    layout = placement(given, xp)
+    layout = placement(given, shape, xp)
     if all(size % layout.parts for size in shape):
         more = -(-shape[1] // layout.parts) * layout.parts
         raise ValueError(

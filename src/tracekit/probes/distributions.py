@@ -384,14 +384,13 @@ def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
     order = 2**bits
     if m > order:
         raise ValueError(f"a Hadamard matrix of order {order} has no {m} columns; pass at most {n}")
-    xp, low = source.xp, bits // 2
+    xp, low, done = source.xp, bits // 2, 0
     phases = source.xp.matrix_transpose(source.signs((n, 1)))
     columns = source.distinct(order, m)
     sizes = -(-n >> low), 1 << low
     rows = [xp.arange(size, dtype=columns.dtype, device=source.device) for size in sizes]
     if source.layout is not None:
-        rows[0] = source.layout.place(rows[0][:, None])[:, 0]
-    done = 0
+        rows[0] = xp.astype(source.layout.rows(sizes[0])[:, 0], columns.dtype)
 
     def table(rows: Array, columns: Array) -> Array:
         """Signs (-1)^popcount(row & column), shape (columns, rows)."""
