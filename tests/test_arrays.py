@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import twins
 from conftest import Library, installed
 
 from tracekit import _arrays
@@ -140,3 +143,36 @@ def test_device_is_where_arrays_meet(eager: Library) -> None:
     x = eager.array(X)
     y = eager.xp.ones((7, 3), dtype=x.dtype, device=_arrays.device_of(x))
     assert eager.at_home(x + y)
+
+
+def tall(kind: str) -> np.ndarray:
+    """A matrix of 12 columns, of rows that 2, 4 and 8 do not divide."""
+    rng = np.random.default_rng(1)
+    Y = rng.standard_normal((517, 12))
+    if kind == "complex":
+        return Y + 1j * rng.standard_normal((517, 12))
+    if kind == "condition 1e14":
+        U, _, V = np.linalg.svd(Y, full_matrices=False)
+        return U * np.logspace(0, -14, 12) @ V
+    if kind == "rank 3":
+        return Y[:, :3] @ rng.standard_normal((3, 12))
+    Y[slice(400) if kind == "zero blocks" else slice(None), 4:6] = 0
+    return Y
+
+
+@pytest.mark.parametrize(
+    "kind", ["complex", "condition 1e14", "rank 3", "zero blocks", "zero columns"]
+)
+@pytest.mark.parametrize("blocks", [1, 2, 4, 8, 60])
+def test_qr_by_blocks_of_rows_is_orthonormal_whatever_the_rank(
+    lib: Library, kind: str, blocks: int
+) -> None:
+    Y = tall(kind)
+    qr = partial(_arrays.tall_skinny_qr, blocks=blocks)
+    Q, R = map(lib.numpy, lib.call(qr, lib.array(Y)))
+    assert np.abs(Q.conj().T @ Q - np.eye(12)).max() < 40 * lib.eps
+    assert np.abs(Q @ R - Y).max() < 40 * lib.eps * np.abs(Y).max()
+    assert np.abs(np.tril(R, -1)).max() == 0
+    if kind == "complex":  # of full rank, so that the triangle is unique up to phases
+        twin = twins.tall_skinny_qr(Y, min(blocks, 8))[1]
+        np.testing.assert_allclose(np.abs(R), np.abs(twin), rtol=0, atol=200 * lib.eps)

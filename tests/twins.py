@@ -17,6 +17,14 @@ def range_basis(Y: Matrix) -> Matrix:
     return U[:, s > s.max(initial=0.0) * max(Y.shape) * np.finfo(Y.dtype).eps]
 
 
+def tall_skinny_qr(Y: Matrix, blocks: int) -> tuple[Matrix, Matrix]:
+    """TSQR (arXiv:0808.2664): the QR of every block of rows, and that of the triangles."""
+    parts = [np.linalg.qr(part) for part in np.array_split(Y, blocks)]
+    C, R = np.linalg.qr(np.vstack([R for _, R in parts]))
+    k = Y.shape[1]
+    return np.vstack([Q @ C[i * k : (i + 1) * k] for i, (Q, _) in enumerate(parts)]), R
+
+
 def quadratic_forms(A: Matrix, X: Matrix) -> Vector:
     """``x_j^H A x_j``, one column after the other."""
     return np.array([x.conj() @ A @ x for x in X.T])

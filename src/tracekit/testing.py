@@ -25,6 +25,7 @@ from ._arrays import (
     matrix_trace,
     namespace,
     norm2,
+    unit_columns,
 )
 from ._operators import as_operator
 from .probes import Source, distributions
@@ -334,7 +335,7 @@ def benchmark_spectra(n: int, *, rng: Rng = 0) -> dict[str, Array]:
 def _dense_trace(A: Any) -> tuple[complex, float]:
     """The trace, and a bound on the sum of all singular values, from n products."""
     A = as_operator(A)
-    columns = A.matmat(A.xp.eye(A.shape[1], dtype=A.dtype, device=A.device))
+    columns = A.matmat(unit_columns(A, A.shape[1], A.shape[1]))
     norm = float(namespace(columns).sum(abs2(columns))) ** 0.5
     return _scalar(matrix_trace(columns)), norm * math.sqrt(A.shape[1])
 

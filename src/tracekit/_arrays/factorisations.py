@@ -7,8 +7,8 @@ import math
 import array_api_compat
 
 from .formulas import adjoint, eye_like, inner, magnitude, matrix_diagonal
-from .libraries import Array, eps_of, is_finite, is_traced, namespace
-from .sharding import row_parts
+from .libraries import Array, device_of, eps_of, is_finite, is_traced, namespace
+from .placement import row_blocks
 
 _SMALL = 2**14  # entries of a block whose cost is that of the calls
 
@@ -19,30 +19,39 @@ def orthonormalise(Y: Array) -> tuple[Array, Array]:
     NumPy's reflections are slow, those of PyTorch and JAX on one CPU are not: there they take half
     the time of two Cholesky factorisations (2000 x 100, one thread), and as much at 100000 x 64.
     """
-    reflected = is_traced(Y) or math.prod(Y.shape) <= _SMALL or _has_fast_qr(Y)
+    small = math.prod(Y.shape) <= _SMALL
+    reflected = is_traced(Y) or small or row_blocks(Y) > 1 or _has_fast_qr(Y)
     return householder_qr(Y) if reflected else cholesky_qr2(Y)
 
 
 def householder_qr(Y: Array) -> tuple[Array, Array]:
-    """``Q R = Y`` by Householder reflections; orthonormal whatever the rank of `Y`."""
-    n, k = Y.shape[-2:]
-    parts = row_parts(Y) if Y.ndim == 2 else 1
-    if parts > 1 and n % parts == 0 and n >= parts * k:
-        return tall_skinny_qr(Y, parts)
-    Q, R = namespace(Y).linalg.qr(Y)
-    return Q, R
+    """``Q R = Y`` by Householder reflections; orthonormal whatever the rank of `Y`.
 
-
-def tall_skinny_qr(Y: Array, parts: int) -> tuple[Array, Array]:
-    """``Q R = Y`` by reflections of parts of the rows, and of their triangles below one another.
-
-    A device that holds a part sends its triangle alone. As stable as reflections of the whole:
-    Demmel, Grigori, Hoemmen, Langou (2012), SIAM J. Sci. Comput. 34, doi:10.1137/080731992.
+    Where `Y` lies in blocks of rows on several devices, by those of the blocks and of their
+    triangles, so that no more than the triangles leave their devices.
     """
-    xp, (n, k) = namespace(Y), Y.shape
-    Q, R = xp.linalg.qr(xp.reshape(Y, (parts, n // parts, k)))
-    U, R = xp.linalg.qr(xp.reshape(R, (parts * k, k)))
-    return xp.reshape(Q @ xp.reshape(U, (parts, k, k)), (n, k)), R
+    return tall_skinny_qr(Y, row_blocks(Y))
+
+
+def tall_skinny_qr(Y: Array, blocks: int) -> tuple[Array, Array]:
+    """``Q R = Y`` of blocks of rows and of their stacked triangles; of stacks (..., n, k) too.
+
+    Demmel, Grigori, Hoemmen, Langou (2012), SIAM J. Sci. Comput. 34, arXiv:0808.2664. Rows of zeros
+    fill the last block: reflections do not mix them with others where a block has k rows.
+    """
+    xp, (*stack, n, k) = namespace(Y), Y.shape
+    rows = -(-n // blocks)
+    if blocks < 2 or n - (blocks - 1) * rows < k:
+        Q, R = xp.linalg.qr(Y)
+        return Q, R
+    if (added := blocks * rows - n) > 0:
+        Y = xp.concat(
+            [Y, xp.zeros((*stack, added, k), dtype=Y.dtype, device=device_of(Y))], axis=-2
+        )
+    Qs, Rs = xp.linalg.qr(xp.reshape(Y, (*stack, blocks, rows, k)))
+    C, R = xp.linalg.qr(xp.reshape(Rs, (*stack, blocks * k, k)))
+    Q = xp.reshape(Qs @ xp.reshape(C, (*stack, blocks, k, k)), (*stack, blocks * rows, k))
+    return Q[..., :n, :] if added > 0 else Q, R
 
 
 def cholesky_qr2(Y: Array) -> tuple[Array, Array]:

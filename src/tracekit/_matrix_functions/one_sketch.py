@@ -111,7 +111,7 @@ def sketched(Omega: Array, Y: Array, shift: float) -> Sketch:
     spread = standard_error(samples)
     grown = combined_error(samples, replicates, spread, few=0) / positive(spread)
     inflation = xp.maximum(grown, xp.ones_like(grown))
-    return Sketch(V, theta, T, adjoint(V) @ Omega, inflation, b, n)
+    return Sketch(V, theta, T, inner(V, Omega), inflation, b, n)
 
 
 def bracket(sketch: Sketch, resolvents: Resolvents, shift: float) -> Bracket:

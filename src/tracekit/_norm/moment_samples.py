@@ -172,7 +172,7 @@ def exact_moments(A: LinearOperator) -> tuple[Array, Array, Array]:
         G = dense(L.H if L.shape[0] <= L.shape[1] else L)
         require_finite(G, "norm", columns=G)
         scale = magnitude(G)
-        K = adjoint(G / scale) @ (G / scale)
+        K = inner(G / scale, G / scale)
         return real(matrix_trace(K)), norm2(K), scale * scale
     B = A if A.shape[1] <= A.shape[0] or A.rmatmat is None else A.H
     parts = []

@@ -15,7 +15,6 @@ from .blocks import (
     quadratic_forms,
     split,
     total,
-    unit_vectors,
     width,
 )
 from .combine import block_diagonal, centered, counted, gram, vstack
@@ -64,7 +63,6 @@ __all__ = [
     "split",
     "square",
     "total",
-    "unit_vectors",
     "vstack",
     "width",
     "with_dims",

@@ -12,8 +12,8 @@ from .._arrays import (
     conj,
     contract,
     is_complex,
-    laid_out,
     namespace,
+    unit_columns,
     weights,
 )
 from .checked_product import Checked
@@ -61,24 +61,18 @@ def split(X: Array, size: int) -> Iterator[Array]:
     return (X if n <= size else X[:, i : min(i + size, n)] for i in range(0, n, size))
 
 
-def unit_vectors(A: LinearOperator, n: int, width: int, start: int) -> Array:
-    """Some of the n coordinate vectors, from that of `start` on, as the operator's columns lie."""
-    E = A.xp.eye(n, width, k=-start, dtype=A.dtype, device=A.device)
-    return laid_out(E, A.layout)
-
-
 def coordinates(A: LinearOperator, n: int, size: int | None = None) -> Iterator[Array]:
     """All n coordinate vectors, at most `size` at a time, or as many as `width` says."""
     size = width(A) if size is None else size
     for start in range(0, n, size):
-        yield unit_vectors(A, n, min(size, n - start), start)
+        yield unit_columns(A, n, min(size, n - start), start)
 
 
 def each_column(A: LinearOperator) -> Iterator[tuple[Array, Array]]:
     """Blocks of coordinate vectors and the products of A with them, until all columns are done."""
     n, start = A.shape[1], 0
     for width in blocks(n, columns_at_once(A, None)):
-        E = unit_vectors(A, n, width, start)
+        E = unit_columns(A, n, width, start)
         yield E, A.matmat(E)
         start += width
 

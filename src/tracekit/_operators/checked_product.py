@@ -12,6 +12,7 @@ from .._arrays import (
     Device,
     DType,
     Namespace,
+    Placement,
     Product,
     as_declared,
     copied,
@@ -26,12 +27,23 @@ from .._arrays import (
 class Checked:
     """A product whose argument is protected and whose result is what was declared."""
 
-    __slots__ = ("__weakref__", "columns", "device", "dtype", "name", "product", "rows", "xp")
+    __slots__ = (
+        "__weakref__",
+        "columns",
+        "device",
+        "dtype",
+        "layout",
+        "name",
+        "product",
+        "rows",
+        "xp",
+    )
 
     def __init__(self, product: Product, name: str, rows: int | None, columns: int,
-                 xp: Namespace, dtype: DType, device: Device) -> None:  # fmt: skip
+                 xp: Namespace, dtype: DType, device: Device,
+                 layout: Placement | None = None) -> None:  # fmt: skip
         self.product, self.name, self.rows, self.columns = product, name, rows, columns
-        self.xp, self.dtype, self.device = xp, dtype, device
+        self.xp, self.dtype, self.device, self.layout = xp, dtype, device, layout
 
     def __call__(self, X: Array) -> Array:
         if not is_array(X) or namespace(X) is not self.xp:
@@ -74,6 +86,11 @@ class Checked:
             raise ValueError(
                 f"{self.name} returned an array on {device_of(Y)} for one on {device_of(X)}; "
                 "declare where the operator lives with device="
+            )
+        if self.layout is not None and (complaint := self.layout.complaint(Y)) is not None:
+            raise ValueError(
+                f"{self.name} returned an array that lies as {complaint}; place what it returns, "
+                "or declare how it lies"
             )
         # a work buffer that the operator keeps, and fills again at the next product
         return copied(Y) if _references(Y) > _OURS or _is_view_of_kept(Y) else Y

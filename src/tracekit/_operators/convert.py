@@ -30,6 +30,7 @@ from .._arrays import (
     np_compat,
     package_of,
 )
+from .layout import laid, placed
 from .linear_operator import LinearOperator
 
 _BAND = 2**17  # entries that are converted at once
@@ -133,13 +134,14 @@ def _from_array(A: Array) -> LinearOperator:
     entries = _entries(A, xp, dtype, device)
     if A.dtype != dtype and _is_sparse(A):
         A = xp.astype(A, dtype)
-    matmat, transposed = _products(A, dtype, xp)
+    A, layout = laid(A)
+    matmat, transposed = (placed(product, layout) for product in _products(A, dtype, xp))
 
     def rmatmat(X: Array) -> Array:  # the conjugate of X is a copy, as that of A would be
         return conj(transposed(conj(X)))
 
     return LinearOperator(
-        A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device, exact=entries
+        A.shape, matmat, rmatmat, dtype=dtype, xp=xp, device=device, exact=entries, layout=layout
     )
 
 

@@ -1,33 +1,90 @@
-"""How tall arrays (n, k) lie over devices: as an operator says, or what it multiplies by does."""
+"""How tall arrays of an operator lie over devices: as its maker declares, or as its arrays show."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import array_api_compat
+from .._arrays import (
+    Array,
+    Namespace,
+    Placement,
+    Product,
+    freely_cut,
+    leaves,
+    lies_in_parts,
+    placement,
+    placement_of,
+)
 
-from .._arrays import Namespace, Product, is_sharding, layout_of
+_DEPTH = 5  # of functions within functions
 
 
-def layout_for(layout: Any, product: Product, xp: Namespace, n: int) -> Any:
-    """The layout of n rows that is asked for, if they can have it; else that of the product."""
-    if layout is None:
-        return layout_of(product, xp, n)
-    if not is_sharding(layout):
-        raise TypeError(
-            f"`layout` must be a jax.sharding.Sharding of arrays (n, k), got a "
-            f"{type(layout).__name__}; leave it out where arrays lie on one device"
-        )
-    if not array_api_compat.is_jax_namespace(xp):
-        raise TypeError(
-            f"`layout` is JAX's, and the operator is of {xp.__name__}; pass xp=jax.numpy"
-        )
-    try:
-        layout.shard_shape((n, 1))
-    except ValueError as error:
-        parts = len(layout.device_set)
+def read_layout(
+    given: Any,
+    shape: tuple[int, int],
+    products: tuple[Callable[..., Any] | None, ...],
+    xp: Namespace,
+) -> Placement | None:
+    """The layout that is declared, if it suits the shape, or that of the arrays of the products."""
+    if given is None:
+        return _shown(products, shape) if lies_in_parts(xp) else None
+    if isinstance(given, Placement):
+        return given
+    layout = placement(given, shape, xp)
+    if all(size % layout.parts for size in shape):
+        more = -(-shape[1] // layout.parts) * layout.parts
         raise ValueError(
-            f"a layout over {parts} devices does not divide {n} rows; pad the operator to "
-            f"{-(-n // parts) * parts}, or pass a layout that does"
-        ) from error
+            f"`layout` must cut {shape[1]} rows into equal blocks, got one of {layout.parts}; fill "
+            f"the operator with zero rows and columns up to {more}, or pass another layout"
+        )
     return layout
+
+
+def laid(A: Array) -> tuple[Array, Placement | None]:
+    """A matrix, where operations may cut it freely, and the layout that suits it."""
+    A = freely_cut(A)
+    return A, placement_of([A], A.shape)
+
+
+def placed(product: Product, layout: Placement | None) -> Product:
+    """The product with a matrix, whose result lies as it should.
+
+    What a matrix that is cut by columns gives lies whole on all devices.
+    """
+    return product if layout is None else lambda X: layout.place(product(X))
+
+
+def _shown(products: tuple[Any, ...], shape: tuple[int, int]) -> Placement | None:
+    """How the arrays lie that the products hold."""
+    held = [thing for product in products for thing in _held(product, _DEPTH)]
+    for thing in held:
+        if hasattr(thing, "matmat") and isinstance(getattr(thing, "layout", None), Placement):
+            return thing.layout  # type: ignore[no-any-return]  # of an operator
+    return placement_of(held, shape)
+
+
+def _held(function: Any, depth: int) -> Iterator[Any]:
+    """What a function finds in its closure, in its object, and in functions of these."""
+    if depth == 0:
+        return
+    for part in _parts(function):
+        for leaf in leaves(part):
+            if callable(leaf):
+                yield from _held(leaf, depth - 1)
+            else:
+                yield leaf
+
+
+def _parts(function: Any) -> Iterator[Any]:
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    for name in ("__wrapped__", "__self__", "product", "func", "args", "keywords"):
+        part = getattr(function, name, None)
+        if part is not None:
+            yield part
+            if name == "__self__" and type(part).__module__ != "builtins":
+                yield getattr(part, "__dict__", None)

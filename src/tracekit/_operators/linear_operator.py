@@ -30,7 +30,7 @@ from .._arrays import (
     wrapped,
 )
 from .checked_product import Checked
-from .layout import layout_for
+from .layout import read_layout
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,22 @@ class LinearOperator:
         L, where ``A = L @ L.H``; set by `gram`. Estimators use it without being told.
     dims : tuple of int, optional
         Tensor shape of the domain, in C order.
+    layout : jax.sharding.Sharding, optional
+        How arrays (n, k) of many rows lie over devices: test vectors are made so, and products of a
+        square operator have to come so. Read off the arrays that the products hold, if not given.
     exact : mapping of str to callable, optional
         What can be had more cheaply than by products: functions without arguments that
         return arrays, under "trace", "diagonal" and "norm" (Frobenius). One that spends products
         says how many in an attribute ``num_matvecs``; estimators use it from that budget on. An
         attribute ``method`` names what `Estimate.method` is to say. `as_operator` puts the trace of
         a matrix under "entries", where `trace` alone looks: other estimators do as they are told.
-    layout : jax.sharding.Sharding, optional
-        How blocks of columns lie over several devices. If not given, as the rows or columns of
-        sharded arrays of JAX lie that the product closes over.
 
     Raises
     ------
     ValueError, TypeError
-        If shape or dims make no sense; at the first use of a product, if it gives back another
-        shape, library, dtype or device than declared, or writes into its argument.
+        If shape or dims make no sense, or the layout does not divide the rows; at the first use of
+        a product, if it gives back another shape, library, dtype, device or layout than declared,
+        or writes into its argument.
 
     Notes
     -----
@@ -138,6 +139,9 @@ class LinearOperator:
         put("dtype", _dtype(self.dtype, self.xp, self.device))
         if self.device is None:
             put("device", device_of(self.xp.empty(0)))  # the library's default one
+        products = self.matmat, self.rmatmat, self.quad
+        put("layout", read_layout(self.layout, (m, n), products, self.xp))
+        laid = self.layout if m == n and self.layout is not None and self.layout.declared else None
         for name, rows, columns in (("matmat", m, n), ("rmatmat", n, m), ("quad", None, n)):
             product = getattr(self, name)
             if not callable(product) and (product is not None or name == "matmat"):
@@ -145,10 +149,10 @@ class LinearOperator:
                     f"{name}= got a {type(product).__name__}; pass a function of a block of columns"
                 )
             if product is not None and not isinstance(product, Checked):
-                put(name, Checked(product, name, rows, columns, self.xp, self.dtype, self.device))
+                made = product, name, rows, columns, self.xp, self.dtype, self.device, laid
+                put(name, Checked(*made))
         if self.quad is None:
             put("quad", lambda X: coldot(X, self.matmat(X)))
-        put("layout", layout_for(self.layout, self.matmat, self.xp, n))
         if self.dims is not None and math.prod(self.dims) != n:
             raise ValueError(
                 f"dims={self.dims} multiply to {math.prod(self.dims)}, not to the dimension {n}"
@@ -240,9 +244,7 @@ class LinearOperator:
     def _like(self, shape: tuple[int, int], matmat: Product, rmatmat: Product | None = None,
               quad: Product | None = None, **structure: Any) -> LinearOperator:  # fmt: skip
         """Another operator on the same arrays."""
-        own = {"dtype": self.dtype, "xp": self.xp, "device": self.device}
-        if shape[1] == self.shape[1]:
-            own["layout"] = self.layout
+        own = {"dtype": self.dtype, "xp": self.xp, "device": self.device, "layout": self.layout}
         structure = own | structure
         return LinearOperator(shape, matmat, rmatmat, quad, **structure)
 
@@ -274,6 +276,7 @@ def compose(L: LinearOperator, R: LinearOperator) -> LinearOperator:
         rmatmat if reversible else None,
         quad if square and L.rmatmat is not None else None,
         dtype=common_dtype(L, R),
+        layout=L.layout or R.layout,
         factor=factor,
         dims=R.dims,
     )
@@ -289,6 +292,7 @@ def _add(A: LinearOperator, B: LinearOperator) -> LinearOperator:
         (lambda X: A.H.matmat(X) + B.H.matmat(X)) if reversible else None,
         (lambda X: A.quad(X) + B.quad(X)) if A.shape[0] == A.shape[1] else None,  # type: ignore[misc]
         dtype=common_dtype(A, B),
+        layout=A.layout or B.layout,
         dims=A.dims,
     )
 

@@ -28,6 +28,7 @@ from .._arrays import (
     eps_of,
     eye_like,
     householder_qr,
+    inner,
     matrix_diagonal,
     namespace,
     real,
@@ -82,7 +83,7 @@ def dealt(K: Any) -> tuple[list[Fold], Whole | None]:
 def met(whole: Whole, X: Array, first: int) -> Fold:
     """The fold of further probes X, which are numbered from `first` on."""
     members = tuple(range(first, first + X.shape[1]))
-    return _fold(members, *whole[1:], adjoint(whole.Q) @ constant(X))
+    return _fold(members, *whole[1:], inner(whole.Q, constant(X)))
 
 
 def _in_coordinates(K: Krylov) -> tuple[Array, Array, Array]:
@@ -103,13 +104,13 @@ def _ritz(B: Array, AB: Array) -> tuple[Array, Array, Array]:
     much is taken of a direction falls smoothly to nothing as it becomes one: a threshold would let
     rounding choose. What is missing of a direction counts as one with a value within the spectrum.
     """
-    xp, G = namespace(B), adjoint(B) @ B
+    xp, G = namespace(B), inner(B, B)
     x, W = xp.linalg.eigh((G + adjoint(G)) / 2)
     x = xp.maximum(x, xp.zeros_like(x))
     floor = eps_of(x) ** (2 / 3) * xp.max(x)
     X = W * (x**1.5 / (x * x + floor * floor))[None, :]
     V = B @ X
-    H, N = adjoint(V) @ (AB @ X), adjoint(V) @ V
+    H, N = inner(V, AB @ X), inner(V, V)
     middle = xp.sum(real(matrix_diagonal(H))) / xp.sum(real(matrix_diagonal(N)))
     H = H + middle * (eye_like(N, N.shape[0]) - N)
     theta, U = xp.linalg.eigh((H + adjoint(H)) / 2)
@@ -120,7 +121,7 @@ def _ritz(B: Array, AB: Array) -> tuple[Array, Array, Array]:
 
 
 def _fold(members: tuple[int, ...], V: Array, theta: Array, mu: Array, probes: Array) -> Fold:
-    return Fold(members, theta, mu, colnorm2(V), abs2(adjoint(V) @ probes))
+    return Fold(members, theta, mu, colnorm2(V), abs2(inner(V, probes)))
 
 
 def _columns(stack: Array, groups: list[int]) -> Array:

@@ -26,7 +26,6 @@ import numpy as np
 from .._arrays import (
     Array,
     abs2,
-    adjoint,
     colnorm2,
     device_of,
     eps_of,
@@ -97,7 +96,7 @@ class ControlVariate:
 
     def energy(self, Omega: Array) -> Array | None:
         """The part of each probe's squared length that lies in the range of V."""
-        return None if self.V is None else colnorm2(adjoint(self.V) @ Omega)
+        return None if self.V is None else colnorm2(inner(self.V, Omega))
 
     def samples(self, residuals: Array, energy: Array | None) -> Array:
         """Samples of the trace, without the spread of a residual that is constant outside of V.
@@ -183,7 +182,7 @@ def control_variate(A: LinearOperator, f: Function, pairs: Pairs) -> ControlVari
     gain = at[..., :-1] - at[..., -1:]
 
     def form(Omega: Array, gain: Array) -> Array:
-        return xp.sum(gain * abs2(adjoint(V) @ Omega), axis=-2)
+        return xp.sum(gain * abs2(inner(V, Omega)), axis=-2)
 
     def clipped(Omega: Array, low: Array, high: Array) -> Array:
         within = xp.minimum(xp.maximum(theta[:, None], low), high)
@@ -242,7 +241,7 @@ def _preconditioned(A: LinearOperator, f: Any, pairs: Pairs) -> ControlVariate:
     change = (theta**-0.5 - down)[:, None]
 
     def root(X: Array) -> Array:
-        return X * down + V @ (change * (adjoint(V) @ X))
+        return X * down + V @ (change * inner(V, X))
 
     M = A._like(A.shape, root, root)
     B = gram(M @ A.factor) if A.factor is not None else M @ A @ M

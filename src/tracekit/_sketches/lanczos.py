@@ -25,11 +25,14 @@ from .._arrays import (
     constant,
     copied,
     eps_of,
+    householder_qr,
+    inner,
     magnitude,
     namespace,
     positive,
     real,
     require_hermitian,
+    row_blocks,
 )
 from .._estimates import require_finite
 from .._operators import LinearOperator, gram
@@ -141,9 +144,9 @@ def _step(K: Krylov) -> Krylov:
     Q, B, alive = _next_block(W, K)
     if L is None:
         Y = product(A, Q)
-        D = coldot(Q, Y)[..., None] if K.block == 1 else adjoint(Q) @ Y
+        D = coldot(Q, Y)[..., None] if K.block == 1 else inner(Q, Y)
         if K.depth == 1:
-            _require_hermitian(K, B, adjoint(_newest(K)) @ Y, D)
+            _require_hermitian(K, B, inner(_newest(K), Y), D)
         D = (D + adjoint(D)) / 2
         rest = Y - _times(Q, D)
         if not K.reorthogonalise and K.depth:
@@ -206,7 +209,7 @@ def _next_block(W: Array, K: Krylov) -> tuple[Array, Array, Array]:
 
 def outside(W: Array, panels: tuple[Array, ...]) -> Array:
     for Q in panels:
-        W = W - Q @ (adjoint(Q) @ W)
+        W = W - Q @ inner(Q, W)
     return W
 
 
@@ -222,7 +225,7 @@ def orthonormal(W: Array, floor: Array | float) -> tuple[Array, Array, Array]:
         Q = W * (alive / xp.where(alive > 0, s, xp.ones_like(s)))[:, None, :]
         B = (s * alive * unit)[..., None]
         return Q, xp.astype(B, W.dtype, copy=False), xp.astype(alive, W.dtype, copy=False)
-    Q, R = xp.linalg.qr(W)
+    Q, R = householder_qr(W)
     U, s, V = xp.linalg.svd(R)
     alive = xp.where(s * unit > floor, xp.ones_like(s), xp.zeros_like(s))
     keep = xp.astype(alive, W.dtype, copy=False)
@@ -261,6 +264,8 @@ def stacked(X: Array, block: int) -> Array:
     n, total = X.shape
     xp, k = namespace(X), total // block
     stack = xp.permute_dims(xp.reshape(X, (n, k, block)), (1, 0, 2))
+    if row_blocks(X) > 1:
+        return stack
     return xp.reshape(xp.reshape(stack, (-1,)), (k, n, block))
 
 

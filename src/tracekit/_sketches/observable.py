@@ -10,6 +10,7 @@ from .._arrays import (
     coldot,
     conj,
     device_of,
+    inner,
     is_traced,
     namespace,
     real,
@@ -92,7 +93,7 @@ class Observed:
         k, n, d = B.shape
         Y = self.operator.matmat(xp.reshape(xp.permute_dims(B, (1, 0, 2)), (n, k * d)))
         require_finite(Y)
-        G = adjoint(B) @ xp.permute_dims(xp.reshape(Y, (n, k, d)), (1, 0, 2))
+        G = inner(B, xp.permute_dims(xp.reshape(Y, (n, k, d)), (1, 0, 2)))
         require_hermitian(xp.reshape(G, (k, d, d)), REMEDY)
         return (G + adjoint(G)) / 2
 

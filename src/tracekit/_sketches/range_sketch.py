@@ -11,7 +11,6 @@ from .._arrays import (
     Array,
     Product,
     abs2,
-    adjoint,
     check_adjoint,
     coldot,
     colnorm2,
@@ -80,11 +79,10 @@ class RangeSketch:
 
     def tested_by(self, Omega: Array, Y: Array) -> Array:
         """Samples of the trace by other probes on the sphere and their products."""
-        n, Qh = Omega.shape[0], adjoint(self.Q)
-        W = Qh @ Omega
+        n, W = Omega.shape[0], inner(self.Q, Omega)
         rest = Omega - self.Q @ W
         form = coldot(rest, Y - self.Z @ W) * ((n - self.num_probes) / colnorm2(rest))
-        return matrix_trace(Qh @ self.Z) + form
+        return matrix_trace(inner(self.Q, self.Z)) + form
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class FactorSketch(RangeSketch):
 
     def tested_by(self, Omega: Array, Y: Array) -> Array:
         """Samples of the trace by other probes on the sphere and their products."""
-        rest = Y - self.Q @ (adjoint(self.Q) @ Y)
+        rest = Y - self.Q @ inner(self.Q, Y)
         form = colnorm2(rest) * _growth(self.Omega, Omega)
         return namespace(Y).sum(abs2(self.Z)) + form
 
@@ -169,7 +167,7 @@ class NystromSketch:
         xp, n, gram = namespace(Y), Omega.shape[0], inner(self.Omega, self.Omega)
         B, _, _, nu = nystrom_factor(self.Omega, self.Y, gram, "call xtrace, or trace without psd")
         form = real(coldot(Omega, Y)) + colnorm2(Omega) * nu
-        form = form - colnorm2(adjoint(B) @ Omega)
+        form = form - colnorm2(inner(B, Omega))
         form = form * _growth(self.Omega, Omega)
         return xp.astype(xp.sum(abs2(B)) - n * nu + form, Y.dtype)
 
@@ -315,6 +313,6 @@ def adjoint_sketch(A: LinearOperator, Omega: Array) -> AdjointSketch:
 def _growth(sketched: Array, Omega: Array) -> Array:
     """From the remainders of probes outside the span of `sketched` to the sphere of that space."""
     xp, (n, b) = namespace(Omega), sketched.shape
-    gram, W = adjoint(sketched) @ sketched, adjoint(sketched) @ Omega
+    gram, W = inner(sketched, sketched), inner(sketched, Omega)
     inside = real(coldot(W, xp.linalg.solve(gram, W)))
     return (n - b) / (colnorm2(Omega) - inside)

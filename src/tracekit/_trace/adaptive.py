@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 from .._arrays import (
     Array,
     abs2,
-    adjoint,
     conj,
     eps_of,
+    inner,
     magnitude,
     namespace,
     refuse_traced,
@@ -197,7 +197,7 @@ def _with_probes(request: Request, state: State, Omega: Array) -> State:
     """More probes that are held, with their products."""
     xp, Y = request.A.xp, _products(request, Omega)
     if request.hermitian and request.A.factor is None:
-        require_hermitian(adjoint(Omega) @ Y, "call xtrace, or trace without psd and hermitian")
+        require_hermitian(inner(Omega, Y), "call xtrace, or trace without psd and hermitian")
     scale = magnitude(Y) if state.scale is None else state.scale
     Y = Y / scale
     spent = state.spent + int(Omega.shape[1])

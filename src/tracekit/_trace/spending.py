@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from .._arrays import Array, Probes, Rng, colnorm2, real, refuse_traced, to_number
+from .._arrays import Array, Probes, Rng, colnorm2, real, refuse_traced, to_number, unit_columns
 from .._estimates import (
     Estimate,
     NotFiniteError,
@@ -24,7 +24,6 @@ from .._operators import (
     in_blocks,
     known_cost,
     square,
-    unit_vectors,
 )
 from ..probes import Source, distributions
 
@@ -120,8 +119,7 @@ def exact_part(A: LinearOperator, start: int, width: int, before: Array | None =
     if L is not None and L.shape[1] < n:  # tr(L L^H) = tr(L^H L)
         n = L.shape[1]
         quad = partial(_colnorm2_of, L)
-    columns = unit_vectors(A, n, width, start)
-    part = A.xp.sum(quad(columns))  # type: ignore[misc]
+    part = A.xp.sum(quad(unit_columns(A, n, width, start)))  # type: ignore[misc]
     return part if before is None else before + part
 
 

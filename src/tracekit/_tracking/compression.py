@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from .._arrays import (
     Array,
     Rng,
-    adjoint,
     device_of,
     dtype_name,
     householder_qr,
+    inner,
     is_complex,
     magnitude,
     namespace,
@@ -22,6 +22,7 @@ from .._arrays import (
     require_hermitian,
     to_host,
     to_number,
+    unit_columns,
 )
 from .._estimates import require_finite
 from .._operators import LinearOperator, blocked, checked_basis, columns_at_once
@@ -48,7 +49,7 @@ class ProbeBasis:
         bits = _on_host(source.signs((64, 1)))[:, 0].real > 0
         self._seed = sum(1 << i for i, bit in enumerate(bits.tolist()) if bit)
         if m == n:
-            W, k = A.xp.eye(n, dtype=A.dtype, device=A.device), n
+            W, k = unit_columns(A, n, n), n
         else:
             given = self._basis is not None
             Q = checked_basis(A, self._basis, m, 4) if given else self._leading(A, source, m // 2)
@@ -126,7 +127,7 @@ def _with(Q: Array, Y: Array) -> Array:
 
 def compression(left: Array, right: Array) -> NDArray[Any]:
     """``left^H right`` on the host in double precision, if it is finite and Hermitian."""
-    product = adjoint(left) @ right
+    product = inner(left, right)
     require_finite(product)
     require_hermitian(
         product, "pass gram(L), or half the sum of A and A.H, which has the real part of its trace"

@@ -14,6 +14,7 @@ from .._arrays import (
     inner,
     matrix_diagonal,
     orthonormalise,
+    unit_columns,
 )
 from .source import Source, whole_only
 
@@ -235,7 +236,7 @@ def basis(source: Source, n: int, m: int) -> Array:
     """
     if m != n:
         raise ValueError(f"the basis of dimension {n} has {n} vectors, not {m}; spend {n} products")
-    return source.xp.eye(n, dtype=source.dtype, device=source.device) * math.sqrt(n)
+    return unit_columns(source, n, n) * math.sqrt(n)
 
 
 def tiled(probes: Probes, tiles: Any) -> Probes:
@@ -392,6 +393,8 @@ def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
     first = held.start >> low
     spans = (first, -(-held.stop >> low)), (0, 1 << low)
     rows = [xp.arange(*span, dtype=columns.dtype, device=source.device) for span in spans]
+    if source.layout is not None:
+        rows[0] = xp.astype(source.layout.rows(spans[0][1])[:, 0], columns.dtype)
     cut = slice(held.start - (first << low), held.stop - (first << low))
 
     def table(rows: Array, columns: Array) -> Array:

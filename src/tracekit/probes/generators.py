@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import array_api_compat
 import numpy as np
 
-from .._arrays import Array, DType, Namespace, Rng, Space, is_traced, real_dtype
+from .._arrays import Array, DType, Namespace, Placement, Rng, Space, is_traced, real_dtype
 from . import counters
 
 Seed: TypeAlias = int | np.integer[Any] | np.random.SeedSequence | None
@@ -46,7 +46,7 @@ def generator_of(rng: Rng, space: Space) -> Any:
         return _Seeded(rng)
     if array_api_compat.is_jax_array(rng):
         if array_api_compat.is_jax_namespace(xp):
-            return _Jax(rng)
+            return _Jax(rng, getattr(space, "layout", None))
     elif array_api_compat.is_torch_namespace(xp) and type(rng).__name__ == "Generator":
         return _Torch(rng, real_dtype(space.dtype, xp))
     elif array_api_compat.is_cupy_namespace(xp) and hasattr(rng, "standard_normal"):
@@ -179,27 +179,17 @@ class _Host(_Generator):
 class _Jax(_Generator):
     """A JAX key, old or new: column j is drawn from the key folded with j."""
 
-    def __init__(self, key: Array) -> None:
-        self.key, self.drawn = key, 0
+    def __init__(self, key: Array, layout: Placement | None) -> None:
+        self.key, self.layout, self.drawn = key, layout, 0
 
     def normal(self, n: int, m: int) -> Array:
-        import jax
-
-        return self._columns(jax.random.normal, n, m)
+        return self._draw(_jax_normal, n, m)
 
     def uniform(self, n: int, m: int) -> Array:
-        import jax
-
-        return self._columns(jax.random.uniform, n, m)
+        return self._draw(_jax_uniform, n, m)
 
     def signs(self, n: int, m: int) -> Array:
-        import jax
-
-        bits = self._columns(
-            lambda key, shape: jax.random.bits(key, shape, "uint32"), -(-n // 32), m
-        )
-        bit = self._unpack(bits)[:n, :]
-        return 1 - 2 * bit.astype("int8")
+        return self._draw(_jax_signs, n, m)
 
     def distinct(self, n: int, m: int) -> Array:
         import jax
@@ -219,16 +209,45 @@ class _Jax(_Generator):
     def restore(self, state: dict[str, Any]) -> None:
         self.drawn = state["jax"]
 
-    def _columns(self, draw: Callable[..., Array], n: int, m: int) -> Array:
+    def _draw(self, law: Callable[..., Array], n: int, m: int) -> Array:
         import jax
 
         numbers = jax.numpy.arange(self.drawn, self.drawn + m, dtype="uint32")
         self.drawn += m
-        return jax.vmap(lambda j: draw(jax.random.fold_in(self.key, j), (n,)), out_axes=1)(numbers)
+        if self.layout is None:
+            return law(n, self.key, numbers)
+        return self.layout.create(law, n, self.key, numbers)
 
-    def _unpack(self, words: Array) -> Array:
-        shifts = np.arange(32, dtype=np.uint32)[None, :, None]
-        return ((words[:, None, :] >> shifts) & 1).reshape(-1, words.shape[1])
+
+def _jax_normal(n: int, key: Array, numbers: Array) -> Array:
+    import jax
+
+    return _jax_columns(jax.random.normal, n, key, numbers)
+
+
+def _jax_uniform(n: int, key: Array, numbers: Array) -> Array:
+    import jax
+
+    return _jax_columns(jax.random.uniform, n, key, numbers)
+
+
+def _jax_signs(n: int, key: Array, numbers: Array) -> Array:
+    """One random bit an entry."""
+    import jax
+
+    def draw(key: Array, shape: tuple[int]) -> Array:
+        return jax.random.bits(key, shape, "uint32")
+
+    words = _jax_columns(draw, -(-n // 32), key, numbers)
+    shifts = np.arange(32, dtype=np.uint32)[None, :, None]
+    bit = ((words[:, None, :] >> shifts) & 1).reshape(-1, words.shape[1])[:n, :]
+    return 1 - 2 * bit.astype("int8")
+
+
+def _jax_columns(draw: Callable[..., Array], n: int, key: Array, numbers: Array) -> Array:
+    import jax
+
+    return jax.vmap(lambda j: draw(jax.random.fold_in(key, j), (n,)), out_axes=1)(numbers)
 
 
 class _Granular(_Generator):

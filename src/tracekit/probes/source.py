@@ -14,7 +14,6 @@ from .._arrays import (
     Rng,
     Space,
     is_complex,
-    laid_out,
     real_dtype,
     wrapped,
 )
@@ -182,11 +181,11 @@ class Source:
 
     def _place(self, draw: Array, *, real: bool = False) -> Array:
         dtype = real_dtype(self.dtype, self.xp) if real else self.dtype
+        if self.layout is not None:  # drawn on the host, every device gets its rows only
+            return self.xp.astype(self.layout.place(draw), dtype, copy=False)
         if isinstance(draw, np.ndarray):
-            if self.layout is not None:  # each device is sent its own rows
-                draw = laid_out(np.asarray(draw, dtype=dtype), self.layout)
             return self.xp.asarray(draw, dtype=dtype, device=self.device)
-        draw = laid_out(self.xp.astype(draw, dtype, copy=False), self.layout)
+        draw = self.xp.astype(draw, dtype, copy=False)
         return draw if self.device is None else array_api_compat.to_device(draw, self.device)
 
     def _complex(self, re: Array, im: Array, scale: float) -> Array:
