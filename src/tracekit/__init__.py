@@ -1,6 +1,7 @@
 """Traces, norms and spectra of matrices that are known only by their products."""
 
 from . import functions, probes, quadrature, testing
+from ._arrays import RowArray, RowLayout
 from ._diagonal import (
     block_traces,
     diagonal,
@@ -70,6 +71,8 @@ __all__ = [
     "Estimate",
     "LinearOperator",
     "NotFiniteError",
+    "RowArray",
+    "RowLayout",
     "SpectralDensity",
     "SpectralRun",
     "SpectralSummary",

@@ -1,5 +1,6 @@
 """The array operations that formulas need, on every array library."""
 
+from .dtensors import is_dtensor, products_of, rows_of_mesh
 from .factorisations import (
     cholesky,
     cholesky_qr2,
@@ -17,6 +18,7 @@ from .formulas import (
     conj,
     contract,
     eye_like,
+    in_order,
     inner,
     magnitude,
     matrix_diagonal,
@@ -77,6 +79,8 @@ from .placement import (
     row_blocks,
     unit_columns,
 )
+from .row_array import RowArray, plain, row_namespace
+from .rows import RowLayout, Rows, rows_of
 from .symmetry import LOOSE, check_adjoint, inexactness, is_hermitian, require_hermitian, skew
 
 __all__ = [
@@ -92,6 +96,9 @@ __all__ = [
     "Probes",
     "Product",
     "Rng",
+    "RowArray",
+    "RowLayout",
+    "Rows",
     "Space",
     "abs2",
     "adjoint",
@@ -118,11 +125,13 @@ __all__ = [
     "freely_cut",
     "householder_qr",
     "in_chunks",
+    "in_order",
     "inexactness",
     "inner",
     "is_array",
     "is_complex",
     "is_differentiated",
+    "is_dtensor",
     "is_finite",
     "is_hermitian",
     "is_lazy",
@@ -140,13 +149,18 @@ __all__ = [
     "package_of",
     "placement",
     "placement_of",
+    "plain",
     "positive",
+    "products_of",
     "real",
     "real_dtype",
     "refuse_traced",
     "register_as_pytree",
     "require_hermitian",
     "row_blocks",
+    "row_namespace",
+    "rows_of",
+    "rows_of_mesh",
     "skew",
     "tall_skinny_qr",
     "to_host",

@@ -17,6 +17,7 @@ from .libraries import (
     real_dtype,
 )
 from .placement import row_blocks
+from .row_array import RowArray
 
 
 def adjoint(X: Array) -> Array:
@@ -54,6 +55,10 @@ def contract(X: Array, Y: Array) -> Array:
     is off by 1e-4 at 10^7 equal terms: here they are products of their own, of rows that lie on one
     device.
     """
+    if isinstance(X, RowArray) or isinstance(Y, RowArray):
+        if not (isinstance(X, RowArray) and isinstance(Y, RowArray) and X.axis == -1):
+            return X @ Y
+        return X.held.total(contract(X.local, Y.local))
     n = Y.shape[-2]
     if n < 2 * _LONG or X.ndim > 2 or bits(Y.dtype, xp := namespace(X, Y)) > 32:
         return X @ Y
@@ -101,7 +106,9 @@ def colsum(X: Array) -> Array:
     columns. The other libraries sum in trees.
     """
     xp = namespace(X)
-    if _sums_in_trees(X):
+    if isinstance(X, RowArray) and X.axis == -2:
+        return X.held.total(colsum(X.local))
+    if _sums_in_trees(X) or isinstance(X, RowArray):
         return xp.sum(X, axis=-2)
     while (n := X.shape[-2]) > _FEW:
         rows = n // _FOLD
@@ -116,8 +123,11 @@ def colsum(X: Array) -> Array:
 def weights(X: Array) -> Array:
     """A number between 1/2 and 3/2 for each row, in no simple relation to each other."""
     xp = namespace(X)
-    rows = xp.arange(X.shape[0], dtype=xp.int32, device=device_of(X)) % 2**15
-    real = xp.astype(rows * 20251 % 2**15, real_dtype(X.dtype, xp))
+    if isinstance(X, RowArray) and X.axis == -X.ndim:
+        rows = X.held.rows(X.shape[0])[:, 0]
+    else:
+        rows = xp.arange(X.shape[0], dtype=xp.int32, device=device_of(X))
+    real = xp.astype(rows % 2**15 * 20251 % 2**15, real_dtype(X.dtype, xp))
     return xp.astype(real / 2**15 + 0.5, X.dtype, copy=False)
 
 
@@ -146,6 +156,15 @@ def magnitude(X: Array) -> Array:
         return xp.ones((), dtype=real_dtype(X.dtype, xp), device=device_of(X))
     largest = xp.max(xp.abs(constant(X)))
     return xp.where(largest == 0, xp.ones_like(largest), largest)
+
+
+def in_order(X: Array) -> Array:
+    """The same entries, laid out in the order of the axes, for what reads them many times."""
+    if isinstance(X, RowArray):
+        return X._like(in_order(X.local))
+    if row_blocks(X) > 1:
+        return X
+    return namespace(X).reshape(namespace(X).reshape(X, (-1,)), X.shape)
 
 
 def positive(x: Array) -> Array:

@@ -59,6 +59,9 @@ def namespace(*arrays: Any) -> Namespace:
     """The namespace of arrays as array_api_compat wraps it, looked up once for each type."""
     kinds = {type(x) for x in arrays}
     if len(kinds) > 1:
+        for x in arrays:
+            if hasattr(type(x), "held"):  # rows of a tall array, beside small ones
+                return cast(Namespace, x.__array_namespace__())
         for kind in kinds - _namespaces.keys():
             _refuse_scattered(kind)
         return array_api_compat.array_namespace(*arrays)
@@ -233,8 +236,6 @@ _SCATTERED = {  # arrays in parts, by package and class: why not, and what to pa
     ("dask", "Array"): "dask arrays are not supported, as estimators read the values of every "
     "product; pass one with values, A.compute(), or a LinearOperator whose products are computed, "
     "such as lambda X: (A @ X).compute()",
-    ("torch", "DTensor"): "DTensors, whose parts lie on several devices, are not supported; pass "
-    "tensors on one device, as x.full_tensor() is",
 }
 
 

@@ -238,10 +238,10 @@ def partial_trace_operator(
         return A.xp.concat(parts, axis=-1)
 
     def product(of: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        return partial(over_probes, lambda E, Z: axes.drop(of(_lifted(A, axes, E, Z)), Z))
+        return partial(over_probes, lambda E, Z: axes.drop(of(axes.lift(E, Z, A.layout)), Z))
 
     def form(E: Array, Z: Array) -> Array:
-        return A.xp.reshape(A.quad(_lifted(A, axes, E, Z)), (E.shape[1], Z.shape[1]))
+        return A.xp.reshape(A.quad(axes.lift(E, Z, A.layout)), (E.shape[1], Z.shape[1]))
 
     rmatmat = None if A.rmatmat is None else product(A.rmatmat)
     quad = partial(over_probes, form)
@@ -273,16 +273,10 @@ def _forms(
     left = [Z, Z * weights(Z)[:, None]] if weighted else [Z]
     parts = []
     for E in coordinates(A, axes.kept, max(1, width(A) // Z.shape[1])):
-        Y = product(_lifted(A, axes, E, Z))
+        Y = product(axes.lift(E, Z, A.layout))
         parts.append(A.xp.stack([axes.drop(Y, side) for side in left]))
     forms = A.xp.concat(parts, axis=2)
     return forms if weighted else forms[0, ...]
-
-
-def _lifted(A: LinearOperator, axes: Axes, E: Array, Z: Array) -> Array:
-    """Kronecker products of columns, where the operator's arrays lie."""
-    X = axes.lift(E, Z)
-    return X if A.layout is None else A.layout.place(X)
 
 
 def _exact(A: LinearOperator, axes: Axes) -> Array:
@@ -299,7 +293,7 @@ def _exact_factored(A: LinearOperator, axes: Axes) -> Array:
         return total(axes.cross(F, F) for F in columns)
 
     def gram(Z: Array) -> Array:
-        lifted = _lifted(A, axes, eye_like(Z, K), Z)
+        lifted = axes.lift(eye_like(Z, K), Z, A.layout)
         G = A.xp.reshape(L.H.matmat(lifted), (-1, K, Z.shape[1]))
         G = A.xp.reshape(A.xp.permute_dims(G, (0, 2, 1)), (-1, K))
         return inner(G, G)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, colnorm2, conj, device_of, eps_of, namespace, positive, real
+from .._arrays import Array, colnorm2, conj, device_of, eps_of, namespace, positive
 from .._sketches import (
     Arnoldi,
     ControlVariate,
@@ -117,8 +117,7 @@ def _local_errors(f: Function, K: Krylov, depth: int) -> tuple[Array, Array]:
     """
     xp, depth = namespace(K.rest), max(depth - 1, 1)
     if K.depth <= depth:
-        zero = xp.zeros_like(real(K.rest[:, 0, :]))
-        zero = xp.reshape(zero, (-1,))
+        zero = xp.reshape(xp.stack([xp.zeros_like(K.size[:, 0])] * K.block, axis=-1), (-1,))
         return zero + math.inf, zero + math.inf
     nodes, M, rho = gauss.residuals(K, depth)
     bounded = is_semidefinite(f)

@@ -18,6 +18,7 @@ from .._arrays import (
     magnitude,
     namespace,
     norm2,
+    plain,
     positive,
     real,
     to_number,
@@ -198,7 +199,8 @@ def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> 
     """
     K, m = square(K, "target alignment"), checked_budget(num_matvecs)
     n = K.shape[0]
-    if is_array(y) and (namespace(y) is not K.xp or (is_complex(y) and not is_complex(K))):
+    elsewhere = is_array(y) and plain(namespace(y)) is not plain(K.xp)
+    if elsewhere or (is_array(y) and is_complex(y) and not is_complex(K)):
         raise TypeError(
             f"targets of {namespace(y).__name__} and dtype {y.dtype} do not fit a kernel of "
             f"{K.xp.__name__} and dtype {K.dtype}; convert them first"
@@ -209,6 +211,7 @@ def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> 
             f"targets of shape {shape} do not fit dimension {n}; pass ({n},) or ({n}, k)"
         )
     y = K.xp.astype(y[:, None] if y.ndim == 1 else y, K.dtype, copy=False)
+    y = y if K.layout is None else K.layout.place(y)
     k, least = y.shape[1], 1 if K.factor is None else 2
     if m < k + least:
         raise ValueError(

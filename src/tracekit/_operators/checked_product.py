@@ -20,6 +20,7 @@ from .._arrays import (
     dtype_name,
     is_array,
     namespace,
+    plain,
     real_dtype,
 )
 
@@ -46,7 +47,7 @@ class Checked:
         self.xp, self.dtype, self.device, self.layout = xp, dtype, device, layout
 
     def __call__(self, X: Array) -> Array:
-        if not is_array(X) or namespace(X) is not self.xp:
+        if not is_array(X) or plain(namespace(X)) is not plain(self.xp):
             raise TypeError(
                 f"{self.name} takes an array of {self.xp.__name__}, not {type(X).__module__}."
                 f"{type(X).__name__}; convert it first"
@@ -66,7 +67,7 @@ class Checked:
                 f"{self.name} returned shape {tuple(Y.shape)} for a block of shape "
                 f"{tuple(X.shape)}; it must return shape {shape}"
             )
-        if namespace(Y) is not self.xp:
+        if plain(namespace(Y)) is not plain(self.xp):
             raise TypeError(
                 f"{self.name} returned an array of {type(Y).__module__} for one of "
                 f"{self.xp.__name__}; declare the library with xp=, or convert inside the product"

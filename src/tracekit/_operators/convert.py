@@ -25,10 +25,12 @@ from .._arrays import (
     in_chunks,
     is_array,
     is_complex,
+    is_dtensor,
     library_of,
     namespace,
     np_compat,
     package_of,
+    products_of,
 )
 from .layout import laid, placed
 from .linear_operator import LinearOperator
@@ -120,8 +122,8 @@ def _from_array(A: Array) -> LinearOperator:
         raise ValueError(
             f"a matrix must have two dimensions, got an array of shape {tuple(A.shape)}; reshape it"
         )
-    if _is_of(A, "dask", "Array"):
-        return LinearOperator(A.shape, **in_chunks(A))
+    if _is_of(A, "dask", "Array") or is_dtensor(A):
+        return LinearOperator(tuple(A.shape), **(products_of if is_dtensor(A) else in_chunks)(A))
     xp, device = namespace(A), device_of(A)
     if isinstance(A, np.ma.MaskedArray):
         raise TypeError("a masked array has unknown entries; pass A.filled(value) instead")

@@ -7,14 +7,18 @@ from typing import Any
 
 from .._arrays import (
     Array,
+    Device,
     Namespace,
     Placement,
     Product,
+    RowLayout,
     freely_cut,
     leaves,
     lies_in_parts,
     placement,
     placement_of,
+    rows_of,
+    rows_of_mesh,
 )
 
 _DEPTH = 5  # of functions within functions
@@ -25,12 +29,17 @@ def read_layout(
     shape: tuple[int, int],
     products: tuple[Callable[..., Any] | None, ...],
     xp: Namespace,
+    device: Device,
 ) -> Placement | None:
     """The layout that is declared, if it suits the shape, or that of the arrays of the products."""
     if given is None:
         return _shown(products, shape) if lies_in_parts(xp) else None
     if isinstance(given, Placement):
         return given
+    if isinstance(given, RowLayout):
+        return rows_of(given, shape, xp, device)
+    if isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "get_local_rank"):
+        return rows_of_mesh(given, shape, xp, device)
     layout = placement(given, shape, xp)
     if all(size % layout.parts for size in shape):
         more = -(-shape[1] // layout.parts) * layout.parts

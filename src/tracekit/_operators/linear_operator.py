@@ -16,6 +16,7 @@ from .._arrays import (
     DType,
     Namespace,
     Product,
+    Rows,
     coldot,
     colnorm2,
     computed,
@@ -27,6 +28,8 @@ from .._arrays import (
     is_array,
     is_complex,
     is_lazy,
+    plain,
+    row_namespace,
     wrapped,
 )
 from .checked_product import Checked
@@ -139,8 +142,10 @@ class LinearOperator:
         put("dtype", _dtype(self.dtype, self.xp, self.device))
         if self.device is None:
             put("device", device_of(self.xp.empty(0)))  # the library's default one
-        products = self.matmat, self.rmatmat, self.quad
-        put("layout", read_layout(self.layout, (m, n), products, self.xp))
+        products, given = (self.matmat, self.rmatmat, self.quad), self.layout
+        put("layout", read_layout(given, (m, n), products, self.xp, self.device))
+        if isinstance(self.layout, Rows):
+            put("xp", row_namespace(plain(self.xp)))
         laid = self.layout if m == n and self.layout is not None and self.layout.declared else None
         for name, rows, columns in (("matmat", m, n), ("rmatmat", n, m), ("quad", None, n)):
             product = getattr(self, name)
@@ -149,6 +154,8 @@ class LinearOperator:
                     f"{name}= got a {type(product).__name__}; pass a function of a block of columns"
                 )
             if product is not None and not isinstance(product, Checked):
+                if isinstance(self.layout, Rows) and self.layout is not given:
+                    product = self.layout.around(product, name, rows)
                 made = product, name, rows, columns, self.xp, self.dtype, self.device, laid
                 put(name, Checked(*made))
         if self.quad is None:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
 
-from .._arrays import Array, adjoint, colsum, conj, contract, namespace
+import numpy as np
+
+from .._arrays import (
+    Array,
+    Placement,
+    RowArray,
+    Rows,
+    adjoint,
+    colsum,
+    conj,
+    contract,
+    device_of,
+    namespace,
+)
 from .convert import as_operator
 from .linear_operator import LinearOperator
 
@@ -52,15 +66,20 @@ class Axes:
         back = tuple(order.index(a) for a in range(len(order)))
         return xp.reshape(xp.permute_dims(X, (*back, len(order))), (math.prod(self.dims), k))
 
-    def lift(self, E: Array, Z: Array) -> Array:
+    def lift(self, E: Array, Z: Array, layout: Placement | None = None) -> Array:
         """Kronecker products of the columns of E (kept, c) and Z (traced, m): (n, c * m)."""
+        if isinstance(layout, Rows):
+            return self._lifted_rows(E, Z, layout)
         both = E[:, None, :, None] * Z[None, :, None, :]
-        return self.together(
+        X = self.together(
             namespace(E).reshape(both, (self.kept, self.traced, E.shape[1] * Z.shape[1]))
         )
+        return X if layout is None else layout.place(X)
 
     def drop(self, Y: Array, Z: Array) -> Array:
         """``(I x z_j)^H`` on columns (n, c * m), z_j that of their own: (kept, c, m)."""
+        if isinstance(Y, RowArray):
+            return self._of_rows(lambda own, part: own.drop(part, self._own(Z, Y)), Y)
         xp, m = namespace(Y), Z.shape[1]
         Y = xp.reshape(self.apart(Y), (self.kept, self.traced, -1, m))
         Y = xp.reshape(conj(Z)[None, :, None, :] * Y, (self.kept, self.traced, -1))
@@ -68,19 +87,94 @@ class Axes:
 
     def summed(self, X: Array) -> Array:
         """Columns (n, k) summed over the traced axes: (kept, k)."""
+        if isinstance(X, RowArray):
+            return self._of_rows(Axes.summed, X)
         return colsum(self.apart(X))
 
     def outer(self, X: Array) -> Array:
         """The partial trace of ``x_j x_j^H`` for every column: (kept, kept, k)."""
+        if isinstance(X, RowArray):
+            return self._of_pairs(Axes.outer, X)
         xp = namespace(X)
         X = xp.permute_dims(self.apart(X), (2, 0, 1))
         return xp.permute_dims(X @ adjoint(X), (1, 2, 0))
 
     def cross(self, X: Array, Y: Array) -> Array:
         """The partial trace of ``X Y^H``: (kept, kept)."""
+        if isinstance(X, RowArray):
+            return self._of_pairs(Axes.cross, X, Y)
         xp = namespace(X)
         X, Y = (xp.reshape(self.apart(columns), (self.kept, -1)) for columns in (X, Y))
         return contract(X, adjoint(Y))
+
+    def _lifted_rows(self, E: Array, Z: Array, layout: Rows) -> Array:
+        """Of Kronecker products the rows that a process holds."""
+        xp, rows = namespace(E), np.arange(layout.start, layout.stop)
+        at = np.stack(np.unravel_index(rows, self.dims))
+        over = [a for a in self.order if a in self.over]
+        numbers = [
+            np.ravel_multi_index([at[a] for a in axes], [self.dims[a] for a in axes])
+            if axes
+            else 0 * rows
+            for axes in ([a for a in self.order if a not in self.over], over)
+        ]
+        kept, traced = (
+            xp.take(X, xp.asarray(i, device=device_of(X)), axis=0)
+            for X, i in zip((E, Z), numbers, strict=True)
+        )
+        both = kept[:, :, None] * traced[:, None, :]
+        return layout.whole(xp.reshape(both, (len(rows), E.shape[1] * Z.shape[1])))
+
+    def _of_rows(self, form: Callable[[Axes, Array], Array], X: RowArray) -> Array:
+        """A form that is summed over the rows, as each process forms it of those it holds.
+
+        It fills them with zeros up to whole steps along the first axis.
+        """
+        own, low, local = self._whole_steps(X)
+        part = form(own, local)
+        if 0 not in self.over and own.kept < self.kept:
+            xp, before = namespace(part), low * (own.kept // own.dims[0])
+            sizes = before, self.kept - before - own.kept
+            above, below = (
+                xp.zeros((k, *part.shape[1:]), dtype=part.dtype, device=device_of(part))
+                for k in sizes
+            )
+            part = xp.concat([above, part, below], axis=0)
+        return X.held.total(part)
+
+    def _of_pairs(self, form: Callable[..., Array], *arrays: RowArray) -> Array:
+        """A form of pairs of kept entries, where no pair lies in two processes."""
+        if 0 not in self.over:
+            raise ValueError(
+                "the first axis of `dims` is divided among processes, and this partial trace keeps "
+                "it, for which columns would have to be gathered; put an axis first that is traced"
+            )
+        steps = [self._whole_steps(X) for X in arrays]
+        return arrays[0].held.total(form(steps[0][0], *(local for _, _, local in steps)))
+
+    def _whole_steps(self, X: RowArray) -> tuple[Axes, int, Array]:
+        """The rows of a process, and zeros, as a tensor whose first axis is shorter; its start."""
+        step, held = math.prod(self.dims[1:]), X.held
+        low, high = held.start // step, max(-(-held.stop // step), held.start // step + 1)
+        xp, local = namespace(X.local), X.local
+        above, below = (
+            xp.zeros((k, *local.shape[1:]), dtype=local.dtype, device=device_of(local))
+            for k in (held.start - low * step, high * step - held.start - local.shape[0])
+        )
+        low = min(low, self.dims[0] - 1)  # of a process that holds no rows
+        return (
+            replace(self, dims=(high - low, *self.dims[1:])),
+            low,
+            xp.concat([above, local, below]),
+        )
+
+    def _own(self, Z: Array, X: RowArray) -> Array:
+        """Of columns of the traced axes those of the first steps that a process holds."""
+        if 0 not in self.over:
+            return Z
+        own, low, _ = self._whole_steps(X)
+        Z = namespace(Z).reshape(Z, (self.dims[0], -1, Z.shape[1]))
+        return namespace(Z).reshape(Z[low : low + own.dims[0], :, :], (-1, Z.shape[2]))
 
 
 def read_axes(A: LinearOperator, dims: Any, axis: Any) -> Axes:

@@ -23,16 +23,16 @@ from .._arrays import (
     coldot,
     colnorm2,
     constant,
-    copied,
+    device_of,
     eps_of,
     householder_qr,
+    in_order,
     inner,
     magnitude,
     namespace,
     positive,
-    real,
+    real_dtype,
     require_hermitian,
-    row_blocks,
 )
 from .._estimates import require_finite
 from .._operators import LinearOperator, gram
@@ -113,7 +113,10 @@ class Krylov:
 
     def without_basis(self) -> Krylov:
         """What A is on the spaces, without their bases: small, to be read from, not advanced."""
-        return replace(self, rest=copied(self.rest[:, :1, :]), panels=(), right=None)
+        k, _, b = self.rest.shape
+        like = {"dtype": self.rest.dtype, "device": device_of(self.rest)}
+        rest = namespace(self.rest).zeros((k, 1, b), **like)
+        return replace(self, rest=rest, panels=(), right=None)
 
     def constant(self) -> Krylov:
         """The spaces without derivatives, nor those of further steps."""
@@ -132,7 +135,7 @@ class Krylov:
 def begin(A: LinearOperator, X: Array, block: int = 1, *, reorthogonalise: bool = True) -> Krylov:
     """Krylov spaces of the columns of X, `block` of them in each, before the first product."""
     xp, rest = namespace(X), stacked(X, block)
-    size = xp.zeros_like(real(rest[:, 0, :1]))
+    size = xp.zeros((rest.shape[0], 1), dtype=real_dtype(rest.dtype, xp), device=device_of(rest))
     return Krylov(A, rest, size, reorthogonalise=reorthogonalise)
 
 
@@ -264,9 +267,7 @@ def stacked(X: Array, block: int) -> Array:
     n, total = X.shape
     xp, k = namespace(X), total // block
     stack = xp.permute_dims(xp.reshape(X, (n, k, block)), (1, 0, 2))
-    if row_blocks(X) > 1:
-        return stack
-    return xp.reshape(xp.reshape(stack, (-1,)), (k, n, block))
+    return in_order(stack)
 
 
 def _times(Q: Array, D: Array) -> Array:

@@ -9,6 +9,8 @@ from typing import Any
 from .._arrays import (
     Array,
     Probes,
+    RowArray,
+    Rows,
     colnorm2,
     householder_qr,
     inner,
@@ -342,7 +344,8 @@ def draw(probes: Any, source: Source, n: int, m: int) -> Array:
             "array, such as tracekit.probes.rademacher"
         )
     Omega = probes(source, n, m)
-    if getattr(Omega, "shape", None) != (shape := (len(source.held(n)), m)):
+    shape = (n, m) if isinstance(Omega, RowArray) else (len(source.held(n)), m)
+    if getattr(Omega, "shape", None) != shape:
         raise ValueError(
             f"probes returned {getattr(Omega, 'shape', type(Omega).__name__)} where an array of "
             f"shape {shape} is needed; pass a function (source, n, m) -> (n, m) array"
@@ -387,13 +390,13 @@ def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
     if m > order:
         raise ValueError(f"a Hadamard matrix of order {order} has no {m} columns; pass at most {n}")
     xp, low = source.xp, bits // 2
-    phases = source.xp.matrix_transpose(source.signs((n, 1)))
+    phases = source.signs((n, 1))
     columns = source.distinct(order, m)
     held, done = source.held(n), 0
     first = held.start >> low
     spans = (first, -(-held.stop >> low)), (0, 1 << low)
     rows = [xp.arange(*span, dtype=columns.dtype, device=source.device) for span in spans]
-    if source.layout is not None:
+    if source.layout is not None and not isinstance(source.layout, Rows):
         rows[0] = xp.astype(source.layout.rows(spans[0][1])[:, 0], columns.dtype)
     cut = slice(held.start - (first << low), held.stop - (first << low))
 
@@ -411,7 +414,8 @@ def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
         done += k
         high = table(rows[0], c >> low)
         both = high[:, :, None] * table(rows[1], c)[:, None, :]
-        return xp.matrix_transpose(xp.reshape(both, (k, -1))[:, cut] * phases)
+        drawn = xp.matrix_transpose(xp.reshape(both, (k, -1))[:, cut])
+        return source.whole(drawn, n) * phases
 
     return take
 

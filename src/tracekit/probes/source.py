@@ -12,7 +12,10 @@ import numpy as np
 from .._arrays import (
     Array,
     Rng,
+    RowArray,
+    Rows,
     Space,
+    fingerprint,
     is_complex,
     real_dtype,
     wrapped,
@@ -72,7 +75,9 @@ class Source:
 
     def __init__(self, rng: Rng, like: Space, rows: slice | None = None) -> None:
         self.xp, self.dtype, self.device = like.xp, like.dtype, like.device
-        self.layout, self.rows = getattr(like, "layout", None), _checked(rows)
+        self.layout: Any = getattr(like, "layout", None)
+        self.rows = _checked(rows)
+        rng = self._shared(rng) if isinstance(self.layout, Rows) else rng
         self._engine = generator_of(rng, self)
 
     def held(self, n: int) -> range:
@@ -88,6 +93,8 @@ class Source:
         range
             All of them, unless the source was made for some `rows`.
         """
+        if self._is_divided(n):
+            return range(self.layout.start, self.layout.stop)
         start, stop, _ = (self.rows or slice(None)).indices(n)
         return range(start, max(start, stop))
 
@@ -106,9 +113,9 @@ class Source:
         """
         n, m = shape
         if not is_complex(self):
-            return self._place(self._engine.draw("normal", n, m, self.held(n)))
+            return self._place(self._engine.draw("normal", n, m, self.held(n)), n)
         re, im = self._engine.circular(n, m, self.held(n))
-        return self._complex(re, im, math.sqrt(0.5))
+        return self._complex(re, im, math.sqrt(0.5), n)
 
     def signs(self, shape: tuple[int, int]) -> Array:
         """Entries of modulus one: signs, or phases uniform on the unit circle if complex.
@@ -125,10 +132,10 @@ class Source:
         """
         n, m = shape
         if not is_complex(self):
-            return self._place(self._engine.draw("signs", n, m, self.held(n)))
+            return self._place(self._engine.draw("signs", n, m, self.held(n)), n)
         turns = self._engine.draw("uniform", n, m, self.held(n))
-        angle = self._place(turns, real=True) * (2 * math.pi)
-        return self._complex(self.xp.cos(angle), self.xp.sin(angle), 1.0)
+        angle = self._place(turns, n, real=True) * (2 * math.pi)
+        return self._complex(self.xp.cos(angle), self.xp.sin(angle), 1.0, n)
 
     def distinct(self, n: int, m: int) -> Array:
         """`m` distinct integers below `n`, uniform, in random order.
@@ -179,17 +186,52 @@ class Source:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, xp=wrapped(importlib.import_module(state["xp"])))
 
-    def _place(self, draw: Array, *, real: bool = False) -> Array:
+    def whole(self, local: Array, n: int) -> Array:
+        """Columns of n rows of which these are the ones that are held.
+
+        Parameters
+        ----------
+        local : (k, m) array
+            Of the rows `held`.
+        n : int
+            How many rows there are.
+
+        Returns
+        -------
+        array
+            A `RowArray` where processes hold parts of n rows, else the same.
+        """
+        return self.layout.whole(local) if self._is_divided(n) else local
+
+    def _is_divided(self, n: int) -> bool:
+        """Whether processes hold parts of n rows."""
+        return isinstance(self.layout, Rows) and n == self.layout.n
+
+    def _shared(self, rng: Rng) -> Rng:
+        """One seed for all processes: that of the first where there is none, or the same one."""
+        rows: Rows = self.layout
+        if rng is None:
+            return rows.first(int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 11)
+        told = fingerprint(rng)
+        rows.agree([int(told, 16) >> 11 if told else 0], "generators differ, drawing next {}")
+        return rng
+
+    def _place(self, draw: Array, n: int, *, real: bool = False) -> Array:
+        if isinstance(draw, RowArray):
+            return draw
         dtype = real_dtype(self.dtype, self.xp) if real else self.dtype
-        if self.layout is not None:  # drawn on the host, every device gets its rows only
+        if self._is_divided(n):
+            return self.whole(self.xp.asarray(draw, dtype=dtype, device=self.device), n)
+        if self.layout is not None and not isinstance(self.layout, Rows):
+            # drawn on the host, every device gets its rows only
             return self.xp.astype(self.layout.place(draw), dtype, copy=False)
         if isinstance(draw, np.ndarray):
             return self.xp.asarray(draw, dtype=dtype, device=self.device)
         draw = self.xp.astype(draw, dtype, copy=False)
         return draw if self.device is None else array_api_compat.to_device(draw, self.device)
 
-    def _complex(self, re: Array, im: Array, scale: float) -> Array:
-        re, im = self._place(re, real=True), self._place(im, real=True)
+    def _complex(self, re: Array, im: Array, scale: float, n: int) -> Array:
+        re, im = self._place(re, n, real=True), self._place(im, n, real=True)
         if scale != 1.0:
             re, im = re * scale, im * scale
         return self.xp.astype(re, self.dtype) + self.xp.astype(im, self.dtype) * 1j
@@ -197,7 +239,7 @@ class Source:
 
 def whole_only(source: Source, n: int, name: str) -> None:
     """Refuse a part of the rows where columns are made of all of them."""
-    if len(held := source.held(n)) < n:
+    if source.rows is not None and len(held := source.held(n)) < n:
         raise ValueError(
             f"probes.{name} needs whole columns, and the source holds rows {held.start} to "
             f"{held.stop} of {n}; pass probes.rademacher, normal or hadamard"

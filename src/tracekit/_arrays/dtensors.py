@@ -1,0 +1,88 @@
+"""Rows of tall arrays as DTensors of PyTorch hold them."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import Any
+
+from .libraries import Array, Device, Namespace
+from .row_array import plain
+from .rows import Rows
+
+
+def is_dtensor(A: Any) -> bool:
+    """Whether something is a DTensor."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(A, module.DTensor)
+
+
+def rows_of_mesh(
+    layout: tuple[Any, Any], shape: tuple[int, int], xp: Namespace, device: Device
+) -> Rows:
+    """The layout (DeviceMesh, placements) for the long axis, or both axes, of an operator."""
+    mesh, placements = layout
+    cut = [i for i, placement in enumerate(placements) if placement.is_shard()]
+    if len(cut) > 1 or any(
+        placement.is_partial() or placement.is_shard() and placement.dim != 0
+        for placement in placements
+    ):
+        raise ValueError(
+            f"`layout` must cut tall arrays (n, k) by rows along one axis of the mesh, got "
+            f"{tuple(placements)}; pass [Shard(0)], or Replicate() for further axes"
+        )
+    n = max(shape)
+    rank, size = (mesh.get_local_rank(cut[0]), mesh.size(cut[0])) if cut else (0, 1)
+    each = -(-n // size)  # as PyTorch cuts
+    start = min(rank * each, n)
+    group = mesh.get_group(cut[0]) if cut else None
+    return Rows(
+        n, start, min(start + each, n), rank, size, partial(_allsum, group=group), plain(xp),
+        device, partial(_outward, mesh=mesh, placements=placements, n=n),
+        partial(_inward, mesh=mesh, placements=placements),
+    )  # fmt: skip
+
+
+def products_of(A: Any) -> dict[str, Any]:
+    """Products with a DTensor of two dimensions, and how tall arrays lie beside it."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    placements = [
+        Shard(0) if placement.is_shard() or placement.is_partial() else Replicate()
+        for placement in A.placements
+    ]
+    return {
+        "matmat": lambda X: A @ X,
+        "rmatmat": lambda X: A.mH @ X,
+        "xp": sys.modules["torch"],
+        "dtype": A.dtype,
+        "device": A.to_local().device,
+        "layout": (A.device_mesh, placements),
+    }
+
+
+def _allsum(x: Array, group: Any) -> Array:
+    import torch
+
+    total = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    total = total.clone(memory_format=torch.contiguous_format)
+    torch.distributed.all_reduce(total, group=group)
+    return torch.view_as_complex(total) if x.is_complex() else total
+
+
+def _outward(X: Array, mesh: Any, placements: Any, n: int) -> Any:
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        X.contiguous(), mesh, placements, run_check=False, shape=(n, X.shape[1]),
+        stride=(X.shape[1], 1),
+    )  # fmt: skip
+
+
+def _inward(Y: Any, mesh: Any, placements: Any) -> Array:
+    if not is_dtensor(Y):
+        raise TypeError(
+            f"a product with layout=(DeviceMesh, placements) takes and returns DTensors, got a "
+            f"{type(Y).__name__}; pass tracekit.RowLayout for products of local tensors"
+        )
+    return Y.redistribute(mesh, placements).to_local()

@@ -1,0 +1,214 @@
+"""How rows of tall arrays are divided among processes, and what these tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from .libraries import Array, Device, Namespace, to_host
+from .row_array import RowArray, plain
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Rows of tall arrays that this process holds, and a sum over all processes.
+
+    Every process runs the same program, with a layout of its own. Products take and give the rows
+    that the process holds; sums over rows, and nothing else, go through `allsum`.
+
+    Parameters
+    ----------
+    rows : slice
+        Those of this process, ``slice(start, stop)``. Processes hold rows in the order of their
+        rank; one may hold none.
+    allsum : callable
+        ``x -> sum of the x of all processes``, of small arrays of the operator's library, such as
+        ``MPI.COMM_WORLD.allreduce``. All processes have to be given the same numbers.
+    rank, size : int
+        The number of this process, and how many there are.
+
+    Examples
+    --------
+    One process that holds all rows:
+
+    >>> import numpy as np, tracekit as tk
+    >>> layout = tk.RowLayout(slice(0, 500), lambda x: x, rank=0, size=1)
+    >>> d = 1 / np.arange(1.0, 501) ** 2  # of these rows
+    >>> A = tk.LinearOperator((500, 500), lambda X: d[:, None] * X, layout=layout)
+    >>> tk.hutchpp(A, 60, rng=0).confidence_interval(0.95)[0] < d.sum()
+    True
+    """
+
+    rows: slice
+    allsum: Callable[[Array], Array]
+    rank: int
+    size: int
+
+    def __post_init__(self) -> None:
+        start, stop, step = self.rows.start, self.rows.stop, self.rows.step
+        if not isinstance(start, int) or not isinstance(stop, int) or step not in (None, 1):
+            raise ValueError(f"`rows` must be slice(start, stop) of ints, got {self.rows}")
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"`rank` must be below `size`, got {self.rank} of {self.size}")
+        if not callable(self.allsum):
+            raise TypeError(f"`allsum` must be a function, got {type(self.allsum).__name__}")
+
+
+RowLayout.__module__ = "tracekit"
+
+
+def _same(X: Array) -> Any:
+    return X
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A layout as arrays carry it: the rows of every process, and how products are called."""
+
+    n: int
+    start: int
+    stop: int
+    rank: int
+    size: int
+    allsum: Callable[[Array], Array]
+    xp: Namespace
+    device: Device
+    outward: Callable[[Array], Any] = _same  # rows that are held, as products take them
+    inward: Callable[[Any], Array] = _same
+    counts: tuple[int, ...] = field(init=False)  # rows of each process
+    declared: bool = False
+    parts: int = 1  # no process cuts rows further
+
+    def __post_init__(self) -> None:
+        self.agree([self.n], "operators are made of {} rows")
+        held = self._told([self.start, self.stop])
+        counts = tuple(int(stop - start) for start, stop in held)
+        ends = np.cumsum([0, *counts])
+        if not (held[:, 0] == ends[:-1]).all() or ends[-1] != self.n or min(counts) < 0:
+            raise ValueError(
+                f"the processes hold rows {[(int(a), int(b)) for a, b in held]} of {self.n}; they "
+                "must follow each other, rank by rank, and be all rows together"
+            )
+        object.__setattr__(self, "counts", counts)
+
+    def total(self, x: Array) -> Array:
+        """The sum of one small array of each process."""
+        return self.allsum(x) if self.size > 1 else x
+
+    def stacked(self, x: Array) -> list[Array]:
+        """The small arrays of all processes, all of one shape, in their order."""
+        if self.size == 1:
+            return [x]
+        xp = array_api_compat.array_namespace(x)
+        empty = xp.zeros_like(x)
+        told = self.allsum(xp.stack([x if i == self.rank else empty for i in range(self.size)]))
+        return [told[i, ...] for i in range(self.size)]
+
+    def qr(self, Y: Array) -> tuple[Array, Array]:
+        """``Q R = Y`` by reflections of the rows of each process, and of all triangles.
+
+        Demmel, Grigori, Hoemmen, Langou (2012), SIAM J. Sci. Comput. 34, arXiv:0808.2664.
+        """
+        xp, k = array_api_compat.array_namespace(Y), Y.shape[-1]
+        Q, R = xp.linalg.qr(Y)
+        if self.size == 1:
+            return Q, R
+        own = R.shape[-2]
+        if own < k:
+            more = xp.zeros((*R.shape[:-2], k - own, k), dtype=R.dtype, device=Y.device)
+            R = xp.concat([R, more], axis=-2)
+        sizes = [min(count, k) for count in self.counts]
+        triangles = [T[..., :size, :] for T, size in zip(self.stacked(R), sizes, strict=True)]
+        U, R = xp.linalg.qr(xp.concat(triangles, axis=-2))
+        before = sum(sizes[: self.rank])
+        return Q @ U[..., before : before + own, :], R
+
+    def place(self, X: Array) -> Array:
+        """Of n rows those that are held; other arrays as they are."""
+        if isinstance(X, RowArray) or X.shape[0] != self.n:
+            return X
+        return RowArray(X[self.start : self.stop, ...], -X.ndim, self)
+
+    def whole(self, local: Array) -> RowArray:
+        """Columns of which these are the rows that are held."""
+        return RowArray(local, -2, self)
+
+    def complaint(self, Y: Array) -> str | None:
+        """Products are wrapped by `around`, which looks for itself."""
+        return None
+
+    def create(self, draw: Callable[..., Array], number: int, *arrays: Array) -> Array:
+        """``draw(number, *arrays)`` of the rows that are held."""
+        return self.place(draw(number, *arrays))
+
+    def rows(self, n: int) -> Array:
+        """The numbers of n rows as a column."""
+        span = (self.start, self.stop) if n == self.n else (0, n)
+        numbers = self.xp.arange(*span, device=self.device)[:, None]
+        return self.whole(numbers) if n == self.n else numbers
+
+    def around(self, product: Callable[[Any], Any], name: str, rows: int | None) -> Any:
+        """A product of the rows that are held as one of tall arrays.
+
+        Before it, all processes agree on the number of columns; after it, on whether any failed.
+        """
+
+        def call(X: Array) -> Array:
+            self.agree([X.shape[1]], f"{name} is called with blocks of {{}} columns")
+            failed: BaseException | None = None
+            try:
+                Y = product(self.outward(X.local) if isinstance(X, RowArray) else X)
+                Y = self._checked(Y, X.shape[1], name) if rows == self.n else Y
+            except BaseException as error:  # told to the others first
+                failed = error
+            told = self._told([failed is not None])[:, 0]
+            if failed is not None:
+                raise failed
+            if told.any():
+                raise RuntimeError(f"{name} failed in process {int(np.argmax(told))}")
+            return Y
+
+        return call
+
+    def agree(self, numbers: list[float], what: str) -> None:
+        """Raise in every process where they do not have the same numbers."""
+        told = self._told(numbers)
+        if not (told == told[0]).all():
+            rows = (", ".join(f"{x:.0f}" for x in row) for row in np.unique(told, axis=0))
+            raise ValueError(
+                f"{what.format(' and '.join(rows))} in different processes; all have to make the "
+                "same calls, with the same seed and budget"
+            )
+
+    def first(self, number: int) -> int:
+        """The number, below 2^53, of the first process."""
+        return int(self._told([number])[0, 0])
+
+    def _checked(self, Y: Any, k: int, name: str) -> RowArray:
+        local = self.inward(Y)
+        held = (self.stop - self.start, k)
+        if getattr(local, "shape", None) is None or tuple(local.shape) != held:
+            raise ValueError(
+                f"{name} returned {getattr(local, 'shape', type(local).__name__)} where this "
+                f"process holds rows {self.start} to {self.stop}; it must return an array of shape "
+                f"{held}"
+            )
+        return self.whole(local)
+
+    def _told(self, numbers: list[Any]) -> np.ndarray:
+        """Numbers of all processes, a row each, as they are told by one exchange."""
+        mine = np.zeros((self.size, len(numbers)))
+        mine[self.rank] = numbers
+        if self.size == 1:
+            return mine
+        return to_host(self.allsum(self.xp.asarray(mine, device=self.device)))
+
+
+def rows_of(layout: RowLayout, shape: tuple[int, int], xp: Namespace, device: Device) -> Rows:
+    """A layout for the long axis, or both axes, of an operator."""
+    held = layout.rows.start, layout.rows.stop
+    return Rows(max(shape), *held, layout.rank, layout.size, layout.allsum, plain(xp), device)
