@@ -28,7 +28,7 @@ from .formulas import (
     real,
     weights,
 )
-from .lazy import in_chunks
+from .lazy import LazyRows, in_chunks, lazy_rows
 from .libraries import (
     NAMESPACES,
     Array,
@@ -91,6 +91,7 @@ __all__ = [
     "DType",
     "Device",
     "JaxPlacement",
+    "LazyRows",
     "Namespace",
     "Placement",
     "Probes",
@@ -136,6 +137,7 @@ __all__ = [
     "is_hermitian",
     "is_lazy",
     "is_traced",
+    "lazy_rows",
     "leaves",
     "library_of",
     "lies_in_parts",

@@ -24,7 +24,7 @@ def rows_of_mesh(
     mesh, placements = layout
     cut = [i for i, placement in enumerate(placements) if placement.is_shard()]
     if len(cut) > 1 or any(
-        placement.is_partial() or placement.is_shard() and placement.dim != 0
+        placement.is_partial() or (placement.is_shard() and placement.dim != 0)
         for placement in placements
     ):
         raise ValueError(

@@ -56,7 +56,8 @@ def contract(X: Array, Y: Array) -> Array:
     device.
     """
     if isinstance(X, RowArray) or isinstance(Y, RowArray):
-        if not (isinstance(X, RowArray) and isinstance(Y, RowArray) and X.axis == -1):
+        both = isinstance(X, RowArray) and isinstance(Y, RowArray) and X.axis == -1
+        if not both or array_api_compat.is_dask_array(Y.local):
             return X @ Y
         return X.held.total(contract(X.local, Y.local))
     n = Y.shape[-2]
@@ -106,9 +107,11 @@ def colsum(X: Array) -> Array:
     columns. The other libraries sum in trees.
     """
     xp = namespace(X)
-    if isinstance(X, RowArray) and X.axis == -2:
-        return X.held.total(colsum(X.local))
-    if _sums_in_trees(X) or isinstance(X, RowArray):
+    if isinstance(X, RowArray):
+        if X.axis == -2 and not array_api_compat.is_dask_array(X.local):
+            return X.held.total(colsum(X.local))
+        return xp.sum(X, axis=-2)
+    if _sums_in_trees(X):
         return xp.sum(X, axis=-2)
     while (n := X.shape[-2]) > _FEW:
         rows = n // _FOLD
@@ -161,7 +164,7 @@ def magnitude(X: Array) -> Array:
 def in_order(X: Array) -> Array:
     """The same entries, laid out in the order of the axes, for what reads them many times."""
     if isinstance(X, RowArray):
-        return X._like(in_order(X.local))
+        return X if array_api_compat.is_dask_array(X.local) else X._like(in_order(X.local))
     if row_blocks(X) > 1:
         return X
     return namespace(X).reshape(namespace(X).reshape(X, (-1,)), X.shape)

@@ -1,16 +1,109 @@
-"""A matrix in chunks that dask holds, as products with vectors of NumPy."""
+"""Tall arrays in chunks of rows that dask holds, and matrices of its chunks as operators."""
 
 from __future__ import annotations
 
 import math
 import operator
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
-from .libraries import Array, DType, Product, floating, np_compat
+from .libraries import Array, Device, DType, Namespace, Product, floating, np_compat
+from .row_array import plain
+from .rows import Rows
+
+
+@dataclass(frozen=True)
+class LazyRows(Rows):
+    """Chunks of rows: each array is computed once, when it is made, where its chunks are."""
+
+    chunks: tuple[int, ...] = ()
+
+    def kept(self, local: Any, axis: int) -> Any:
+        """The array in these chunks, computed."""
+        da, chunks = sys.modules["dask.array"], self._chunks(local.ndim, axis)
+        lazy: Any = local if array_api_compat.is_dask_array(local) else da.from_array(local)
+        return lazy.rechunk(chunks).persist()
+
+    def total(self, x: Any) -> Array:
+        """A small array, computed."""
+        return np.asarray(x)
+
+    def stacked(self, x: Any) -> list[Array]:
+        """The same as a list of one."""
+        return [np.asarray(x)]
+
+    def small(self, x: Any) -> Array:
+        """What a product gives that has no long axis, computed."""
+        return np.asarray(x)
+
+    def gathered(self, local: Any) -> np.ndarray:
+        """All rows on the host."""
+        return np.asarray(local)
+
+    def qr(self, Y: Any) -> tuple[Any, Array]:
+        """``Q R = Y`` by reflections of the chunks and of their triangles."""
+        dask = sys.modules["dask"]
+        factor, multiply = dask.delayed(np.linalg.qr, nout=2), dask.delayed(np.matmul)
+        pairs = dask.persist(*[factor(part) for part in self._parts(Y, -2)])
+        triangles = dask.compute(*[R for _, R in pairs])
+        U, R = np.linalg.qr(np.concatenate(triangles, axis=-2))
+        ends = np.cumsum([0, *(T.shape[-2] for T in triangles)])
+        parts = [
+            multiply(Q, U[..., start:stop, :])
+            for (Q, _), start, stop in zip(pairs, ends, ends[1:], strict=False)
+        ]
+        return self.joined(parts, (*Y.shape[:-2], self.n, R.shape[-1]), -2, Y.dtype), R
+
+    def rows(self, n: int) -> Any:
+        """The numbers of n rows as a column."""
+        da = sys.modules["dask.array"]
+        if n != self.n:
+            return np.arange(n)[:, None]
+        return self.whole(da.arange(n, chunks=(self.chunks,))[:, None])
+
+    def drawn(self, parts: list[Callable[[], Array]], m: int) -> Any:
+        """Columns whose chunks are drawn by the workers."""
+        dask = sys.modules["dask"]
+        made = [dask.delayed(_numbers, traverse=False)(part) for part in parts]
+        return self.joined(made, (self.n, m), -2, np.dtype("float64"))
+
+    def joined(self, parts: list[Any], shape: tuple[int, ...], axis: int, dtype: DType) -> Any:
+        """One array of chunks that are made by themselves."""
+        da = sys.modules["dask.array"]
+        sizes = [
+            tuple(k if i == len(shape) + axis else size for i, size in enumerate(shape))
+            for k in self.chunks
+        ]
+        chunks = [
+            da.from_delayed(part, size, dtype=dtype)
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+        return da.concatenate(chunks, axis=axis)
+
+    def _parts(self, Y: Any, axis: int) -> list[Any]:
+        return list(Y.rechunk(self._chunks(Y.ndim, axis)).to_delayed().reshape(-1))
+
+    def _chunks(self, ndim: int, axis: int) -> tuple[Any, ...]:
+        return tuple(self.chunks if i == ndim + axis else -1 for i in range(ndim))
+
+
+def lazy_rows(
+    chunks: tuple[int, ...], shape: tuple[int, int], xp: Namespace, device: Device
+) -> LazyRows:
+    """A layout by chunks of rows for the long axis, or both axes, of an operator."""
+    n = max(shape)
+    if any(math.isnan(size) for size in chunks) or sum(chunks) != n:
+        raise ValueError(
+            f"`layout` has chunks of {sum(chunks)} rows, and the operator has {n}; pass sizes that "
+            "add up to it"
+        )
+    return LazyRows(n, 0, n, 0, 1, _itself, plain(xp), device, chunks=tuple(chunks))
 
 
 def in_chunks(A: Any) -> dict[str, Any]:
@@ -23,7 +116,10 @@ def in_chunks(A: Any) -> dict[str, Any]:
     dtype = floating(A.dtype, np_compat)
     matmat, rmatmat = _products(A, dtype)
     exact = {"entries": lambda: _trace_of(A, dtype)} if A.shape[0] == A.shape[1] else None
-    return {"matmat": matmat, "rmatmat": rmatmat, "dtype": dtype, "exact": exact}
+    layout = A.chunks[0] if A.shape[0] >= A.shape[1] else A.chunks[1]
+    return {
+        "matmat": matmat, "rmatmat": rmatmat, "dtype": dtype, "exact": exact, "layout": layout,
+    }  # fmt: skip
 
 
 def _products(A: Any, dtype: DType) -> tuple[Product, Product]:
@@ -31,22 +127,23 @@ def _products(A: Any, dtype: DType) -> tuple[Product, Product]:
 
     A chunk is multiplied where it is, dense or sparse, by the rows of the vectors that it meets.
     """
-    dask = sys.modules["dask"]
+    dask, da = sys.modules["dask"], sys.modules["dask.array"]
 
-    def product(X: Array, *, adjoint: bool) -> np.ndarray:
+    def product(X: Any, *, adjoint: bool) -> Any:
         chunks = A.to_delayed()
-        chunks, sizes = (chunks.T, A.chunks[0]) if adjoint else (chunks, A.chunks[1])
-        ends = np.cumsum(sizes)
-        parts = [  # each goes to the workers once
-            dask.delayed(np.ascontiguousarray(X[end - k : end]), traverse=False)
-            for k, end in zip(sizes, ends, strict=True)
-        ]
-        multiply = dask.delayed(_adjoint_times if adjoint else _times)
+        sizes, made = A.chunks[::-1]
+        if adjoint:
+            chunks, sizes, made = chunks.T, made, sizes
+        X = da.asarray(X).rechunk((sizes, -1))
+        multiply, k = dask.delayed(_adjoint_times if adjoint else _times), X.shape[1]
+        parts, kind = X.to_delayed()[:, 0], np.result_type(dtype, X.dtype)
         rows = [
             dask.delayed(_total)([multiply(c, x, dtype) for c, x in zip(row, parts, strict=True)])
             for row in chunks
         ]
-        return np.concatenate(dask.compute(*rows), axis=0)
+        return da.concatenate(
+            [da.from_delayed(y, (size, k), dtype=kind) for y, size in zip(rows, made, strict=True)]
+        )
 
     return lambda X: product(X, adjoint=False), lambda X: product(X, adjoint=True)
 
@@ -61,6 +158,14 @@ def _trace_of(A: Any, dtype: DType) -> Any:
         if first[i] < second[j + 1] and second[j] < first[i + 1]
     ]
     return np.asarray(sum(dask.compute(*parts)), dtype=dtype)
+
+
+def _numbers(draw: Callable[[], Array]) -> np.ndarray:
+    return np.asarray(draw(), dtype="float64")
+
+
+def _itself(x: Array) -> Array:
+    return x
 
 
 def _times(chunk: Any, X: np.ndarray, dtype: DType) -> Any:

@@ -62,12 +62,9 @@ def namespace(*arrays: Any) -> Namespace:
         for x in arrays:
             if hasattr(type(x), "held"):  # rows of a tall array, beside small ones
                 return cast(Namespace, x.__array_namespace__())
-        for kind in kinds - _namespaces.keys():
-            _refuse_scattered(kind)
         return array_api_compat.array_namespace(*arrays)
     [kind] = kinds
     if kind not in _namespaces:
-        _refuse_scattered(kind)
         _namespaces[kind] = array_api_compat.array_namespace(*arrays)
     return _namespaces[kind]
 
@@ -230,20 +227,6 @@ def fingerprint(rng: Rng) -> str | None:
     else:
         return None
     return hashlib.sha256(told).hexdigest()[:16]
-
-
-_SCATTERED = {  # arrays in parts, by package and class: why not, and what to pass instead
-    ("dask", "Array"): "dask arrays are not supported, as estimators read the values of every "
-    "product; pass one with values, A.compute(), or a LinearOperator whose products are computed, "
-    "such as lambda X: (A @ X).compute()",
-}
-
-
-def _refuse_scattered(kind: type) -> None:
-    for base in kind.__mro__:
-        reason = _SCATTERED.get((base.__module__.partition(".")[0], base.__name__))
-        if reason is not None:
-            raise TypeError(reason)
 
 
 def dtype_name(dtype: DType) -> str:

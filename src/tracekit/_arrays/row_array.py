@@ -40,6 +40,16 @@ class Held(Protocol):
     def counts(self) -> tuple[int, ...]:
         """Rows of each process."""
 
+    @property
+    def xp(self) -> Namespace:
+        """The library of small arrays."""
+
+    def kept(self, local: Array, axis: int) -> Array:
+        """The rows that are held, as they are kept."""
+
+    def gathered(self, local: Array) -> Any:
+        """All rows on the host, where one process has them."""
+
     def total(self, x: Array) -> Array:
         """The sum of one small array of each process."""
 
@@ -74,7 +84,7 @@ class RowArray:
     __array_ufunc__ = None  # NumPy's arrays leave operators alone
 
     def __init__(self, local: Array, axis: int, held: Held) -> None:
-        self.local, self.axis, self.held = local, axis, held
+        self.local, self.axis, self.held = held.kept(local, axis), axis, held
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,7 +115,10 @@ class RowArray:
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         """Functions of such arrays."""
-        return row_namespace(_library(self.local))
+        return row_namespace(self.held.xp)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self.held.gathered(self.local).astype(dtype or self.dtype, copy=False)
 
     def __getitem__(self, key: Any) -> RowArray:
         return _item(self, key if isinstance(key, tuple) else (key,))
@@ -447,6 +460,8 @@ def _rolled(x: RowArray, shift: int, /, *, axis: int) -> RowArray:
 
 
 def _as_array(x: RowArray, /, **more: Any) -> RowArray:
+    if array_api_compat.is_dask_array(x.local):  # which nobody writes into
+        return x
     return x._like(_library(x.local).asarray(x.local, **more))
 
 

@@ -95,6 +95,19 @@ class Rows:
             )
         object.__setattr__(self, "counts", counts)
 
+    def kept(self, local: Array, axis: int) -> Array:
+        """The rows that are held."""
+        return local
+
+    def gathered(self, local: Array) -> np.ndarray:
+        """All rows on the host, where this process has them."""
+        if self.size > 1:
+            raise TypeError(
+                f"this process holds rows {self.start} to {self.stop} of {self.n}; use them, as "
+                "`local` of the RowArray, or gather them by what your processes are run with"
+            )
+        return to_host(local)
+
     def total(self, x: Array) -> Array:
         """The sum of one small array of each process."""
         return self.allsum(x) if self.size > 1 else x
@@ -133,6 +146,10 @@ class Rows:
             return X
         return RowArray(X[self.start : self.stop, ...], -X.ndim, self)
 
+    def small(self, x: Any) -> Array:
+        """What a product gives that has no long axis."""
+        return x
+
     def whole(self, local: Array) -> RowArray:
         """Columns of which these are the rows that are held."""
         return RowArray(local, -2, self)
@@ -161,8 +178,9 @@ class Rows:
             self.agree([X.shape[1]], f"{name} is called with blocks of {{}} columns")
             failed: BaseException | None = None
             try:
+                X = self.place(X)
                 Y = product(self.outward(X.local) if isinstance(X, RowArray) else X)
-                Y = self._checked(Y, X.shape[1], name) if rows == self.n else Y
+                Y = self._checked(Y, X.shape[1], name) if rows == self.n else self.small(Y)
             except BaseException as error:  # told to the others first
                 failed = error
             told = self._told([failed is not None])[:, 0]

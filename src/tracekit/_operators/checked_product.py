@@ -19,6 +19,7 @@ from .._arrays import (
     device_of,
     dtype_name,
     is_array,
+    is_dtensor,
     namespace,
     plain,
     real_dtype,
@@ -66,6 +67,11 @@ class Checked:
             raise ValueError(
                 f"{self.name} returned shape {tuple(Y.shape)} for a block of shape "
                 f"{tuple(X.shape)}; it must return shape {shape}"
+            )
+        if is_dtensor(Y):
+            raise TypeError(
+                f"{self.name} returned a DTensor, whose parts lie in several processes; say so with "
+                "layout=(mesh, placements), or return a tensor, as full_tensor() gives it"
             )
         if plain(namespace(Y)) is not plain(self.xp):
             raise TypeError(

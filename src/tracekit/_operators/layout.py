@@ -13,6 +13,7 @@ from .._arrays import (
     Product,
     RowLayout,
     freely_cut,
+    lazy_rows,
     leaves,
     lies_in_parts,
     placement,
@@ -40,6 +41,8 @@ def read_layout(
         return rows_of(given, shape, xp, device)
     if isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "get_local_rank"):
         return rows_of_mesh(given, shape, xp, device)
+    if isinstance(given, tuple) and all(isinstance(size, int | float) for size in given):
+        return lazy_rows(given, shape, xp, device)
     layout = placement(given, shape, xp)
     if all(size % layout.parts for size in shape):
         more = -(-shape[1] // layout.parts) * layout.parts

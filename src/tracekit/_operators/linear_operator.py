@@ -135,7 +135,7 @@ class LinearOperator:
         put("shape", (m, n))
         if is_lazy(self.xp):
             for name in ("matmat", "rmatmat", "quad"):
-                if callable(product := getattr(self, name)):
+                if callable(product := getattr(self, name)) and self.layout is None:
                     put(name, computed(product, self.xp))
             put("xp", None)
         put("xp", wrapped(self.xp))

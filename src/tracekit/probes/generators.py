@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -95,6 +97,17 @@ class _Seeded:
         columns = range(self.drawn - m, self.drawn)
         return self._numbers(counters.Block(law, held, columns))
 
+    def chunks(
+        self, law: str, n: int, m: int, sizes: tuple[int, ...]
+    ) -> list[Callable[[], Array]] | None:
+        """The same draw, chunk of rows by chunk, wherever each is called."""
+        self.drawn += m
+        columns, ends = range(self.drawn - m, self.drawn), list(itertools.accumulate(sizes))
+        return [
+            partial(counters.draw, self.key, counters.Block(law, range(end - k, end), columns))
+            for k, end in zip(sizes, ends, strict=True)
+        ]
+
     def circular(self, n: int, m: int, held: range) -> tuple[Array, Array]:
         """Real and imaginary part are rows 2 i and 2 i + 1 of real numbers."""
         both = self.draw("normal", 2 * n, m, range(2 * held.start, 2 * held.stop))
@@ -139,6 +152,9 @@ class _Generator:
 
     def draw(self, law: str, n: int, m: int, held: range) -> Array:
         return getattr(self, law)(n, m)[held.start : held.stop, :]
+
+    def chunks(self, law: str, n: int, m: int, sizes: tuple[int, ...]) -> None:
+        """The stream is drawn in order, by one process."""
 
     def circular(self, n: int, m: int, held: range) -> tuple[Array, Array]:
         both = self.draw("normal", 2 * n, m, range(2 * n))

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._arrays import (
     Array,
+    LazyRows,
     Rng,
     RowArray,
     Rows,
@@ -113,7 +114,7 @@ class Source:
         """
         n, m = shape
         if not is_complex(self):
-            return self._place(self._engine.draw("normal", n, m, self.held(n)), n)
+            return self._place(self._drawn("normal", n, m), n)
         re, im = self._engine.circular(n, m, self.held(n))
         return self._complex(re, im, math.sqrt(0.5), n)
 
@@ -132,8 +133,8 @@ class Source:
         """
         n, m = shape
         if not is_complex(self):
-            return self._place(self._engine.draw("signs", n, m, self.held(n)), n)
-        turns = self._engine.draw("uniform", n, m, self.held(n))
+            return self._place(self._drawn("signs", n, m), n)
+        turns = self._drawn("uniform", n, m)
         angle = self._place(turns, n, real=True) * (2 * math.pi)
         return self._complex(self.xp.cos(angle), self.xp.sin(angle), 1.0, n)
 
@@ -216,10 +217,20 @@ class Source:
         rows.agree([int(told, 16) >> 11 if told else 0], "generators differ, drawing next {}")
         return rng
 
+    def _drawn(self, law: str, n: int, m: int) -> Array:
+        """Columns of the rows that are held; of lazy ones, chunk by chunk by their workers."""
+        if isinstance(self.layout, LazyRows) and self._is_divided(n):
+            parts = self._engine.chunks(law, n, m, self.layout.chunks)
+            if parts is not None:
+                return self.layout.drawn(parts, m)
+        return self._engine.draw(law, n, m, self.held(n))
+
     def _place(self, draw: Array, n: int, *, real: bool = False) -> Array:
         if isinstance(draw, RowArray):
             return draw
         dtype = real_dtype(self.dtype, self.xp) if real else self.dtype
+        if isinstance(self.layout, LazyRows) and self._is_divided(n):
+            return self.whole(draw.astype(dtype, copy=False), n)
         if self._is_divided(n):
             return self.whole(self.xp.asarray(draw, dtype=dtype, device=self.device), n)
         if self.layout is not None and not isinstance(self.layout, Rows):
