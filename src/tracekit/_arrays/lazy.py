@@ -38,6 +38,10 @@ class LazyRows(Rows):
         """The same as a list of one."""
         return [np.asarray(x)]
 
+    def spread(self, local: Any, axis: int) -> Array:
+        """All rows on the host, where they are few."""
+        return np.asarray(local)
+
     def small(self, x: Any) -> Array:
         """What a product gives that has no long axis, computed."""
         return np.asarray(x)

@@ -47,6 +47,9 @@ class Held(Protocol):
     def kept(self, local: Array, axis: int) -> Array:
         """The rows that are held, as they are kept."""
 
+    def spread(self, local: Array, axis: int) -> Array:
+        """All rows in every process."""
+
     def gathered(self, local: Array) -> Any:
         """All rows on the host, where one process has them."""
 
@@ -208,9 +211,14 @@ class _Linalg:
         def call(*args: Any, **more: Any) -> Any:
             if not any(map(_is_tall, args)):
                 return found(*args, **more)
-            if name == "qr" and args[0].axis == -2:
-                Q, R = args[0].held.qr(args[0].local)
-                return args[0]._like(Q), R
+            [X] = args
+            if X.shape[-1] == X.shape[-2]:  # n products were paid for: n is small
+                return found(X.held.spread(X.local, X.axis), **more)
+            if name == "qr" and X.axis == -2:
+                Q, R = X.held.qr(X.local)
+                return X._like(Q), R
+            if name == "svdvals":
+                return found(X.held.qr(X.local if X.axis == -2 else _transposed(X).local)[1])
             raise TypeError(
                 f"linalg.{name} needs all rows in one process; it is not defined for RowArray"
             )
@@ -269,7 +277,10 @@ def _meeting(X: RowArray, other: Any) -> Any:
                 "axes; one n by n array is more than any process holds"
             )
         return other.local
-    size = other.shape[X.axis] if getattr(other, "ndim", 0) >= -X.axis else 1
+    ndim = getattr(other, "ndim", 0)
+    if not isinstance(ndim, int) or ndim < -X.axis:  # a dtype, a number, an array of fewer axes
+        return other
+    size = other.shape[X.axis]
     if size == 1 or X.held.n == 1:
         return other
     if size != X.held.n:

@@ -99,6 +99,15 @@ class Rows:
         """The rows that are held."""
         return local
 
+    def spread(self, local: Array, axis: int) -> Array:
+        """All rows in every process, where they are few."""
+        xp, shape = self.xp, list(local.shape)
+        ends = []
+        for count in (self.start, self.n - self.stop):
+            shape[axis] = count
+            ends.append(xp.zeros(tuple(shape), dtype=local.dtype, device=self.device))
+        return self.total(xp.concat([ends[0], local, ends[1]], axis=axis))
+
     def gathered(self, local: Array) -> np.ndarray:
         """All rows on the host, where this process has them."""
         if self.size > 1:

@@ -344,6 +344,8 @@ def draw(probes: Any, source: Source, n: int, m: int) -> Array:
             "array, such as tracekit.probes.rademacher"
         )
     Omega = probes(source, n, m)
+    if isinstance(source.layout, Rows) and getattr(Omega, "shape", None) == (n, m):
+        Omega = source.layout.place(Omega)
     shape = (n, m) if isinstance(Omega, RowArray) else (len(source.held(n)), m)
     if getattr(Omega, "shape", None) != shape:
         raise ValueError(

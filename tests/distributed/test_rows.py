@@ -1,0 +1,276 @@
+"""Rows that processes hold: every function finds what one process finds, or says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from capabilities import CASES, Case
+from conftest import matrix
+from test_capabilities import SEED, positive
+from threads import divided, together, whole
+
+import tracekit as tk
+from tracekit._arrays import householder_qr, weights
+
+N = 24
+CUTS = ((0, 12, 24), (0, 5, 5, 24))  # the second with a process that holds nothing
+
+
+def agree(found: Sequence[Any], expected: Any, read: Callable[[Any], Any] = np.asarray) -> None:
+    wanted = read(expected)
+    np.testing.assert_allclose(
+        whole([x if isinstance(x, BaseException) else read(x) for x in found]), wanted,
+        rtol=1e-10, atol=1e-10 * np.max(np.abs(wanted)),
+    )  # fmt: skip
+
+
+def value(found: Any) -> Any:
+    return found if isinstance(found, tk.RowArray) else getattr(found, "value", found)
+
+
+def by_products(A: np.ndarray) -> tk.LinearOperator:
+    """A matrix whose entries are not read."""
+    return tk.LinearOperator(A.shape, lambda X: A @ X, lambda X: A.conj().T @ X, dtype=A.dtype)
+
+
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_function_finds_what_one_process_finds(case: Case, cuts: Sequence[int]) -> None:
+    A = positive()
+
+    def program(layout: tk.RowLayout) -> Any:
+        operands = (divided(X, layout) if X.ndim == 2 else X for X in case.operands(A))
+        return case.run(*operands, case.budget, rng=SEED)
+
+    operands = (by_products(X) if X.ndim == 2 else X for X in case.operands(A))
+    found, alone = together(cuts, program), case.run(*operands, case.budget, rng=SEED)
+    agree(found, alone, lambda x: case.read(x, A))
+    if isinstance(alone, tk.Estimate):
+        agree(found, alone, lambda x: x.standard_error)
+        assert {x.num_matvecs for x in found} == {alone.num_matvecs}
+
+
+@pytest.mark.parametrize("kind", ["real", "complex", "complex psd"])
+def test_matrices_of_every_kind(kind: str) -> None:
+    A = matrix(kind, N)
+    calls: list[Callable[[Any], Any]] = [
+        lambda A: tk.hutchinson(A, 6, rng=1), lambda A: tk.hutchpp(A, 9, rng=1),
+        lambda A: tk.xtrace(A, 8, rng=1), lambda A: tk.xdiag(A, 8, rng=1),
+        lambda A: tk.nuclear_norm(A, 20, rng=1), lambda A: tk.frobenius_norm(A, 9, rng=1),
+        lambda A: tk.exact_trace(A), lambda A: tk.trace(A, rtol=0.3, rng=1),
+        lambda A: tk.partial_trace(A, (4, 6), 0, 2, rng=1),
+    ]  # fmt: skip
+    for call in calls:
+        found = together(CUTS[1], lambda layout: call(divided(A, layout)))  # noqa: B023
+        agree(found, call(A), value)
+
+
+def test_factors_of_few_columns() -> None:
+    L = matrix("real", N)[:, :7]
+    calls: list[Callable[[Any], Any]] = [
+        lambda L: tk.one_sided(L, 4, rng=1), lambda L: tk.xnystrace(tk.gram(L), 5, rng=1),
+        lambda L: tk.hutchpp(tk.gram(L), 6, rng=1), lambda L: tk.exact_trace(tk.gram(L)),
+        lambda L: tk.one_sided_summary(L, 6, rng=1).effective_rank,
+        lambda L: tk.nuclear_norm(L, 12, rng=1), lambda L: tk.diagonal(tk.gram(L), 5, rng=1),
+        lambda L: tk.effective_dimension(tk.gram(L), 0.1, 12, rng=1),
+    ]  # fmt: skip
+    for call in calls:
+        found = together(CUTS[0], lambda layout: call(divided(L, layout)))  # noqa: B023
+        agree(found, call(L), value)
+
+
+@pytest.mark.parametrize(
+    "probes",
+    [tk.probes.rademacher, tk.probes.normal, tk.probes.sphere, tk.probes.orthogonal,
+     tk.probes.hadamard],
+    ids=lambda probes: probes.__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [float, complex, np.float32])
+def test_probes_are_rows_of_those_of_one_process(probes: Any, dtype: Any) -> None:
+    def program(layout: tk.RowLayout | None) -> Any:
+        A = tk.LinearOperator((N, N), lambda X: X, dtype=np.dtype(dtype), layout=layout)
+        return probes(tk.probes.Source(3, A), N, 5)
+
+    tolerance = 1e-5 if dtype is np.float32 else 1e-12
+    np.testing.assert_allclose(whole(together(CUTS[1], program)), program(None), atol=tolerance)
+
+
+def test_probes_that_each_process_makes_whole_are_cut() -> None:
+    A = matrix("psd", N)
+    for probes in (tk.probes.tiled(tk.probes.rademacher, 2), lambda source, n, m: np.eye(n)[:, :m]):
+        found = together(
+            CUTS[0],
+            lambda rows: tk.hutchinson(divided(A, rows), 4, rng=0, probes=probes),  # noqa: B023
+        )
+        agree(found, tk.hutchinson(A, 4, rng=0, probes=probes), value)
+
+
+def test_no_seed_is_one_seed_for_all() -> None:
+    A = matrix("real", N)
+
+    def program(layout: tk.RowLayout) -> Any:
+        return tk.hutchinson(divided(A, layout), 8).value
+
+    first, second = (whole(together(CUTS[0], program)) for _ in range(2))
+    assert first != second
+
+
+def test_generators_draw_what_one_process_draws() -> None:
+    A = matrix("real", N)
+    found = together(
+        CUTS[0], lambda rows: tk.hutchpp(divided(A, rows), 9, rng=np.random.default_rng(1)).value
+    )
+    agree(found, tk.hutchpp(A, 9, rng=np.random.default_rng(1)).value)
+
+
+def test_operations_are_those_of_whole_arrays() -> None:
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((2, N, 3))
+    B, w = rng.standard_normal((3, 4)), rng.standard_normal(N)
+    cases: dict[str, Callable[[Any, Any, Any], Any]] = {
+        "scalars": lambda xp, X, Y: 2 - X / (1 + Y * Y) ** 0.5,
+        "truth": lambda xp, X, Y: xp.where((X > Y) | ~(X <= 0), X, Y),
+        "counts": lambda xp, X, Y: xp.sum(xp.astype(X > 0, xp.float64)),
+        "rows": lambda xp, X, Y: X * w[:, None] + B[0, :3],
+        "sums": lambda xp, X, Y: xp.sum(X, axis=0) + xp.sum(X * Y, axis=-2),
+        "kept sums": lambda xp, X, Y: X / xp.sum(X, axis=0, keepdims=True),
+        "across": lambda xp, X, Y: xp.sum(X, axis=1),
+        "mean": lambda xp, X, Y: xp.mean(X) + xp.mean(Y, axis=0),
+        "largest": lambda xp, X, Y: xp.max(X, axis=0) - xp.min(Y),
+        "across largest": lambda xp, X, Y: xp.max(X, axis=1),
+        "any": lambda xp, X, Y: xp.any(X > 2, axis=0) & xp.all(X < 9),
+        "small": lambda xp, X, Y: (X @ B) @ (B.T @ B),
+        "inner": lambda xp, X, Y: xp.matrix_transpose(X) @ Y,
+        "inner with a whole one": lambda xp, X, Y: w[None, :] @ X,
+        "whole at the right": lambda xp, X, Y: X.T @ w[:, None],
+        "left": lambda xp, X, Y: B.T @ X.T,
+        "stack": lambda xp, X, Y: xp.sum(xp.stack([X, Y])[1, ...] * X, axis=-2),
+        "stacked last": lambda xp, X, Y: xp.stack([X, Y], axis=-1)[:, 0, :],
+        "beside": lambda xp, X, Y: xp.concat([X, Y], axis=1)[:, 1:5],
+        "one column": lambda xp, X, Y: X[:, 0] * Y[:, 2],
+        "new axes": lambda xp, X, Y: (X[:, None, :] * B.T[None, :, :])[..., 1],
+        "apart": lambda xp, X, Y: xp.permute_dims(xp.reshape(X, (N, 3, 1)), (1, 0, 2)),
+        "back": lambda xp, X, Y: xp.reshape(xp.reshape(X, (1, N, -1)), (N, 3)),
+        "moved": lambda xp, X, Y: xp.moveaxis(X, 0, 1),
+        "wide": lambda xp, X, Y: xp.broadcast_to(X[None, ...], (2, N, 3)),
+        "rolled": lambda xp, X, Y: xp.roll(X, 1, axis=0),
+        "taken": lambda xp, X, Y: xp.take(X, np.array([2, 0]), axis=1),
+        "weights": lambda xp, X, Y: X * weights(X)[:, None],
+    }
+    numpy = tk.as_operator(np.eye(2)).xp
+
+    def program(layout: tk.RowLayout) -> dict[str, Any]:
+        A = tk.LinearOperator((N, N), lambda X: X, layout=layout)
+        place: Any = A.layout.place
+        return {name: case(A.xp, place(X), place(Y)) for name, case in cases.items()}
+
+    found = together((0, 5, 5, 17, 24), program)
+    for name, case in cases.items():
+        got = whole([x if isinstance(x, BaseException) else x[name] for x in found])
+        np.testing.assert_allclose(got, case(numpy, X, Y), rtol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", ["condition 1e14", "rank 5"])
+def test_tall_bases_are_orthonormal(count: int, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    U, _, V = np.linalg.svd(rng.standard_normal((512, 16)), full_matrices=False)
+    s = np.logspace(0, -14, 16) if kind != "rank 5" else np.arange(16) < 5
+    Y = U * s @ V
+    cuts = np.linspace(0, 512, count + 1).astype(int).tolist()
+
+    def program(layout: tk.RowLayout) -> Any:
+        A = tk.LinearOperator((512, 512), lambda X: X, layout=layout)
+        place: Any = A.layout.place
+        Q, R = householder_qr(place(Y))
+        return Q.local, R
+
+    found = together(cuts, program)
+    Q, R = np.concatenate([Q for Q, _ in found]), found[0][1]
+    assert np.abs(Q.T @ Q - np.eye(16)).max() < 1e-14
+    assert np.abs(Q @ R - Y).max() < 1e-14
+
+
+def said(found: Sequence[Any]) -> set[str]:
+    """What all processes were told: an error each."""
+    assert all(isinstance(error, Exception) for error in found), found
+    return {str(error) for error in found}
+
+
+def test_processes_that_do_not_agree_are_told() -> None:
+    A = matrix("psd", N)
+
+    def call(differ: Callable[[Any, int], Any]) -> set[str]:
+        return said(together(CUTS[0], lambda rows: differ(divided(A, rows), rows.rank)))
+
+    [seeds] = call(lambda A, rank: tk.hutchinson(A, 6, rng=rank))
+    assert "generators differ" in seeds
+    [budgets] = call(lambda A, rank: tk.hutchinson(A, 6 + rank, rng=0))
+    assert "6 and 7 columns in different processes" in budgets
+    [sizes] = said(together(CUTS[0], lambda rows: tk.LinearOperator(
+        (N + rows.rank, N + rows.rank), lambda X: X, layout=rows)))  # fmt: skip
+    assert "24 and 25 rows" in sizes
+    [rows] = said(together((0, 10, 20), lambda rows: tk.LinearOperator(
+        (N, N), lambda X: X, layout=rows)))  # fmt: skip
+    assert "hold rows [(0, 10), (10, 20)] of 24" in rows
+
+
+def test_a_process_that_fails_ends_all() -> None:
+    def program(rows: tk.RowLayout) -> Any:
+        def product(X: np.ndarray) -> np.ndarray:
+            if rows.rank:
+                raise OSError("the disk is full")
+            return X
+
+        return tk.hutchinson(tk.LinearOperator((N, N), product, layout=rows), 4, rng=0)
+
+    assert said(together(CUTS[0], program)) == {"the disk is full", "matmat failed in process 1"}
+
+
+def test_products_of_other_rows_are_refused() -> None:
+    def program(rows: tk.RowLayout) -> Any:
+        A = tk.LinearOperator((N, N), lambda X: np.ones((N, X.shape[1])), layout=rows)
+        return tk.hutchinson(A, 4, rng=0)
+
+    first, second = together(CUTS[0], program)
+    assert "holds rows 0 to 12; it must return an array of shape (12, 4)" in str(first)
+    assert "holds rows 12 to 24" in str(second)
+
+
+def test_what_needs_all_rows_says_so() -> None:
+    A = matrix("psd", N)
+
+    def program(rows: tk.RowLayout) -> list[str]:
+        B, told = divided(A, rows), []
+        d = tk.diagonal(B, 3, rng=0).value
+        for call in (
+            lambda: np.asarray(d), lambda: B.xp.linalg.svd(B.layout.place(A[:, :5])),  # type: ignore[union-attr]
+            lambda: B.xp.sort(d), lambda: d[3], lambda: B.xp.concat([d, d], axis=0),
+            lambda: d[:, None] * d[None, :], lambda: d[:, None] @ d[None, :],
+            lambda: B.xp.reshape(d, (4, 6)), lambda: tk.vstack([B, B]).matmat(B.layout.place(A)),  # type: ignore[union-attr]
+        ):  # fmt: skip
+            with pytest.raises((TypeError, ValueError)) as caught:
+                call()
+            told.append(str(caught.value))
+        return told
+
+    for told in together(CUTS[0], program):
+        assert not isinstance(told, BaseException), told
+        assert "gather them" in told[0]
+        assert all("row" in line or "dims" in line for line in told), told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((slice(None), abs, 0, 1), r"`rows` must be slice\(start, stop\)"),
+        ((slice(0, 4), abs, 1, 1), "`rank` must be below `size`"),
+        ((slice(0, 4), 1, 0, 1), "`allsum` must be a function"),
+    ],
+)
+def test_layouts_that_cannot_be(arguments: Any, words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        tk.RowLayout(*arguments)
