@@ -237,5 +237,8 @@ class Rows:
 
 def rows_of(layout: RowLayout, shape: tuple[int, int], xp: Namespace, device: Device) -> Rows:
     """A layout for the long axis, or both axes, of an operator."""
-    held = layout.rows.start, layout.rows.stop
-    return Rows(max(shape), *held, layout.rank, layout.size, layout.allsum, plain(xp), device)
+    start, stop, library = layout.rows.start, layout.rows.stop, plain(xp)
+    held = library.asarray([float(stop - start)], device=device)
+    total = int(to_host(layout.allsum(held) if layout.size > 1 else held)[0])
+    n = total if total in shape else max(shape)
+    return Rows(n, start, stop, layout.rank, layout.size, layout.allsum, library, device)

@@ -1,0 +1,71 @@
+"""Processes of PyTorch that hold rows of DTensors find what one process finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("torch.distributed.tensor")
+PROGRAM = Path(__file__).with_name("torch_process.py")
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def reports(request: pytest.FixtureRequest, tmp_path_factory: Any) -> list[dict[str, Any]]:
+    """What each process printed."""
+    where, size = f"file://{tmp_path_factory.mktemp('torch') / 'meeting'}", request.param
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), where, str(rank), str(size)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for rank in range(size)
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, said, strict=True):
+        assert process.returncode == 0, errors
+    return [json.loads(found.splitlines()[-1]) for found, _ in said]
+
+
+def test_every_function_finds_what_one_process_finds(reports: list[dict[str, Any]]) -> None:
+    for report in reports:
+        assert len(report["functions"]) > 30
+        for name, apart in report["functions"].items():
+            assert isinstance(apart, float), (name, apart)
+            assert apart < 1e-10, name
+
+
+def test_other_placements_and_dtypes(reports: list[dict[str, Any]]) -> None:
+    for report in reports:
+        for name, apart in report["others"].items():
+            assert apart < (1e-5 if name == "single" else 1e-10), name
+
+
+def test_products_get_the_rows_of_their_process(reports: list[dict[str, Any]]) -> None:
+    for report in reports:
+        assert report["declared"] == 80
+        assert report["seen"] == [[40 // len(reports), 3]]
+
+
+def test_no_seed_is_one_seed_for_all(reports: list[dict[str, Any]]) -> None:
+    assert len({report["no seed"] for report in reports}) == 1
+
+
+def test_what_does_not_fit_is_told_to_all(reports: list[dict[str, Any]]) -> None:
+    for report in reports:
+        told = report["told"]
+        assert "generators differ" in told["seeds"]
+        assert "by rows along one axis of the mesh" in told["columns"]
+        assert "returned a DTensor" in told["undeclared"]
+        assert "takes and returns DTensors" in told["plain"]

@@ -1,0 +1,100 @@
+"""One of several processes of PyTorch, which hold rows of DTensors: started by `test_torch`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from capabilities import CASES
+from test_capabilities import SEED, positive
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+import tracekit as tk
+
+
+def apart(found: Any, expected: Any) -> float:
+    """Largest difference, of the rows that this process holds, by the largest entry."""
+    found, expected = (
+        getattr(found, "value", found),
+        torch.asarray(getattr(expected, "value", expected)),
+    )
+    largest = float(expected.abs().max())
+    if isinstance(found, tk.RowArray):
+        rows = [slice(None)] * expected.ndim
+        rows[found.axis] = slice(found.held.start, found.held.stop)
+        found, expected = found.local, expected[tuple(rows)]
+    return float((torch.asarray(found) - expected).abs().max()) / max(largest, 1e-300)
+
+
+def told(call: Any) -> str:
+    try:
+        call()
+    except (TypeError, ValueError, RuntimeError) as error:
+        return str(error)
+    return "nothing"
+
+
+def main(where: str, rank: int, size: int) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=size)
+    mesh = init_device_mesh("cpu", (size,))
+    A = torch.asarray(positive())
+    report: dict[str, Any] = {"functions": {}}
+
+    def cut(X: Any, placement: Any = None) -> Any:
+        return distribute_tensor(X, mesh, [placement or Shard(0)]) if X.ndim == 2 else X
+
+    for case in CASES:
+        operands = case.operands(A)
+        alone = case.read(case.run(*operands, case.budget, rng=SEED), A)
+        try:
+            found = case.run(*map(cut, operands), case.budget, rng=SEED)
+            report["functions"][case.name] = apart(case.read(found, A), alone)
+        except Exception:
+            report["functions"][case.name] = traceback.format_exc()
+    B = torch.asarray(np.random.default_rng(0).standard_normal((26, 26)))  # of unequal parts
+    C = B + 1j * B.T
+    calls = {
+        "columns": (B, Shard(1)), "whole": (B, Replicate()), "unequal": (B, Shard(0)),
+        "complex": (C, Shard(0)), "single": (B.float(), Shard(0)),
+    }  # fmt: skip
+    report["others"] = {
+        name: apart(tk.hutchpp(cut(X, placement), 9, rng=0), tk.hutchpp(X, 9, rng=0))
+        for name, (X, placement) in calls.items()
+    }
+    report["others"]["adjoint"] = apart(
+        tk.frobenius_norm(cut(C), 12, rng=0), tk.frobenius_norm(C, 12, rng=0)
+    )
+    seen: list[tuple[int, ...]] = []
+
+    def product(X: Any) -> Any:
+        seen.append(tuple(X.to_local().shape))
+        return 2 * X
+
+    A = tk.LinearOperator((40, 40), product, xp=torch, layout=(mesh, [Shard(0)]))
+    report["declared"] = float(tk.hutchinson(A, 3, rng=0).value)
+    report["seen"] = seen
+    report["told"] = {
+        "seeds": told(lambda: tk.hutchinson(A, 3, rng=rank)),
+        "columns": told(lambda: tk.LinearOperator(
+            (4, 4), lambda X: X, xp=torch, layout=(mesh, [Shard(1)]))),
+        "undeclared": told(lambda: tk.hutchinson(
+            tk.LinearOperator((26, 26), lambda X: cut(B) @ cut(X), xp=torch, dtype=B.dtype), 3, rng=0)),
+        "plain": told(lambda: tk.hutchinson(tk.LinearOperator(
+            (4, 4), lambda X: X.to_local(), xp=torch, layout=(mesh, [Shard(0)])), 2, rng=0)),
+    }  # fmt: skip
+    report["no seed"] = float(tk.hutchpp(cut(B), 9).value)
+    print(json.dumps(report))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
