@@ -61,6 +61,7 @@ from .libraries import (
     namespace,
     np_compat,
     package_of,
+    plain,
     real_dtype,
     refuse_traced,
     register_as_pytree,
@@ -79,8 +80,10 @@ from .placement import (
     row_blocks,
     unit_columns,
 )
-from .row_array import RowArray, plain, row_namespace
-from .rows import RowLayout, Rows, rows_of
+from .row_array import RowArray
+from .row_functions import row_namespace
+from .row_layout import RowLayout, rows_of
+from .rows import Rows
 from .symmetry import LOOSE, check_adjoint, inexactness, is_hermitian, require_hermitian, skew
 
 __all__ = [

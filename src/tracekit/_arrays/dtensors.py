@@ -6,8 +6,8 @@ import sys
 from functools import partial
 from typing import Any
 
-from .libraries import Array, Device, Namespace
-from .row_array import plain
+from .libraries import Array, Device, Namespace, plain
+from .row_functions import row_namespace
 from .rows import Rows
 
 
@@ -37,8 +37,8 @@ def rows_of_mesh(
     start = min(rank * each, n)
     group = mesh.get_group(cut[0]) if cut else None
     return Rows(
-        n, start, min(start + each, n), rank, size, partial(_allsum, group=group), plain(xp),
-        device, partial(_outward, mesh=mesh, placements=placements, n=n),
+        n, start, min(start + each, n), rank, size, partial(_allsum, group=group),
+        row_namespace(plain(xp)), device, partial(_outward, mesh=mesh, placements=placements, n=n),
         partial(_inward, mesh=mesh, placements=placements),
     )  # fmt: skip
 

@@ -13,8 +13,8 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .libraries import Array, Device, DType, Namespace, Product, floating, np_compat
-from .row_array import plain
+from .libraries import Array, Device, DType, Namespace, Product, floating, np_compat, plain
+from .row_functions import row_namespace
 from .rows import Rows
 
 
@@ -107,7 +107,7 @@ def lazy_rows(
             f"`layout` has chunks of {sum(chunks)} rows, and the operator has {n}; pass sizes that "
             "add up to it"
         )
-    return LazyRows(n, 0, n, 0, 1, _itself, plain(xp), device, chunks=tuple(chunks))
+    return LazyRows(n, 0, n, 0, 1, _itself, row_namespace(plain(xp)), device, chunks=tuple(chunks))
 
 
 def in_chunks(A: Any) -> dict[str, Any]:

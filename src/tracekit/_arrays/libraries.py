@@ -74,6 +74,11 @@ def wrapped(xp: Namespace | None) -> Namespace:
     return np_compat if xp is None else namespace(xp.empty(0))
 
 
+def plain(xp: Namespace) -> Namespace:
+    """The namespace of small arrays, where that of rows of tall ones is given."""
+    return cast(Namespace, getattr(xp, "of_small", xp))
+
+
 def is_lazy(xp: Namespace | None) -> bool:
     """Whether the arrays of a namespace are computed only when their values are asked for."""
     return xp is not None and array_api_compat.is_dask_namespace(xp)

@@ -70,8 +70,8 @@ class Checked:
             )
         if is_dtensor(Y):
             raise TypeError(
-                f"{self.name} returned a DTensor, whose parts lie in several processes; say so with "
-                "layout=(mesh, placements), or return a tensor, as full_tensor() gives it"
+                f"{self.name} returned a DTensor, whose parts lie in several processes; say so "
+                "with layout=(mesh, placements), or return a tensor, as full_tensor() gives it"
             )
         if plain(namespace(Y)) is not plain(self.xp):
             raise TypeError(

@@ -51,10 +51,9 @@ def as_operator(A: Any, *, xp: Namespace | None = None, device: Device = None) -
     ----------
     A : LinearOperator, array, sparse matrix, or any object with a shape and products
         A matrix of NumPy, PyTorch, JAX, CuPy or any array API library; a SciPy, CuPy or
-        pydata-sparse array or matrix; a dask array of such chunks; a pandas.DataFrame or
-        xarray.DataArray (without their labels); a linear operator of SciPy, CuPy, PyLops, GPyTorch
-        (linear_operator), CoLA, curvlinops or lineax; any object with ``shape`` and ``matmat``,
-        ``matvec`` or ``@``.
+        pydata-sparse array; a dask array of such chunks; a DTensor; a pandas.DataFrame or
+        xarray.DataArray (without labels); a linear operator of SciPy, CuPy, PyLops, GPyTorch
+        (linear_operator), CoLA, curvlinops or lineax; any object with ``shape`` and a product.
     xp : namespace, optional
         The array library that a foreign object's products take, where it cannot be told from the
         object's class, dtype or device; NumPy otherwise.
@@ -69,7 +68,7 @@ def as_operator(A: Any, *, xp: Namespace | None = None, device: Device = None) -
     Raises
     ------
     TypeError
-        If no shape or no product is found, or A is a DTensor.
+        If no shape or no product is found.
     ValueError
         If an array does not have two dimensions, or chunks of unknown sizes.
 
@@ -79,8 +78,8 @@ def as_operator(A: Any, *, xp: Namespace | None = None, device: Device = None) -
     keywords `xp` and `device`) that returns a `LinearOperator`. Reading costs no product, and
     copies nothing. An array of integers, half precision or long doubles is converted in blocks of
     rows in every product, so that one on disk (`numpy.memmap`) is never whole in memory. The
-    adjoint of an object is that of its ``rmatmat``, ``rmatvec``, ``H``, ``adjoint`` or ``T``. Dask
-    multiplies its arrays once a block, by vectors of NumPy: ``persist()`` them if costly to make.
+    adjoint of an object is that of its ``rmatmat``, ``rmatvec``, ``H``, ``adjoint`` or ``T``. Tall
+    arrays beside a dask array or a DTensor lie as its rows do, in a `RowArray`.
 
     An operator of PyLops that takes or gives real vectors in a complex dtype (``clinear=False``,
     such as a real FFT) is read as the complex matrix that it multiplies by, at two of its products
@@ -106,10 +105,7 @@ def as_operator(A: Any, *, xp: Namespace | None = None, device: Device = None) -
         raise TypeError(f"{_describe(A)} has no shape, so it is no linear operator; {hint}")
     if len(shape) != 2:
         raise ValueError(f"{_describe(A)} has shape {tuple(shape)}; an operator needs two sizes")
-    xp = xp or library_of(A)
-    if hasattr(A, "tocsr"):
-        return _from_sparse(A, xp, device)
-    return _from_products(A, xp, device)
+    return (_from_sparse if hasattr(A, "tocsr") else _from_products)(A, xp or library_of(A), device)
 
 
 @as_operator.register

@@ -9,7 +9,6 @@ from typing import Any
 from .._arrays import (
     Array,
     Probes,
-    RowArray,
     Rows,
     colnorm2,
     householder_qr,
@@ -18,6 +17,7 @@ from .._arrays import (
     orthonormalise,
     unit_columns,
 )
+from .hadamard_columns import hadamard_columns
 from .source import Source, whole_only
 
 
@@ -344,9 +344,7 @@ def draw(probes: Any, source: Source, n: int, m: int) -> Array:
             "array, such as tracekit.probes.rademacher"
         )
     Omega = probes(source, n, m)
-    if isinstance(source.layout, Rows) and getattr(Omega, "shape", None) == (n, m):
-        Omega = source.layout.place(Omega)
-    shape = (n, m) if isinstance(Omega, RowArray) else (len(source.held(n)), m)
+    Omega, shape = source.whole(Omega, n), source.shape(n, m)
     if getattr(Omega, "shape", None) != shape:
         raise ValueError(
             f"probes returned {getattr(Omega, 'shape', type(Omega).__name__)} where an array of "
@@ -402,21 +400,12 @@ def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
         rows[0] = xp.astype(source.layout.rows(spans[0][1])[:, 0], columns.dtype)
     cut = slice(held.start - (first << low), held.stop - (first << low))
 
-    def table(rows: Array, columns: Array) -> Array:
-        """Signs (-1)^popcount(row & column), shape (columns, rows)."""
-        parity = columns[:, None] & rows[None, :]
-        for shift in (16, 8, 4, 2, 1):
-            parity = parity ^ (parity >> shift)
-        return xp.astype(1 - 2 * (parity & 1), phases.dtype)
-
     def take(k: int) -> Array:
-        # row = high * 2^low + low: the entry is a product of one sign for each half of the bits
         nonlocal done
         c = columns[done : done + k]
         done += k
-        high = table(rows[0], c >> low)
-        both = high[:, :, None] * table(rows[1], c)[:, None, :]
-        drawn = xp.matrix_transpose(xp.reshape(both, (k, -1))[:, cut])
+        signs = hadamard_columns(c, rows, low)[:, cut]
+        drawn = xp.matrix_transpose(xp.astype(signs, phases.dtype))
         return source.whole(drawn, n) * phases
 
     return take

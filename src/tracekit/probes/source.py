@@ -187,13 +187,13 @@ class Source:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, xp=wrapped(importlib.import_module(state["xp"])))
 
-    def whole(self, local: Array, n: int) -> Array:
-        """Columns of n rows of which these are the ones that are held.
+    def whole(self, X: Array, n: int) -> Array:
+        """Columns of n rows, of which these are the ones that are held, or all.
 
         Parameters
         ----------
-        local : (k, m) array
-            Of the rows `held`.
+        X : (k, m) array
+            Of the rows `held`, or of n.
         n : int
             How many rows there are.
 
@@ -202,7 +202,24 @@ class Source:
         array
             A `RowArray` where processes hold parts of n rows, else the same.
         """
-        return self.layout.whole(local) if self._is_divided(n) else local
+        if not self._is_divided(n) or isinstance(X, RowArray) or not hasattr(X, "shape"):
+            return X
+        return self.layout.place(X) if X.shape[0] == n else self.layout.whole(X)
+
+    def shape(self, n: int, m: int) -> tuple[int, int]:
+        """That of columns of n rows, as they are drawn.
+
+        Parameters
+        ----------
+        n, m : int
+            How many rows and columns there are.
+
+        Returns
+        -------
+        tuple of int
+            (n, m), or fewer rows where some are held.
+        """
+        return (n if self._is_divided(n) else len(self.held(n))), m
 
     def _is_divided(self, n: int) -> bool:
         """Whether processes hold parts of n rows."""
