@@ -46,23 +46,37 @@ def run(*command: str) -> str:
     return found.stdout
 
 
-@pytest.mark.skipif(not MPIEXEC.exists(), reason="mpiexec is not installed beside Python")
-def test_one_and_three_processes_agree():
-    def values(count: str) -> list[float]:
-        told = run(str(MPIEXEC), "-n", count, sys.executable, str(ROOT / "examples" / "mpi.py"))
-        return [float(line.split(":")[1].split("+-")[0]) for line in told.splitlines()]
+@pytest.fixture
+def examples(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
 
-    alone = values("1")
-    np.testing.assert_allclose(values("3"), alone, rtol=1e-10)
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        import mpi
-    finally:
-        sys.path.pop(0)
+
+def values(example: str, count: str) -> list[float]:
+    told = run(str(MPIEXEC), "-n", count, sys.executable, str(ROOT / "examples" / example))
+    return [float(line.split(":")[1].split("+-")[0]) for line in told.splitlines()]
+
+
+@pytest.mark.skipif(not MPIEXEC.exists(), reason="mpiexec is not installed beside Python")
+def test_processes_that_hold_whole_vectors_agree(examples):
+    import mpi
+
+    alone = values("mpi.py", "1")
+    np.testing.assert_allclose(values("mpi.py", "3"), alone, rtol=1e-10)
     A = mpi.kernel(slice(0, mpi.N))
     w = np.linalg.eigvalsh(A)
     np.testing.assert_allclose(alone, (np.sum(w), np.sum(1 / w), np.sum(np.log(w))), rtol=0.03)
     np.testing.assert_allclose(alone[0], float(tk.hutchpp(A, 90, rng=0)), rtol=1e-10)
+
+
+@pytest.mark.skipif(not MPIEXEC.exists(), reason="mpiexec is not installed beside Python")
+def test_processes_that_hold_rows_agree(examples):
+    import mpi_rows
+
+    alone = values("mpi_rows.py", "1")
+    np.testing.assert_allclose(values("mpi_rows.py", "3"), alone, rtol=1e-10)
+    w = np.linalg.svd(mpi_rows.features(slice(0, mpi_rows.N)), compute_uv=False) ** 2
+    exact = np.sum(w), np.sum(w / (w + mpi_rows.NOISE)), np.sum(np.log1p(w / mpi_rows.NOISE))
+    np.testing.assert_allclose(alone[:3], exact, rtol=1e-3)
 
 
 @pytest.mark.skipif(not MPIEXEC.exists(), reason="mpiexec is not installed beside Python")
