@@ -274,3 +274,82 @@ def test_what_needs_all_rows_says_so() -> None:
 def test_layouts_that_cannot_be(arguments: Any, words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
         tk.RowLayout(*arguments)
+
+
+M = 48
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "hutchinson": lambda A: tk.hutchinson(A, M, rng=0),
+    "hutchpp": lambda A: tk.hutchpp(A, M, rng=0),
+    "nahutchpp": lambda A: tk.nahutchpp(A, M, rng=0),
+    "xtrace": lambda A: tk.xtrace(A, M, rng=0),
+    "xnystrace": lambda A: tk.xnystrace(A, M, rng=0),
+    "trace": lambda A: tk.trace(A, rtol=0.01, num_matvecs=M, rng=0),
+    "trace, psd": lambda A: tk.trace(A, rtol=1e-4, num_matvecs=M, rng=0, psd=True),
+    "diagonal": lambda A: tk.diagonal(A, M, rng=0),
+    "xdiag": lambda A: tk.xdiag(A, M, rng=0),
+    "xnysdiag": lambda A: tk.xnysdiag(A, M, rng=0),
+    "block_traces": lambda A: tk.block_traces(A, (4, A.shape[0] // 4), 1, M, rng=0),
+    "partial_trace": lambda A: tk.partial_trace(A, (8, A.shape[0] // 8), 1, 3, rng=0),
+    "partial_trace, of the first": lambda A: tk.partial_trace(A, (A.shape[0] // 8, 8), 0, 3, rng=0),
+    "frobenius_norm": lambda A: tk.frobenius_norm(A, M, rng=0),
+    "effective_rank": lambda A: tk.effective_rank(A, M, rng=0),
+    "logdet": lambda A: tk.logdet(A, M, rng=0),
+    "logdet, shift": lambda A: tk.logdet(A, M, rng=0, shift=0.01),
+    "logdet, bounds": lambda A: tk.logdet(A, M, rng=0, bounds=(0.01, 1.02)),
+    "logdet, general": lambda A: tk.logdet(A, 2 * M, rng=0, hermitian=False),
+    "trace_inverse": lambda A: tk.trace_inverse(A, M, rng=0),
+    "effective_dimension": lambda A: tk.effective_dimension(A, 0.1, M, rng=0),
+    "nuclear_norm": lambda A: tk.nuclear_norm(A, M, rng=0),
+    "entropy_rank": lambda A: tk.entropy_rank(A, M, rng=0),
+    "exp, undeflated": lambda A: tk.trace_function(A, np.exp, M, rng=0, deflate=0),
+    "exp, deflated": lambda A: tk.trace_function(A, np.exp, M, rng=0, deflate=5),
+    "exp, Chebyshev": lambda A: tk.trace_function(
+        A, np.exp, M, rng=0, quadrature=tk.quadrature.chebyshev()),
+    "exp, three terms": lambda A: tk.trace_function(
+        A, np.exp, M, rng=0, quadrature=tk.quadrature.lanczos(reorthogonalise=False)),
+    "merged": lambda A: tk.merge([tk.hutchpp(A, 24, rng=seed) for seed in (0, 1)]),
+    "exp, Arnoldi": lambda A: tk.trace_function(A, np.exp, M, rng=0, hermitian=False),
+    "spectral_run": lambda A: tk.spectral_run(A, M, rng=0).trace(tk.functions.log),
+    "spectral_run, observable": lambda A: tk.spectral_run(
+        A, M, rng=0, observable=A @ A).expectation(np.exp),
+    "spectral_density": lambda A: tk.spectral_density(A, M, rng=0).density(np.array([0.02, 0.5])),
+    "spectral_run, extended": lambda A: tk.spectral_run(A, 24, rng=0).extend(
+        num_matvecs=24).trace(np.exp),
+    "function_operator": lambda A: tk.hutchinson(
+        tk.function_operator(A, tk.functions.sqrt, 12), 4, rng=0),
+}  # fmt: skip
+
+
+def decaying(n: int, layout: tk.RowLayout | None = None) -> tk.LinearOperator:
+    rows = slice(0, n) if layout is None else layout.rows
+    d = np.arange(1.0, n + 1)[rows, None] ** -1.0 + 0.01
+    return tk.LinearOperator((n, n), lambda X: d * X, lambda X: d * X, layout=layout)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_sent_does_not_grow_with_the_rows(name: str) -> None:
+    """On 2 processes; values are those of one process."""
+
+    def program(layout: tk.RowLayout) -> Any:
+        sent: list[int] = []
+
+        def allsum(x: np.ndarray) -> np.ndarray:
+            sent.append(x.size)
+            return np.asarray(layout.allsum(x))
+
+        counted = tk.RowLayout(layout.rows, allsum, layout.rank, layout.size)
+        found = CALLS[name](decaying(layout.size * n // 2, counted))
+        return value(found), getattr(found, "standard_error", 0.0), sent
+
+    largest = {}
+    for n in (256, 1024):
+        found = together((0, n // 3, n), program)
+        alone = CALLS[name](decaying(n))
+        for i, expected in enumerate((value(alone), getattr(alone, "standard_error", 0.0))):
+            np.testing.assert_allclose(
+                whole([x if isinstance(x, BaseException) else x[i] for x in found]), expected,
+                rtol=1e-10 if i == 0 else 1e-6, atol=1e-10 * np.max(np.abs(value(alone))),
+            )  # fmt: skip
+        largest[n] = max(found[0][2])
+    kept = 8 * 8 * 3 if name.startswith("partial") else 0
+    assert largest[1024] <= max(4 * M * M, kept)

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("torch.distributed.tensor")
 PROGRAM = Path(__file__).with_name("torch_process.py")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "torch_rows.py"
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -69,3 +70,19 @@ def test_what_does_not_fit_is_told_to_all(reports: list[dict[str, Any]]) -> None
         assert "by rows along one axis of the mesh" in told["columns"]
         assert "returned a DTensor" in told["undeclared"]
         assert "takes and returns DTensors" in told["plain"]
+
+
+def test_the_example_finds_what_one_process_finds() -> None:
+    def values(count: str) -> list[float]:
+        told = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count,
+             "--master-port", "0", "--rdzv-endpoint", "localhost:0", "--rdzv-backend", "c10d",
+             str(EXAMPLE)],
+            capture_output=True, text=True, timeout=300, check=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        return [float(line.split(":")[1].split("+-")[0]) for line in told.stdout.splitlines()]
+
+    alone = values("1")
+    assert len(alone) == 3
+    assert values("2") == pytest.approx(alone, rel=1e-10)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, dtype_name, is_complex, to_number
+from .._arrays import Array, RowArray, dtype_name, is_complex, to_host, to_number
 
 NEEDED = "value", "standard_error", "num_matvecs", "method", "converged", "reason", "dtype", "dof"
 ARRAYS = "skewness", "slope", "slope_error"
@@ -33,6 +33,7 @@ def entries(samples: Array) -> Iterator[Array]:
 
 def plain(x: Array) -> Any:
     """What JSON can hold."""
+    x = to_host(x) if isinstance(x, RowArray) else x
     if getattr(x, "ndim", 0):
         return [plain(x[i]) for i in range(x.shape[0])]
     value = to_number(x)

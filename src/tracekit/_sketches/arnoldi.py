@@ -18,11 +18,9 @@ import numpy as np
 from .._arrays import (
     Array,
     adjoint,
-    copied,
     is_complex,
     is_differentiated,
     namespace,
-    real,
     to_host,
 )
 from .._operators import LinearOperator
@@ -89,7 +87,7 @@ class Arnoldi:
 
     def without_basis(self) -> Arnoldi:
         """What A is on the spaces, to be read from, not to be advanced."""
-        return replace(self, rest=copied(self.rest[:, :1, :]), panels=())
+        return replace(self, rest=lanczos.without_rows(self.rest), panels=())
 
     def constant(self) -> Arnoldi:
         """The spaces, which have no derivatives."""
@@ -117,7 +115,7 @@ STACKS = ("panels", "columns", "below", "alive")
 def begin(A: LinearOperator, X: Array) -> Arnoldi:
     """Krylov spaces of the columns of X before the first product."""
     rest = lanczos.stacked(X, 1)
-    return Arnoldi(A, rest, namespace(X).zeros_like(real(rest[:, 0, :])))
+    return Arnoldi(A, rest, lanczos.unseen(rest))
 
 
 def hessenberg(K: Arnoldi, depth: int) -> np.ndarray:

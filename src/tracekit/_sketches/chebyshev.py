@@ -22,7 +22,6 @@ from .._arrays import (
     coldot,
     colnorm2,
     constant,
-    copied,
     device_of,
     eps_of,
     is_traced,
@@ -105,7 +104,7 @@ class Moments:
 
     def without_basis(self) -> Moments:
         """The moments alone, to be read from, not to be advanced."""
-        return replace(self, rest=copied(self.rest[:1, :]), before=None)
+        return replace(self, rest=lanczos.without_rows(self.rest), before=None)
 
     def constant(self) -> Moments:
         """The moments without derivatives."""
@@ -139,9 +138,9 @@ Space: TypeAlias = lanczos.Krylov | Moments | Arnoldi
 
 def begin(A: LinearOperator, X: Array, interval: tuple[Array | float, Array | float]) -> Moments:
     """The moments of the columns of X before the first product."""
-    xp, low, high = namespace(X), *interval
-    zero = xp.zeros_like(real(X[0, :]))
-    return Moments(A, X, None, (colnorm2(X),), zero + (high + low) / 2, zero + (high - low) / 2)
+    (low, high), first = interval, colnorm2(X)
+    zero = namespace(first).zeros_like(first)
+    return Moments(A, X, None, (first,), zero + (high + low) / 2, zero + (high - low) / 2)
 
 
 def cost(A: LinearOperator, depth: int) -> int:

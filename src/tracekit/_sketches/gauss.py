@@ -113,7 +113,7 @@ def coordinates(K: Krylov, depth: int, f: Callable[[Array], Array]) -> Array:
 def ritz(K: Krylov) -> tuple[Array, Array]:
     """Ritz values (k, b d) and their vectors (k, n, b d)."""
     nodes, U = _eigen(K, K.depth)
-    return nodes, namespace(U).concat(list(K.panels), axis=-1) @ U
+    return nodes, namespace(K.panels[0]).concat(list(K.panels), axis=-1) @ U
 
 
 def compression(K: Krylov) -> Array:

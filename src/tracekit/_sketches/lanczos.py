@@ -113,10 +113,7 @@ class Krylov:
 
     def without_basis(self) -> Krylov:
         """What A is on the spaces, without their bases: small, to be read from, not advanced."""
-        k, _, b = self.rest.shape
-        like = {"dtype": self.rest.dtype, "device": device_of(self.rest)}
-        rest = namespace(self.rest).zeros((k, 1, b), **like)
-        return replace(self, rest=rest, panels=(), right=None)
+        return replace(self, rest=without_rows(self.rest), panels=(), right=None)
 
     def constant(self) -> Krylov:
         """The spaces without derivatives, nor those of further steps."""
@@ -134,9 +131,20 @@ class Krylov:
 
 def begin(A: LinearOperator, X: Array, block: int = 1, *, reorthogonalise: bool = True) -> Krylov:
     """Krylov spaces of the columns of X, `block` of them in each, before the first product."""
-    xp, rest = namespace(X), stacked(X, block)
-    size = xp.zeros((rest.shape[0], 1), dtype=real_dtype(rest.dtype, xp), device=device_of(rest))
-    return Krylov(A, rest, size, reorthogonalise=reorthogonalise)
+    rest = stacked(X, block)
+    return Krylov(A, rest, unseen(rest), reorthogonalise=reorthogonalise)
+
+
+def without_rows(rest: Array) -> Array:
+    """One row of zeros in the place of all."""
+    shape = (*rest.shape[:-2], 1, rest.shape[-1])
+    return namespace(rest).zeros(shape, dtype=rest.dtype, device=device_of(rest))
+
+
+def unseen(rest: Array) -> Array:
+    """The norm of A, for each group, as far as it has been seen before the first product."""
+    xp = namespace(rest)
+    return xp.zeros((rest.shape[0], 1), dtype=real_dtype(rest.dtype, xp), device=device_of(rest))
 
 
 def _step(K: Krylov) -> Krylov:

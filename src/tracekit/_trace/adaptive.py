@@ -262,7 +262,7 @@ def _plain(request: Request, state: State, signs: Array) -> Estimate:
         estimate = beyond_chance(estimate)
     elif not bool(estimate.standard_error > 0):
         # equal samples are exact where the products show that A is diagonal, and luck elsewhere
-        xp = namespace(signs)
+        xp = namespace(state.Y)
         entries = conj(state.Omega[:, :FIRST]) * state.Y[:, :FIRST]
         entries = entries - xp.mean(entries, axis=1, keepdims=True)
         if bool(xp.max(xp.abs(entries)) > 100 * eps_of(entries)):
