@@ -382,15 +382,13 @@ def _orthogonal_stream(source: Source, n: int, m: int, tiles: int = 1) -> Callab
 
 
 def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
-    bits = (n - 1).bit_length()
-    order = 2**bits
+    order = 2 ** (bits := (n - 1).bit_length())
     if m > order:
         raise ValueError(f"a Hadamard matrix of order {order} has no {m} columns; pass at most {n}")
     xp, low = source.xp, bits // 2
     phases = source.xp.matrix_transpose(source.signs((n, 1)))
-    columns = source.distinct(order, m)
-    held, done = source.held(n), 0
-    first = held.start >> low
+    columns, held = source.distinct(order, m), source.held(n)
+    first, some = held.start >> low, _columns_of(columns[None, :])
     spans = (first, -(-held.stop >> low)), (0, 1 << low)
     rows = [xp.arange(*span, dtype=columns.dtype, device=source.device) for span in spans]
     if source.layout is not None:
@@ -406,9 +404,7 @@ def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
 
     def take(k: int) -> Array:
         # row = high * 2^low + low: the entry is a product of one sign for each half of the bits
-        nonlocal done
-        c = columns[done : done + k]
-        done += k
+        c = some(k)[0, :]
         high = table(rows[0], c >> low)
         both = high[:, :, None] * table(rows[1], c)[:, None, :]
         return xp.matrix_transpose(xp.reshape(both, (k, -1))[:, cut] * phases)
