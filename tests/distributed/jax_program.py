@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = (  # the compiler of machine code in haste: memory is laid out before it
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+)
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 import tracekit as tk
 from tracekit import _arrays
+from tracekit.probes import counters
 
 jax.config.update("jax_enable_x64", True)
 Estimator = Callable[[tk.LinearOperator, Any], Any]
@@ -29,22 +32,31 @@ MESH = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 SQUARE = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
 ROWS = NamedSharding(MESH, P("data", None))
 ESTIMATORS: dict[str, Estimator] = {
+    "hutchinson": lambda A, rng: tk.hutchinson(A, M, rng=rng, probes=tk.probes.normal).value,
     "hutchpp": lambda A, rng: tk.hutchpp(A, M, rng=rng).value,
+    "nahutchpp": lambda A, rng: tk.nahutchpp(A, M, rng=rng).value,
     "xtrace": lambda A, rng: tk.xtrace(A, M, rng=rng).value,
     "xnystrace of a Gram operator": lambda A, rng: tk.xnystrace(tk.gram(A), M, rng=rng).value,
     "one_sided": lambda A, rng: tk.one_sided(A, M, rng=rng).value,
+    "diagonal": lambda A, rng: tk.diagonal(A, M, rng=rng).value,
     "xdiag": lambda A, rng: tk.xdiag(A, M, rng=rng).value,
+    "frobenius_norm": lambda A, rng: tk.frobenius_norm(A, M, rng=rng).value,
+    "logdet": lambda A, rng: tk.logdet(A, M, rng=rng, depth=3, deflate=0).value,
 }
 EAGER: dict[str, Estimator] = {
     "hutchpp": ESTIMATORS["hutchpp"],
+    "hutchinson": ESTIMATORS["hutchinson"],
     "hadamard": lambda A, rng: tk.hutchinson(A, 8, rng=rng, probes=tk.probes.hadamard).value,
     "trace": lambda A, rng: tk.trace(A, rtol=0.05, rng=rng, num_matvecs=200).value,
     "exact_trace": lambda A, rng: tk.exact_trace(A, chunk_size=N).value,
 }
 
 
-def operator(d: Any, seen: list[Any] | None = None, layout: Any = None) -> tk.LinearOperator:
+def operator(
+    d: Any, seen: list[Any] | None = None, layout: Any = None, dtype: Any = jnp.float64
+) -> tk.LinearOperator:
     """A diagonal one, which writes down where its arguments lie."""
+    n = d.shape[0]
 
     def product(X: Any) -> Any:
         if seen is not None and not isinstance(X, jax.core.Tracer):
@@ -53,7 +65,7 @@ def operator(d: Any, seen: list[Any] | None = None, layout: Any = None) -> tk.Li
             )
         return d[:, None] * X
 
-    return tk.LinearOperator((N, N), product, product, xp=jnp, dtype=jnp.float64, layout=layout)
+    return tk.LinearOperator((n, n), product, product, xp=jnp, dtype=dtype, layout=layout)
 
 
 def apart(found: Any, expected: Any) -> float:
@@ -69,12 +81,14 @@ def gathered(program: Any) -> int:
     return max(sizes, default=0)
 
 
-def compiled(name: str, one: Any, cut: Any) -> dict[str, Any]:
+def compiled(name: str, d: Any, rng: Any, dtype: Any = jnp.float64) -> dict[str, Any]:
     """An estimator as a program for one device and for four."""
-    key = jax.random.key(0)
+    one = jax.device_put(d, jax.devices()[0])
+    cut = jax.device_put(d, NamedSharding(MESH, P("data")))
 
     def program(d: Any) -> Any:
-        return jax.jit(lambda d: ESTIMATORS[name](operator(d), key)).lower(d).compile()
+        run = jax.jit(lambda d: ESTIMATORS[name](operator(d, dtype=dtype), rng))
+        return run.lower(d).compile()
 
     alone, together = program(one), program(cut)
     size = [p.memory_analysis().temp_size_in_bytes for p in (alone, together)]
@@ -85,16 +99,32 @@ def compiled(name: str, one: Any, cut: Any) -> dict[str, Any]:
     }
 
 
-def eager(name: str, cut: Any, rng: Any, layout: Any = None) -> dict[str, Any]:
-    """A call on four devices beside one on the host, or, with a key, in compiled code."""
-    seen: list[Any] = []
-    found = EAGER[name](operator(cut, seen, layout), rng)
+def eager(
+    name: str, cut: Any, rng: Any, layout: Any = None, dtype: Any = jnp.float64
+) -> dict[str, Any]:
+    """A call on four devices beside one on the host, or, with a key, in compiled code.
+
+    It writes down how many rows the host draws at a time.
+    """
+    seen, drawn, draw = list[Any](), list[int](), counters.draw
+
+    def noted(key: counters.Key, block: counters.Block) -> Any:
+        drawn.append(len(block.rows))
+        return draw(key, block)
+
+    counters.draw = noted
+    found = EAGER[name](operator(cut, seen, layout, dtype), rng)
+    counters.draw = draw
     d = np.arange(1.0, N + 1) ** -1.0
     if isinstance(rng, int):
-        alone = EAGER[name](tk.LinearOperator((N, N), lambda X: d[:, None] * X), rng)
+        alone = EAGER[name](tk.LinearOperator((N, N), lambda X: d[:, None] * X, dtype=dtype), rng)
     else:
-        alone = jax.jit(lambda d: EAGER[name](operator(d), rng))(d)
-    return {"error": apart(np.asarray(found), np.asarray(alone)), "seen": sorted(set(seen))}
+        alone = jax.jit(lambda d: EAGER[name](operator(d, dtype=dtype), rng))(d)
+    return {
+        "error": apart(np.asarray(found), np.asarray(alone)),
+        "seen": sorted(set(seen)),
+        "drawn": max(drawn, default=0),
+    }
 
 
 def refused(call: Callable[[], Any]) -> str:
@@ -140,18 +170,33 @@ def dense() -> dict[str, Any]:
 
 
 def factorised() -> dict[str, Any]:
-    """A tall array of condition 1e14 on four devices."""
+    """Tall arrays on four devices, of condition 1e14 and of half the rank."""
     rng = np.random.default_rng(0)
     U, _, V = np.linalg.svd(rng.standard_normal((N, 16)), full_matrices=False)
-    Y = jax.device_put(jnp.asarray(U * np.logspace(0, -14, 16) @ V), ROWS)
     found = {}
-    for how, f in (("eager", _arrays.orthonormalise), ("jit", jax.jit(_arrays.orthonormalise))):
-        Q, R = f(Y)
-        found[how] = {
-            "orthogonality": float(np.abs(np.asarray(Q.T @ Q) - np.eye(16)).max()),
-            "residual": apart(np.asarray(Q @ R), np.asarray(Y)),
-            "parts": _arrays.row_blocks(Q),
-        }
+    for of, s in (("condition", np.logspace(0, -14, 16)), ("rank", np.repeat((1.0, 0.0), 8))):
+        Y = jax.device_put(jnp.asarray(U * s @ V), ROWS)
+        for how, f in (("eager", _arrays.orthonormalise), ("jit", jax.jit(_arrays.orthonormalise))):
+            Q, R = f(Y)
+            found[f"{how}, {of}"] = {
+                "orthogonality": float(np.abs(np.asarray(Q.T @ Q) - np.eye(16)).max()),
+                "residual": apart(np.asarray(Q @ R), np.asarray(Y)),
+                "parts": _arrays.row_blocks(Q),
+            }
+    return found
+
+
+def mapped() -> dict[str, float]:
+    """Many keys at a time, by a matrix that is cut."""
+    A, keys = jnp.diag(jnp.arange(1.0, 65.0)) + 0.1, jax.random.split(jax.random.key(0), 3)
+    cut = jax.device_put(A, ROWS)
+    found = {}
+    for name in ("hutchinson", "hutchpp"):
+        values = [
+            jax.vmap(lambda key, A=A, name=name: ESTIMATORS[name](tk.as_operator(A), key))(keys)
+            for A in (cut, A)
+        ]
+        found[name] = apart(*map(np.asarray, values))
     return found
 
 
@@ -167,14 +212,18 @@ def summed() -> dict[str, Any]:
 
 def main() -> None:
     plain, key = jnp.arange(1.0, N + 1) ** -1.0, jax.random.key(0)
-    one = jax.device_put(plain, jax.devices()[0])
+    uneven, normals = plain[: 4 * 501], "hutchinson"  # 501 rows begin within steps of a draw
     cut = jax.device_put(plain, NamedSharding(MESH, P("data")))
     report = {
-        "compiled": {name: compiled(name, one, cut) for name in ESTIMATORS},
+        "compiled": {name: compiled(name, plain, key) for name in ESTIMATORS}
+        | {"hutchpp, an int": compiled("hutchpp", plain, 0)}
+        | {"uneven, an int": compiled(normals, uneven, 0)}
+        | {"complex": compiled(normals, plain, key, jnp.complex128)},
         "eager": {f"{name}, an int": eager(name, cut, 0, ROWS) for name in EAGER}
-        | {"hutchpp, a key": eager("hutchpp", cut, key)},
+        | {f"{name}, a key": eager(name, cut, key) for name in ("hutchpp", normals)},
+        "complex": {str(rng): eager(normals, cut, rng, ROWS, "complex128") for rng in (0, key)},
         "refused": bad_input(plain), "dense": dense(), "factorised": factorised(),
-        "summed": summed(),
+        "summed": summed(), "mapped": mapped(),
     }  # fmt: skip
     json.dump(report, sys.stdout)
 

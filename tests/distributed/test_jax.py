@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+import tracekit as tk
 
 PROGRAM = Path(__file__).with_name("jax_program.py")
 M = 24  # as there
@@ -45,6 +48,16 @@ def test_eager_calls_give_what_one_device_gives_and_draw_by_rows(report: dict[st
     for name, found in report["eager"].items():
         assert found["error"] < 1e-10, name
         assert found["seen"] == [16], name  # four devices, of a fourth of the rows each
+        assert found["drawn"] == (512 if "int" in name and "exact" not in name else 0), name
+    for name, found in report["complex"].items():
+        assert found["error"] < 1e-10, name
+        assert found["seen"] == [16], name
+        assert found["drawn"] == (1024 if name == "0" else 0), name  # pairs
+
+
+def test_keys_are_mapped_over(report: dict[str, Any]) -> None:
+    for name, error in report["mapped"].items():
+        assert error < 1e-10, name
 
 
 def test_layouts_are_read_off_matrices_and_carried_on(report: dict[str, Any]) -> None:
@@ -55,7 +68,7 @@ def test_layouts_are_read_off_matrices_and_carried_on(report: dict[str, Any]) ->
         assert found["carried"], name
 
 
-@pytest.mark.parametrize("how", ["eager", "jit"])
+@pytest.mark.parametrize("how", ["eager, condition", "jit, condition", "eager, rank", "jit, rank"])
 def test_blocks_of_rows_are_factorised_where_they_lie(report: dict[str, Any], how: str) -> None:
     found = report["factorised"][how]
     assert found["orthogonality"] < 1e-14
@@ -102,3 +115,16 @@ def test_two_processes_find_what_one_finds() -> None:
 )
 def test_what_does_not_fit_is_refused(report: dict[str, Any], case: str, said: str) -> None:
     assert re.search(said, report["refused"][case]), report["refused"][case]
+
+
+def test_layouts_that_cannot_be_are_told() -> None:
+    jax = pytest.importorskip("jax")
+    whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    A = tk.LinearOperator((4, 4), lambda X: 2 * X, xp=jax.numpy, layout=whole)
+    assert (3 * A).layout is (A @ A).layout is A.layout
+    assert A.layout.parts == 1
+    assert float(tk.hutchinson(A, 2, rng=0)) == 8
+    with pytest.raises(TypeError, match=r"must be a jax\.sharding\.Sharding.*got tuple"):
+        tk.LinearOperator((4, 4), lambda X: X, xp=jax.numpy, layout=(1, 3))
+    with pytest.raises(TypeError, match=r"xp=jax\.numpy"):
+        tk.LinearOperator((4, 4), lambda X: X, xp=np, layout=whole)

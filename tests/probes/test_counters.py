@@ -151,11 +151,16 @@ def test_programs_draw_the_same_numbers(law: str, dtype: str) -> None:
         wanted = counters.Block(law, rows, columns)
         expected = counters.draw(key, wanted)
         plain = counters.program(key, wanted, np.dtype(dtype), np)
-        compiled = jax.jit(
-            lambda wanted=wanted: counters.program(key, wanted, dtype, jax.numpy, jax.lax.scan)
-        )()
+        compiled, in_parts = (
+            jax.jit(
+                lambda wanted=wanted, parts=parts: counters.program(
+                    key, wanted, dtype, jax.numpy, jax, parts
+                )
+            )()
+            for parts in (1, 4 if len(rows) % 4 == 0 else 13)
+        )
         tolerance = {"float32": 4e-6, "float64": 1e-13}[dtype] * (law != "signs")
-        for found in (plain, compiled):
+        for found in (plain, compiled, in_parts):
             assert found.dtype == (np.int8 if law == "signs" else dtype)
             np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
 

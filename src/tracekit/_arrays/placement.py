@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import array_api_compat
@@ -35,6 +35,9 @@ class Placement(Protocol):
 
     def create(self, draw: Callable[..., Array], number: int, *arrays: Array) -> Array:
         """``draw(number, *arrays)``, each part made where it belongs; programs are kept."""
+
+    def assemble(self, shape: tuple[int, int], part: Callable[[range], Array]) -> Array:
+        """An array of what `part` draws on the host: of each part its rows alone."""
 
     def rows(self, n: int) -> Array:
         """The numbers of n rows as a column (n, 1) where it belongs."""
@@ -66,7 +69,7 @@ class JaxPlacement:
         """`X` where it belongs; by the compiler in compiled code."""
         import jax
 
-        if X.shape[0] not in self.sizes or not self._fits(X.shape):
+        if not self._cuts(X.shape):
             return jax.numpy.asarray(X)
         compiled = is_traced(jax.numpy.zeros(()))
         if compiled or (is_traced(X) and not self._is_abstract):
@@ -76,6 +79,19 @@ class JaxPlacement:
         if isinstance(X, np.ndarray):  # no process compares the whole of it with that of others
             return jax.make_array_from_callback(X.shape, self.sharding, lambda part: X[part])
         return jax.device_put(X, self.sharding)
+
+    def assemble(self, shape: tuple[int, int], part: Callable[[range], Array]) -> Array:
+        """An array of what `part` draws on the host, for each device of this process its rows."""
+        import jax
+
+        if self._is_abstract or not self._cuts(shape):
+            return jax.numpy.asarray(part(range(shape[0])))
+        drawn = cache(part)  # where several devices hold the same rows
+
+        def held(index: tuple[slice, ...]) -> Array:
+            return drawn(range(shape[0])[index[0]])[:, index[1]]
+
+        return jax.make_array_from_callback(shape, self.sharding, held)
 
     def rows(self, n: int) -> Array:
         """The numbers of n rows as a column where it belongs."""
@@ -103,6 +119,9 @@ class JaxPlacement:
         from jax.sharding import AbstractMesh
 
         return isinstance(getattr(self.sharding, "mesh", None), AbstractMesh)
+
+    def _cuts(self, shape: tuple[int, ...]) -> bool:
+        return shape[0] in self.sizes and self._fits(shape)
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
         if len(shape) != 2:

@@ -154,9 +154,8 @@ def _products(A: Array, dtype: DType, xp: Namespace) -> tuple[Product, Product]:
         return xp.concat([xp.astype(B[band, :], dtype) @ X for band in _bands(B)], axis=0)
 
     def columns(X: Array) -> Array:
-        parts = (xp.matrix_transpose(xp.astype(B[band, :], dtype)) @ X[band, :]
-                 for band in _bands(B))  # fmt: skip
-        return reduce(add, parts)
+        Bt = xp.matrix_transpose(B)
+        return reduce(add, (xp.astype(Bt[:, band], dtype) @ X[band, :] for band in _bands(B)))
 
     return (columns, rows) if is_by_columns else (rows, columns)
 
@@ -329,8 +328,8 @@ def _product(A: Any, block: str, single: str, xp: Namespace) -> Product | None:
         product = _stated(getattr(A, single), A, single)
 
         def columns(X: Array) -> Array:  # each may lie in one work buffer that the object keeps
-            made = (xp.reshape(product(X[:, j]), (-1,)) for j in range(X.shape[1]))
-            return xp.stack([copied(column) for column in made], axis=1)
+            each = (product(X[:, j]) for j in range(X.shape[1]))
+            return xp.stack([copied(xp.reshape(y, (-1,))) for y in each], axis=1)
 
         return columns
     return None
@@ -346,14 +345,13 @@ def _stacks(A: Any, name: str) -> bool:
     if base is None:
         return False
     kind: Any = type(A)
-    flipped = {"_matmat": "_rmatmat", "_rmatmat": "_matmat"}[name]
     if kind.__name__ == "_CustomLinearOperator":
         return vars(A).get(f"_CustomLinearOperator_{name}_impl", A) is None
     if getattr(kind, name, None) is getattr(base, name, None):
         by_adjoint = name == "_rmatmat" and kind._adjoint is not base._adjoint
         return not by_adjoint or _stacks(A.H, "_matmat")
     if kind.__name__ in ("_AdjointLinearOperator", "_TransposedLinearOperator"):
-        name = flipped
+        name = {"_matmat": "_rmatmat", "_rmatmat": "_matmat"}[name]
     return any(_stacks(part, name) for part in getattr(A, "args", ()))
 
 

@@ -118,27 +118,42 @@ def _normals(u: Array) -> Array:
     return x
 
 
-def program(key: Key, block: Block, dtype: DType, xp: Namespace, scan: Any = None) -> Array:
+def program(
+    key: Key, block: Block, dtype: DType, xp: Namespace, loops: Any = None, parts: int = 1
+) -> Array:
     """The same block as a program of integer arithmetic in 32 bits, for what is compiled.
 
-    Signs are equal to those of `draw`, other numbers up to rounding in `dtype`. `scan` is a loop
-    over the rounds as in JAX; without one they are written out.
+    Signs are equal to those of `draw`, other numbers up to rounding in `dtype`. With `loops`, which
+    is JAX, rounds are one, and rows may be in equal parts for devices, each of steps of its own.
     """
-    size = len(block.columns), len(block.steps)
-    zero = xp.zeros(size, dtype=xp.uint32)
-    steps = xp.arange(block.steps.start + 1, block.steps.stop + 1, dtype=xp.uint32)
+    size, k = ROWS[block.law], len(block.columns)
+    parts = parts if len(block.rows) % parts == 0 else 1
+    height = len(block.rows) // parts
+    first, before = np.divmod(block.rows.start + height * np.arange(parts), size)
+    most = -(-(int(before.max()) + height) // size)
+    zero = xp.zeros((parts, k, most), dtype=xp.uint32)
+    first = xp.asarray(first.astype(np.uint32) + np.uint32(1))[:, None, None]
+    step = zero + first + xp.arange(most, dtype=xp.uint32)
     columns = xp.arange(block.columns.start, block.columns.stop, dtype=xp.uint32)
-    counter = (zero + steps, *(zero,) * 3, zero + columns[:, None], *(zero,) * 3)
+    counter = (step, *(zero,) * 3, zero + columns[:, None], *(zero,) * 3)
     keys = _schedule(_of_law(key, block.law))
 
     def turn(counter: Counter, key: Array) -> tuple[Counter, None]:
         return _round(counter, key, xp), None
 
-    if scan is None:
+    def cut(numbers: Array, start: Array | int) -> Array:
+        return loops.lax.dynamic_slice_in_dim(numbers, start, height, axis=-1)
+
+    if loops is None:
         halves = reduce(lambda c, k: turn(c, k)[0], keys, counter)
     else:
-        halves = scan(turn, counter, keys)[0]
-    return block.cut(_LAWS[block.law](halves, dtype, xp), xp)
+        halves = loops.lax.scan(turn, counter, keys)[0]
+    X = xp.reshape(_LAWS[block.law](halves, dtype, xp), (parts, k, size * most))
+    if np.all(before == before[0]):
+        X = X[..., before[0] : before[0] + height]
+    else:
+        X = loops.vmap(cut)(X, before)
+    return xp.reshape(xp.matrix_transpose(X), (parts * height, k))
 
 
 def _schedule(key: Key) -> Array:

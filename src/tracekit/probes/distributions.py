@@ -385,15 +385,13 @@ def _orthogonal_stream(source: Source, n: int, m: int, tiles: int = 1) -> Callab
 
 
 def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
-    bits = (n - 1).bit_length()
-    order = 2**bits
+    order = 2 ** (bits := (n - 1).bit_length())
     if m > order:
         raise ValueError(f"a Hadamard matrix of order {order} has no {m} columns; pass at most {n}")
     xp, low = source.xp, bits // 2
     phases = source.signs((n, 1))
-    columns = source.distinct(order, m)
-    held, done = source.held(n), 0
-    first = held.start >> low
+    columns, held = source.distinct(order, m), source.held(n)
+    first, some = held.start >> low, _columns_of(columns[None, :])
     spans = (first, -(-held.stop >> low)), (0, 1 << low)
     rows = [xp.arange(*span, dtype=columns.dtype, device=source.device) for span in spans]
     if source.layout is not None and not isinstance(source.layout, Rows):
@@ -401,10 +399,7 @@ def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
     cut = slice(held.start - (first << low), held.stop - (first << low))
 
     def take(k: int) -> Array:
-        nonlocal done
-        c = columns[done : done + k]
-        done += k
-        signs = hadamard_columns(c, rows, low)[:, cut]
+        signs = hadamard_columns(some(k)[0, :], rows, low)[:, cut]
         drawn = xp.matrix_transpose(xp.astype(signs, phases.dtype))
         return source.whole(drawn, n) * phases
 

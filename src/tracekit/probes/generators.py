@@ -44,7 +44,8 @@ def generator_of(rng: Rng, space: Space) -> Any:
         if isinstance(rng, np.random.Generator):
             return _Host(rng)
         if array_api_compat.is_jax_namespace(xp):
-            return _SeededJax(rng, real_dtype(space.dtype, xp) == xp.float64)
+            double = real_dtype(space.dtype, xp) == xp.float64
+            return _SeededJax(rng, double, getattr(space, "layout", None))
         return _Seeded(rng)
     if array_api_compat.is_jax_array(rng):
         if array_api_compat.is_jax_namespace(xp):
@@ -133,18 +134,44 @@ class _Seeded:
 
 
 class _SeededJax(_Seeded):
-    """The same numbers, drawn by the program itself where one is traced."""
+    """The same numbers, drawn by the program itself where one is traced, else by rows."""
 
-    def __init__(self, seed: Seed, double: bool) -> None:
+    def __init__(self, seed: Seed, double: bool, layout: Placement | None) -> None:
         super().__init__(seed)
-        self.dtype = "float64" if double else "float32"
+        self.dtype, self.layout = "float64" if double else "float32", layout
+
+    def circular(self, n: int, m: int, held: range) -> tuple[Array, Array]:
+        import jax
+
+        if self.layout is None or is_traced(jax.numpy.zeros(())):
+            return super().circular(n, m, held)
+        self.drawn += m
+        key, columns = self.key, range(self.drawn - m, self.drawn)
+
+        def part(rows: range) -> Array:
+            a, b = held.start + rows.start, held.start + rows.stop
+            X = counters.draw(key, counters.Block("normal", range(2 * a, 2 * b), columns))
+            return X[::2, :] + 1j * X[1::2, :]
+
+        Z = self.layout.assemble((len(held), m), part)
+        return jax.numpy.real(Z), jax.numpy.imag(Z)
 
     def _numbers(self, block: counters.Block) -> Array:
         import jax
 
-        if not is_traced(jax.numpy.zeros(())):
+        layout = self.layout
+        if is_traced(jax.numpy.zeros(())):
+            parts = 1 if layout is None else layout.parts
+            return counters.program(self.key, block, self.dtype, jax.numpy, jax, parts)
+        if layout is None:
             return super()._numbers(block)
-        return counters.program(self.key, block, self.dtype, jax.numpy, jax.lax.scan)
+        shape = len(block.rows), len(block.columns)
+        return layout.assemble(
+            shape,
+            lambda part: counters.draw(
+                self.key, block._replace(rows=block.rows[part.start : part.stop])
+            ),
+        )
 
 
 class _Generator:
@@ -206,6 +233,11 @@ class _Jax(_Generator):
 
     def signs(self, n: int, m: int) -> Array:
         return self._draw(_jax_signs, n, m)
+
+    def circular(self, n: int, m: int, held: range) -> tuple[Array, Array]:
+        """Real and imaginary part are columns 2 j and 2 j + 1, whose rows lie on one device."""
+        both = self.draw("normal", n, 2 * m, held)
+        return both[:, ::2], both[:, 1::2]
 
     def distinct(self, n: int, m: int) -> Array:
         import jax
