@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import sys
@@ -71,11 +72,14 @@ class LazyRows(Rows):
             return np.arange(n)[:, None]
         return self.whole(da.arange(n, chunks=(self.chunks,))[:, None])
 
-    def drawn(self, parts: list[Callable[[], Array]], m: int) -> Any:
-        """Columns whose chunks are drawn by the workers."""
-        dask = sys.modules["dask"]
-        made = [dask.delayed(_numbers, traverse=False)(part) for part in parts]
-        return self.joined(made, (self.n, m), -2, np.dtype("float64"))
+    def assemble(self, shape: tuple[int, int], part: Callable[[range], Array]) -> Any:
+        """What `part` draws, chunk by chunk, where the workers are."""
+        if shape[0] != self.n:
+            return part(range(shape[0]))
+        draw = sys.modules["dask"].delayed(part, pure=True)
+        ends = itertools.accumulate(self.chunks)
+        made = [draw(range(end - k, end)) for k, end in zip(self.chunks, ends, strict=True)]
+        return self.joined(made, shape, -2, part(range(0)).dtype)
 
     def joined(self, parts: list[Any], shape: tuple[int, ...], axis: int, dtype: DType) -> Any:
         """One array of chunks that are made by themselves."""
@@ -162,10 +166,6 @@ def _trace_of(A: Any, dtype: DType) -> Any:
         if first[i] < second[j + 1] and second[j] < first[i + 1]
     ]
     return np.asarray(sum(dask.compute(*parts)), dtype=dtype)
-
-
-def _numbers(draw: Callable[[], Array]) -> np.ndarray:
-    return np.asarray(draw(), dtype="float64")
 
 
 def _itself(x: Array) -> Array:

@@ -170,8 +170,9 @@ def placement(given: Any, sizes: tuple[int, ...], xp: Namespace) -> Placement:
         _require_auto(getattr(given, "mesh", None), tuple(getattr(given, "spec", ())))
         return JaxPlacement(_of_two_axes(given), sizes)
     raise TypeError(
-        f"`layout` must be a jax.sharding.Sharding of arrays (n, k), got {type(given).__name__}; "
-        "pass one such as NamedSharding(mesh, PartitionSpec('data', None)), or None"
+        "`layout` must be a jax.sharding.Sharding of arrays (n, k), (DeviceMesh, placements) of "
+        f"PyTorch, sizes of chunks of dask, or a RowLayout, got {type(given).__name__}; pass one, "
+        "such as NamedSharding(mesh, PartitionSpec('data', None)), or None"
     )
 
 

@@ -128,6 +128,10 @@ class Rows:
         """``draw(number, *arrays)`` of the rows that are held."""
         return self.place(draw(number, *arrays))
 
+    def assemble(self, shape: tuple[int, int], part: Callable[[range], Array]) -> Array:
+        """What `part` draws of the rows that are held."""
+        return part(range(shape[0]))
+
     def rows(self, n: int) -> Array:
         """The numbers of n rows as a column."""
         span = (self.start, self.stop) if n == self.n else (0, n)

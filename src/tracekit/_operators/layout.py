@@ -16,8 +16,10 @@ from .._arrays import (
     lazy_rows,
     leaves,
     lies_in_parts,
+    np_compat,
     placement,
     placement_of,
+    plain,
     rows_of,
     rows_of_mesh,
 )
@@ -41,7 +43,8 @@ def read_layout(
         return rows_of(given, shape, xp, device)
     if isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "get_local_rank"):
         return rows_of_mesh(given, shape, xp, device)
-    if isinstance(given, tuple) and all(isinstance(size, int | float) for size in given):
+    sizes = isinstance(given, tuple) and all(isinstance(size, int | float) for size in given)
+    if sizes and plain(xp) is np_compat:
         return lazy_rows(given, shape, xp, device)
     layout = placement(given, shape, xp)
     if all(size % layout.parts for size in shape):

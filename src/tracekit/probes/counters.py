@@ -77,7 +77,10 @@ def _of_law(key: Key, law: str) -> Key:
 
 
 def draw(key: Key, block: Block) -> Array:
-    """A block on NumPy: signs as int8, others as float64."""
+    """A block on NumPy: signs as int8, circular numbers as complex128, others as float64."""
+    if block.law == "circular":
+        X = draw(key, _of_parts(block))
+        return X[::2, :] + 1j * X[1::2, :]
     words = _words(key, block)
     if block.law == "signs":
         ones = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
@@ -88,6 +91,17 @@ def draw(key: Key, block: Block) -> Array:
         u = (flat[i : i + _AT_ONCE].view("<u4") + 0.5) * 2.0**-32
         numbers[2 * i : 2 * (i + _AT_ONCE)] = _normals(u) if block.law == "normal" else u
     return block.cut(numbers, np)
+
+
+def some_rows(key: Key, block: Block, rows: range) -> Array:
+    """Some rows of a block on NumPy, numbered from its first."""
+    return draw(key, block._replace(rows=block.rows[rows.start : rows.stop]))
+
+
+def _of_parts(block: Block) -> Block:
+    """Real and imaginary parts of circular numbers: rows 2 i and 2 i + 1 of normal ones."""
+    rows = range(2 * block.rows.start, 2 * block.rows.stop)
+    return block._replace(law="normal", rows=rows)
 
 
 def _words(key: Key, block: Block) -> Array:
@@ -126,6 +140,9 @@ def program(
     Signs are equal to those of `draw`, other numbers up to rounding in `dtype`. With `loops`, which
     is JAX, rounds are one, and rows may be in equal parts for devices, each of steps of its own.
     """
+    if block.law == "circular":
+        X = program(key, _of_parts(block), dtype, xp, loops, parts)
+        return X[::2, :] + 1j * X[1::2, :]
     size, k = ROWS[block.law], len(block.columns)
     parts = parts if len(block.rows) % parts == 0 else 1
     height = len(block.rows) // parts

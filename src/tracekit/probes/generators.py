@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,7 @@ Seed: TypeAlias = int | np.integer[Any] | np.random.SeedSequence | None
 
 def generator_of(rng: Rng, space: Space) -> Any:
     """The generator of the library that `rng` is of, and counters for a seed."""
-    xp = space.xp
+    xp, layout = space.xp, getattr(space, "layout", None)
     if isinstance(rng, bool | float | str):
         raise TypeError(_unusable(rng, xp))
     if (rng is None or isinstance(rng, np.random.Generator)) and is_traced(xp.zeros(())):
@@ -45,11 +44,11 @@ def generator_of(rng: Rng, space: Space) -> Any:
             return _Host(rng)
         if array_api_compat.is_jax_namespace(xp):
             double = real_dtype(space.dtype, xp) == xp.float64
-            return _SeededJax(rng, double, getattr(space, "layout", None))
-        return _Seeded(rng)
+            return _SeededJax(rng, double, layout)
+        return _Seeded(rng, layout)
     if array_api_compat.is_jax_array(rng):
         if array_api_compat.is_jax_namespace(xp):
-            return _Jax(rng, getattr(space, "layout", None))
+            return _Jax(rng, layout)
     elif array_api_compat.is_torch_namespace(xp) and type(rng).__name__ == "Generator":
         return _Torch(rng, real_dtype(space.dtype, xp))
     elif array_api_compat.is_cupy_namespace(xp) and hasattr(rng, "standard_normal"):
@@ -85,7 +84,8 @@ def _unusable(rng: Rng, xp: Namespace) -> str:
 class _Seeded:
     """Counters of a seed: numbers depend on row, column, law and seed, and on nothing else."""
 
-    def __init__(self, seed: Seed) -> None:
+    def __init__(self, seed: Seed, layout: Placement | None) -> None:
+        self.layout = layout
         self.facts: dict[str, Any] = {"rng": "None" if seed is None else type(seed).__name__}
         if isinstance(seed, int | np.integer):
             self.facts = {"rng": "int", "seed": int(seed)}
@@ -98,21 +98,9 @@ class _Seeded:
         columns = range(self.drawn - m, self.drawn)
         return self._numbers(counters.Block(law, held, columns))
 
-    def chunks(
-        self, law: str, n: int, m: int, sizes: tuple[int, ...]
-    ) -> list[Callable[[], Array]] | None:
-        """The same draw, chunk of rows by chunk, wherever each is called."""
-        self.drawn += m
-        columns, ends = range(self.drawn - m, self.drawn), list(itertools.accumulate(sizes))
-        return [
-            partial(counters.draw, self.key, counters.Block(law, range(end - k, end), columns))
-            for k, end in zip(sizes, ends, strict=True)
-        ]
-
-    def circular(self, n: int, m: int, held: range) -> tuple[Array, Array]:
-        """Real and imaginary part are rows 2 i and 2 i + 1 of real numbers."""
-        both = self.draw("normal", 2 * n, m, range(2 * held.start, 2 * held.stop))
-        return both[::2, :], both[1::2, :]
+    def circular(self, n: int, m: int, held: range) -> Array:
+        """Complex normal numbers, whose real and imaginary parts have variance one each."""
+        return self.draw("circular", n, m, held)
 
     def distinct(self, n: int, m: int) -> Array:
         self.drawn += 1
@@ -130,48 +118,29 @@ class _Seeded:
         self.key = first, second
 
     def _numbers(self, block: counters.Block) -> Array:
-        return counters.draw(self.key, block)
+        part = partial(counters.some_rows, self.key, block)
+        shape = len(block.rows), len(block.columns)
+        return part(range(shape[0])) if self.layout is None else self.layout.assemble(shape, part)
 
 
 class _SeededJax(_Seeded):
     """The same numbers, drawn by the program itself where one is traced, else by rows."""
 
     def __init__(self, seed: Seed, double: bool, layout: Placement | None) -> None:
-        super().__init__(seed)
-        self.dtype, self.layout = "float64" if double else "float32", layout
-
-    def circular(self, n: int, m: int, held: range) -> tuple[Array, Array]:
-        import jax
-
-        if self.layout is None or is_traced(jax.numpy.zeros(())):
-            return super().circular(n, m, held)
-        self.drawn += m
-        key, columns = self.key, range(self.drawn - m, self.drawn)
-
-        def part(rows: range) -> Array:
-            a, b = held.start + rows.start, held.start + rows.stop
-            X = counters.draw(key, counters.Block("normal", range(2 * a, 2 * b), columns))
-            return X[::2, :] + 1j * X[1::2, :]
-
-        Z = self.layout.assemble((len(held), m), part)
-        return jax.numpy.real(Z), jax.numpy.imag(Z)
+        super().__init__(seed, layout)
+        self.dtype = "float64" if double else "float32"
 
     def _numbers(self, block: counters.Block) -> Array:
         import jax
 
-        layout = self.layout
-        if is_traced(jax.numpy.zeros(())):
-            parts = 1 if layout is None else layout.parts
-            return counters.program(self.key, block, self.dtype, jax.numpy, jax, parts)
-        if layout is None:
+        if not is_traced(jax.numpy.zeros(())):
             return super()._numbers(block)
-        shape = len(block.rows), len(block.columns)
-        return layout.assemble(
-            shape,
-            lambda part: counters.draw(
-                self.key, block._replace(rows=block.rows[part.start : part.stop])
-            ),
-        )
+        parts = 1 if self.layout is None else self.layout.parts
+        return counters.program(self.key, block, self.dtype, jax.numpy, jax, parts)
+
+
+def _complex(re: Array, im: Array) -> Array:
+    return re + 1j * im
 
 
 class _Generator:
@@ -180,12 +149,10 @@ class _Generator:
     def draw(self, law: str, n: int, m: int, held: range) -> Array:
         return getattr(self, law)(n, m)[held.start : held.stop, :]
 
-    def chunks(self, law: str, n: int, m: int, sizes: tuple[int, ...]) -> None:
-        """The stream is drawn in order, by one process."""
-
-    def circular(self, n: int, m: int, held: range) -> tuple[Array, Array]:
+    def circular(self, n: int, m: int, held: range) -> Array:
         both = self.draw("normal", 2 * n, m, range(2 * n))
-        return both[held.start : held.stop, :], both[n + held.start : n + held.stop, :]
+        parts = (both[start + held.start : start + held.stop, :] for start in (0, n))
+        return _complex(*parts)
 
 
 class _Host(_Generator):
@@ -234,10 +201,10 @@ class _Jax(_Generator):
     def signs(self, n: int, m: int) -> Array:
         return self._draw(_jax_signs, n, m)
 
-    def circular(self, n: int, m: int, held: range) -> tuple[Array, Array]:
+    def circular(self, n: int, m: int, held: range) -> Array:
         """Real and imaginary part are columns 2 j and 2 j + 1, whose rows lie on one device."""
         both = self.draw("normal", n, 2 * m, held)
-        return both[:, ::2], both[:, 1::2]
+        return _complex(both[:, ::2], both[:, 1::2])
 
     def distinct(self, n: int, m: int) -> Array:
         import jax

@@ -114,9 +114,8 @@ class Source:
         """
         n, m = shape
         if not is_complex(self):
-            return self._place(self._drawn("normal", n, m), n)
-        re, im = self._engine.circular(n, m, self.held(n))
-        return self._complex(re, im, math.sqrt(0.5), n)
+            return self._place(self._engine.draw("normal", n, m, self.held(n)), n)
+        return self._place(self._engine.circular(n, m, self.held(n)), n) * math.sqrt(0.5)
 
     def signs(self, shape: tuple[int, int]) -> Array:
         """Entries of modulus one: signs, or phases uniform on the unit circle if complex.
@@ -133,10 +132,11 @@ class Source:
         """
         n, m = shape
         if not is_complex(self):
-            return self._place(self._drawn("signs", n, m), n)
-        turns = self._drawn("uniform", n, m)
+            return self._place(self._engine.draw("signs", n, m, self.held(n)), n)
+        turns = self._engine.draw("uniform", n, m, self.held(n))
         angle = self._place(turns, n, real=True) * (2 * math.pi)
-        return self._complex(self.xp.cos(angle), self.xp.sin(angle), 1.0, n)
+        re, im = (self.xp.astype(f(angle), self.dtype) for f in (self.xp.cos, self.xp.sin))
+        return re + im * 1j
 
     def distinct(self, n: int, m: int) -> Array:
         """`m` distinct integers below `n`, uniform, in random order.
@@ -234,14 +234,6 @@ class Source:
         rows.agree([int(told, 16) >> 11 if told else 0], "generators differ, drawing next {}")
         return rng
 
-    def _drawn(self, law: str, n: int, m: int) -> Array:
-        """Columns of the rows that are held; of lazy ones, chunk by chunk by their workers."""
-        if isinstance(self.layout, LazyRows) and self._is_divided(n):
-            parts = self._engine.chunks(law, n, m, self.layout.chunks)
-            if parts is not None:
-                return self.layout.drawn(parts, m)
-        return self._engine.draw(law, n, m, self.held(n))
-
     def _place(self, draw: Array, n: int, *, real: bool = False) -> Array:
         if isinstance(draw, RowArray):
             return draw
@@ -257,12 +249,6 @@ class Source:
             return self.xp.asarray(draw, dtype=dtype, device=self.device)
         draw = self.xp.astype(draw, dtype, copy=False)
         return draw if self.device is None else array_api_compat.to_device(draw, self.device)
-
-    def _complex(self, re: Array, im: Array, scale: float, n: int) -> Array:
-        re, im = self._place(re, n, real=True), self._place(im, n, real=True)
-        if scale != 1.0:
-            re, im = re * scale, im * scale
-        return self.xp.astype(re, self.dtype) + self.xp.astype(im, self.dtype) * 1j
 
 
 def whole_only(source: Source, n: int, name: str) -> None:
