@@ -127,7 +127,9 @@ def test_distributions_of_some_rows_are_the_cut_of_the_whole(law: Any, cplx: boo
 
 
 @pytest.mark.parametrize(
-    "law", [probes.sphere, probes.orthogonal, probes.tiled(probes.normal, 2)], ids=str
+    "law",
+    [probes.sphere, probes.orthogonal, probes.tiled(probes.normal, 2)],
+    ids=lambda law: law.__name__,
 )
 def test_distributions_that_need_whole_columns_say_so(law: Any) -> None:
     with pytest.raises(ValueError, match=r"needs whole columns.* rows 2 to 5 of 8"):

@@ -13,6 +13,7 @@ from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to
 from .._estimates import Estimate, finalize, with_method
 from .._operators import counted, itemsize, matvecs_per_column, square
 from .._sketches import (
+    FEWEST,
     LOOK_AHEAD,
     MEGABYTES,
     Arnoldi,
@@ -240,7 +241,7 @@ def _first_groups(request: Request, budget: int) -> int:
     """Groups to begin with: as few as have a spread, if that many are affordable."""
     b = request.block
     few = min(max(PILOT // b, 1), budget // (40 * b))
-    return max(1, min(max(few, -(-2 // b)), budget // request.cost(request.depth or 1)))
+    return max(1, min(max(few, -(-FEWEST // b)), budget // request.cost(request.depth or 1)))
 
 
 def _complete_depth(request: Request) -> int:

@@ -31,9 +31,10 @@ from .range_sketch import (
     sketch_of_products,
 )
 from .rules import Quadrature, Rule, samples
-from .spaces import LOOK_AHEAD, MEGABYTES, Spaces, is_independent, joined, most_columns
+from .spaces import FEWEST, LOOK_AHEAD, MEGABYTES, Spaces, is_independent, joined, most_columns
 
 __all__ = [
+    "FEWEST",
     "LOOK_AHEAD",
     "MEGABYTES",
     "Arnoldi",
