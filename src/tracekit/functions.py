@@ -319,7 +319,14 @@ def is_semidefinite(f: Any) -> bool:
 
 def applied(f: Function, x: Array) -> Array:
     """What f returns; truth values and integers, as of steps, as numbers of the dtype of x."""
-    y = f(x)
+    try:
+        y = f(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        library = namespace(x).__name__.removeprefix("array_api_compat.")
+        raise TypeError(
+            f"f must take arrays of {library}, and raised {type(error).__name__}: {error}; pass a "
+            "function that works on all entries of an array at once"
+        ) from error
     if is_array(y) and namespace(y).isdtype(y.dtype, ("bool", "integral")):
         return namespace(y).astype(y, x.dtype)
     return y

@@ -280,7 +280,7 @@ def test_what_does_not_add_up_is_refused() -> None:
          "differ in `dims`"),
         ([tk.schatten_norm(SHIFTED, p, 40, rng=p) for p in (3, 4)], "differ in `p`, 3 and 4"),
         ([tk.trace_function(SHIFTED, f, 40, rng=s) for s, f in enumerate((np.exp, np.sqrt))],
-         "differ in `f`, exp and sqrt"),
+         "differ in `f`, exp .* and sqrt"),
         ([tk.effective_dimension(SHIFTED, r, 40, rng=i) for i, r in enumerate((0.1, 0.2))],
          "differ in `ridge`"),
     ):  # fmt: skip
@@ -335,3 +335,28 @@ def test_merging_from_json_is_merging() -> None:
 def test_other_dictionaries_are_refused(held: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         tk.Estimate.from_dict(held)
+
+
+def test_other_functions_of_one_name_are_refused():
+    A = np.diag(np.linspace(1, 2, 300))
+
+    def run(f, seed):
+        return tk.trace_function(A, f, 80, rng=seed)
+
+    whole = tk.merge([run(lambda x: x**2, 0), run(lambda x: x * x, 1)])
+    assert whole.num_matvecs > 150
+    for one, other in (
+        (lambda x: x, lambda x: x**2),
+        (tk.functions.power(2), tk.functions.power(3)),
+        (tk.functions.ridge(2.0), tk.functions.ridge(3.0)),
+    ):
+        with pytest.raises(ValueError, match="f"):
+            tk.merge([run(one, 0), run(other, 1)])
+
+
+def test_runs_of_a_diagonal_matrix_whose_signs_tell_nothing():
+    A = np.diag(np.linspace(1, 2, 300))
+    whole = tk.merge([tk.spectral_run(A, 80, rng=seed) for seed in (0, 1)])
+    assert float(whole.logdet()) == pytest.approx(np.log(np.diag(A)).sum(), rel=1e-6)
+    with pytest.raises(ValueError, match="share probes"):
+        tk.merge([tk.spectral_run(A, 80, rng=0)] * 2)

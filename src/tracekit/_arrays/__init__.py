@@ -1,5 +1,6 @@
 """The array operations that formulas need, on every array library."""
 
+from .derivatives import once_differentiable
 from .dtensors import is_dtensor, products_of, rows_of_mesh
 from .factorisations import (
     cholesky,
@@ -150,6 +151,7 @@ __all__ = [
     "namespace",
     "norm2",
     "np_compat",
+    "once_differentiable",
     "orthonormalise",
     "package_of",
     "placement",

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .._arrays import Rng, constant, is_traced, namespace, real, to_number
+from .._arrays import (
+    Rng,
+    constant,
+    is_traced,
+    namespace,
+    once_differentiable,
+    real,
+    to_number,
+)
 from .._estimates import (
     Estimate,
     finalize,
@@ -150,7 +158,7 @@ def _definite(
     estimate, terms = within_bounds(request, rng, "logdet")
     if terms is not None:
         zeros = real(terms) - constant(real(terms))  # with the derivatives of the terms
-        value = estimate.value + namespace(zeros).mean(zeros)
+        value = once_differentiable(estimate.value + namespace(zeros).mean(zeros))
         estimate = replace(estimate, value=value, samples=estimate.samples + zeros)
         estimate = _with_its_solves(estimate)
     return finalize(estimate, quantity="log-determinant")

@@ -149,6 +149,9 @@ def _refuse_others(runs: list[Any], spaces: list[Spaces]) -> None:
             f"runs of depths {sorted({part.depth for part in spaces})} do not add up; extend them "
             "to one depth first"
         )
+    keys = [run._source.state().get("key") for run in runs]
+    if all(keys) and len({tuple(key) for key in keys}) == len(runs):  # seeds, and no two the same
+        return
     seen: set[tuple[complex, ...]] = set()
     for part in spaces:
         told_by = _coefficients(part.read())

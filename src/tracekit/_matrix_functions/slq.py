@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host, to_number
+from .._arrays import (
+    Array,
+    Rng,
+    abs2,
+    coldot,
+    is_differentiated,
+    is_traced,
+    once_differentiable,
+    to_host,
+    to_number,
+)
 from .._estimates import Estimate, finalize, with_method
 from .._operators import counted, itemsize, matvecs_per_column, square
 from .._sketches import (
@@ -83,7 +93,9 @@ def trace_estimate(
     request = requested(square(A, "function"), f, num_matvecs, **options)
     if request.is_affordable:
         return finalize(exactly(request, method), quantity="trace of f(A)")
-    return finalize(within_bounds(request, rng, method)[0], quantity="trace of f(A)")
+    found = within_bounds(request, rng, method)[0]
+    found = replace(found, value=once_differentiable(found.value))
+    return finalize(found, quantity="trace of f(A)")
 
 
 def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
