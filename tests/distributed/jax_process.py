@@ -49,6 +49,10 @@ def main(rank: int, address: str) -> None:
     alone = float(program(jnp.asarray(d)))
     report["hutchpp by a key"] = float(CALLS["hutchpp"](operator(cut), key)) / alone - 1
     report["hutchpp, compiled"] = float(program(cut)) / alone - 1
+    seeded = jax.jit(lambda d: CALLS["hutchpp"](operator(d), 0))
+    report["hutchpp, compiled, an int"] = (
+        float(seeded(cut)) / float(CALLS["hutchpp"](on_host, 0)) - 1
+    )
     print(json.dumps(report))
 
 
