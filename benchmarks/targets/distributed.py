@@ -41,13 +41,15 @@ IN_HASTE = f"{FLAGS} --xla_backend_optimization_level=0"  # memory is laid out b
 
 def tables() -> Iterator[Table]:
     """Every engine in turn."""
-    for engine in (in_jax,):
-        yield from engine()
+    from . import rows  # which runs the estimators of this module
+
+    yield from in_jax()
+    yield from rows.tables()
 
 
 # --- 1. JAX: programs -----------------------------------------------------------------------------
 
-JAX: dict[str, Call] = {
+CALLS: dict[str, Call] = {
     "hutchinson": lambda A, d, rng: tk.hutchinson(A, M, rng=rng),
     "  normal": lambda A, d, rng: tk.hutchinson(A, M, rng=rng, probes=tk.probes.normal),
     "  sphere": lambda A, d, rng: tk.hutchinson(A, M, rng=rng, probes=tk.probes.sphere),
@@ -69,10 +71,11 @@ JAX: dict[str, Call] = {
     "diagonal": lambda A, d, rng: tk.diagonal(A, M, rng=rng),
     "xdiag": lambda A, d, rng: tk.xdiag(A, M, rng=rng),
     "xnysdiag": lambda A, d, rng: tk.xnysdiag(A, M, rng=rng),
-    "block_traces": lambda A, d, rng: tk.block_traces(A, (64, N // 64), 0, M, rng=rng),
-    "partial_trace": lambda A, d, rng: tk.partial_trace(A, (N // 8, 8), 0, M // 8, rng=rng),
+    "block_traces": lambda A, d, rng: tk.block_traces(A, (64, A.shape[0] // 64), 0, M, rng=rng),
+    "partial_trace": lambda A, d, rng: tk.partial_trace(
+        A, (A.shape[0] // 8, 8), 0, M // 8, rng=rng),
     "partial_trace_operator": lambda A, d, rng: tk.hutchinson(
-        tk.partial_trace_operator(A, (N // 64, 64), 0, 2, rng=rng), M // 2, rng=rng),
+        tk.partial_trace_operator(A, (A.shape[0] // 64, 64), 0, 2, rng=rng), M // 2, rng=rng),
     "function_operator": lambda A, d, rng: tk.hutchinson(
         tk.function_operator(A, tk.functions.sqrt, DEPTH), M, rng=rng),
     "trace_function": lambda A, d, rng: tk.trace_function(
@@ -109,7 +112,7 @@ def in_jax() -> Iterator[Table]:
 
 def jax_programs() -> Iterator[Row]:
     """Judge memory, what is exchanged, and the value of every program."""
-    runs = [(name, "key") for name in JAX] + [(name, "int") for name in OF_AN_INT]
+    runs = [(name, "key") for name in CALLS] + [(name, "int") for name in OF_AN_INT]
     groups = [runs[i : i + AT_ONCE] for i in range(0, len(runs), AT_ONCE)]
 
     def found(group: list[tuple[str, str]]) -> Any:
@@ -142,7 +145,7 @@ def jax_records(runs: list[tuple[str, str]]) -> list[tuple[Any, ...]]:
                 return d[:, None] * X
 
             A = tk.LinearOperator((N, N), product, product, xp=jax.numpy, dtype=d.dtype)
-            return JAX[name](A, d, rng).value
+            return CALLS[name](A, d, rng).value
 
         alone, together = (jax.jit(value).lower(d).compile() for d in (one, cut))
         sizes = [p.memory_analysis().temp_size_in_bytes for p in (alone, together)]
