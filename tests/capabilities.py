@@ -20,6 +20,7 @@ import tracekit_ntk as tkn
 N, DIMS = 24, (4, 6)  # the size of A, and its tensor shape
 LIBRARIES = ("NumPy", "PyTorch", "JAX", "array-api-strict")
 FEATURES = (*LIBRARIES, "jax.jit", "gradient", "complex", "non-Hermitian")
+DISTRIBUTED = ("JAX sharded", "torch processes", "dask", "MPI rows")  # held by tests/distributed
 NETWORK_FEATURES = ("PyTorch", "JAX", "jax.jit", "gradient", "complex")
 
 NOTHING: Mapping[str, str] = MappingProxyType({})

@@ -14,11 +14,11 @@ SHORT = {"array-api-strict": "strict", "jax.jit": "jit", "non-Hermitian": "gener
 def draw(folder: Path) -> None:
     """Write both tables as MyST, for the page that includes them, into a folder, which is made."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from capabilities import CASES, FEATURES, NETWORK_CASES, NETWORK_FEATURES
+    from capabilities import CASES, DISTRIBUTED, FEATURES, NETWORK_CASES, NETWORK_FEATURES
 
     folder.mkdir(parents=True, exist_ok=True)
     tables = {
-        "capabilities": table("tracekit", CASES, FEATURES),
+        "capabilities": table("tracekit", CASES, (*FEATURES, *DISTRIBUTED)),
         "capabilities_ntk": table("tracekit_ntk", NETWORK_CASES, NETWORK_FEATURES),
     }
     for name, text in tables.items():

@@ -25,16 +25,26 @@ ENVIRONMENT = os.environ | {
 }
 
 
-@pytest.fixture(scope="module")
-def report() -> dict[str, Any]:
-    """What the program printed."""
+def printed(program: Path) -> dict[str, Any]:
+    """What a program told."""
     done = subprocess.run(
-        [sys.executable, str(PROGRAM)], capture_output=True, text=True, timeout=300,
-        env=ENVIRONMENT,
-    )  # fmt: skip
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return printed(PROGRAM)
+
+
+def test_every_function_finds_what_numpy_finds() -> None:
+    found = printed(PROGRAM.with_name("jax_functions.py"))
+    assert len(found) > 30
+    for name, apart in found.items():
+        assert apart < 1e-10, name
 
 
 def test_programs_hold_a_part_of_each_tall_array_and_gather_none(report: dict[str, Any]) -> None:
