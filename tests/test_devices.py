@@ -148,6 +148,17 @@ def integrated(A: Array) -> tuple[Array, ...]:
     )
 
 
+def by_rows(A: Any) -> tuple[Any, ...]:
+    """What one process finds that holds all rows: numbers, and one for each row."""
+    B = tk.as_operator(A)
+    layout = tk.RowLayout(slice(0, B.shape[0]), lambda x: x, rank=0, size=1)
+    C = tk.LinearOperator(
+        B.shape, B.matmat, B.rmatmat, dtype=B.dtype, xp=B.xp, device=B.device, layout=layout
+    )
+    diagonal = tk.xdiag(C, 8, rng=SEED).value.local
+    return tk.hutchpp(C, 9, rng=SEED).value, tk.logdet(C, 20, rng=SEED).value, diagonal
+
+
 OTHERS: dict[str, Callable[[Array], Any]] = {
     "SpectralRun": read,
     "LinearOperator": lambda A: tk.as_operator(A).H @ A,
@@ -163,6 +174,7 @@ OTHERS: dict[str, Callable[[Array], Any]] = {
     "probes": drawn,
     "quadrature": integrated,
     "range_basis": near_range,
+    "RowLayout": by_rows,
     "resume": lambda A: tk.resume(A, tk.trace(A, rtol=0.5, rng=SEED), rtol=0.05).value,
     "testing": checked,
     "vstack": stacked,
@@ -171,7 +183,8 @@ OTHERS: dict[str, Callable[[Array], Any]] = {
 ON_HOST = ("SpectralRun", "merge")  # whose bands and seeds are looked at there
 # What the functions above give back, or raise.
 RECORDS = {
-    *("Comparison", "Estimate", "NotFiniteError", "SpectralDensity", "SpectralSummary", "Tracked")
+    *("Comparison", "Estimate", "NotFiniteError", "RowArray", "SpectralDensity"),
+    *("SpectralSummary", "Tracked"),
 }
 
 

@@ -22,7 +22,12 @@ from tracekit import cli
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
-PLAIN = {"sh", "text", "bibtex"}  # read by people; what is named in `sh` is looked up
+PLAIN = {
+    "sh",
+    "text",
+    "bibtex",
+    "{literalinclude}",
+}  # read by people; what is named in `sh` is looked up
 RUN = {"pycon", "python", "console"}  # by doctest, and below
 DIRECTIVES = {"{eval-rst}", "{toctree}", "{include}", "{math}", "{image}", "{figure}"}
 BUILT = "generated/"  # what the site's builder writes

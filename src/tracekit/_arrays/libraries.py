@@ -58,15 +58,15 @@ class ArraySpace:
 def namespace(*arrays: Any) -> Namespace:
     """The namespace of arrays as array_api_compat wraps it, looked up once for each type."""
     kinds = {type(x) for x in arrays}
-    if len(kinds) > 1:
-        for x in arrays:
-            if hasattr(type(x), "held"):  # rows of a tall array, beside small ones
-                return cast(Namespace, x.__array_namespace__())
-        return array_api_compat.array_namespace(*arrays)
-    [kind] = kinds
-    if kind not in _namespaces:
-        _namespaces[kind] = array_api_compat.array_namespace(*arrays)
-    return _namespaces[kind]
+    if len(kinds) == 1 and (known := _namespaces.get(type(arrays[0]))) is not None:
+        return known
+    for x in arrays:
+        if hasattr(type(x), "held"):  # rows of a tall array, of whatever library, beside small ones
+            return cast(Namespace, x.__array_namespace__())
+    found = array_api_compat.array_namespace(*arrays)
+    if len(kinds) == 1:
+        _namespaces[type(arrays[0])] = found
+    return found
 
 
 def wrapped(xp: Namespace | None) -> Namespace:
@@ -97,8 +97,9 @@ def device_of(x: Array) -> Device:
 def beside(x: Array, value: float | np.ndarray, dtype: DType) -> Array:
     """A number of the host as a 0-d array, or an array of the host, where `x` is."""
     made = namespace(x).asarray(value, dtype=dtype, device=device_of(x))
-    if array_api_compat.is_jax_array(x) and len(x.devices()) == 1:  # no data that it could follow
-        return array_api_compat.to_device(made, x.device)
+    if array_api_compat.is_jax_array(x) and not is_traced(x) and len(x.devices()) == 1:
+        # no data that it could follow, where x itself follows none
+        return array_api_compat.to_device(made, x.device) if x.committed else made
     return made
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import array_api_compat
 
-from .libraries import Array
+from .libraries import Array, device_of
 
 
 class Held(Protocol):
@@ -107,7 +107,7 @@ class RowArray:
     @property
     def device(self) -> Any:
         """Of the rows that are held here."""
-        return array_api_compat.device(self.local)
+        return device_of(self.local)
 
     @property
     def T(self) -> RowArray:

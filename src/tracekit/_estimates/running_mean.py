@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from .._arrays import (
     Array,
     abs2,
+    beside,
     conj,
-    device_of,
     eps_of,
     is_complex,
     magnitude,
@@ -41,7 +43,7 @@ def add(before: Running | None, y: Array, w: Array | None = None) -> Running:
     """Samples along the last axis of `y`, and of `w`, added to those before."""
     xp, plain = namespace(y), w is None and not is_complex(y)
     scale = magnitude(y) if before is None else before.scale
-    w = xp.ones(y.shape[-1], dtype=y.dtype, device=device_of(y)) if w is None else w
+    w = beside(y, np.ones(y.shape[-1]), y.dtype) if w is None else w
     y, weight = y / scale, xp.sum(abs2(w), axis=-1)
     w = xp.broadcast_to(w, y.shape)
     value = xp.sum(conj(w) * y, axis=-1) / positive(weight)

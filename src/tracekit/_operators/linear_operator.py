@@ -156,9 +156,9 @@ class LinearOperator:
                 raise TypeError(
                     f"{name}= got a {type(product).__name__}; pass a function of a block of columns"
                 )
+            if product is not None and isinstance(self.layout, Rows) and self.layout is not given:
+                product = self.layout.around(product, name, rows)
             if product is not None and not isinstance(product, Checked):
-                if isinstance(self.layout, Rows) and self.layout is not given:
-                    product = self.layout.around(product, name, rows)
                 made = product, name, rows, columns, self.xp, self.dtype, self.device, laid
                 put(name, Checked(*made))
         if self.quad is None:

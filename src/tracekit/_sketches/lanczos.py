@@ -16,14 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from .._arrays import (
     Array,
     Product,
     adjoint,
+    beside,
     coldot,
     colnorm2,
     constant,
-    device_of,
     eps_of,
     householder_qr,
     in_order,
@@ -137,14 +139,12 @@ def begin(A: LinearOperator, X: Array, block: int = 1, *, reorthogonalise: bool 
 
 def without_rows(rest: Array) -> Array:
     """One row of zeros in the place of all."""
-    shape = (*rest.shape[:-2], 1, rest.shape[-1])
-    return namespace(rest).zeros(shape, dtype=rest.dtype, device=device_of(rest))
+    return beside(rest, np.zeros((*rest.shape[:-2], 1, rest.shape[-1])), rest.dtype)
 
 
 def unseen(rest: Array) -> Array:
     """The norm of A, for each group, as far as it has been seen before the first product."""
-    xp = namespace(rest)
-    return xp.zeros((rest.shape[0], 1), dtype=real_dtype(rest.dtype, xp), device=device_of(rest))
+    return beside(rest, np.zeros((rest.shape[0], 1)), real_dtype(rest.dtype, namespace(rest)))
 
 
 def _step(K: Krylov) -> Krylov:
