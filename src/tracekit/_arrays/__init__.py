@@ -1,6 +1,6 @@
 """The array operations that formulas need, on every array library."""
 
-from .dtensors import is_dtensor, products_of, rows_of_mesh
+from .dtensors import is_dtensor, products_of, rows_of_mesh, sharers_of_mesh
 from .factorisations import (
     cholesky,
     cholesky_qr2,
@@ -166,6 +166,7 @@ __all__ = [
     "row_namespace",
     "rows_of",
     "rows_of_mesh",
+    "sharers_of_mesh",
     "skew",
     "tall_skinny_qr",
     "to_host",
