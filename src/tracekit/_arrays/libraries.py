@@ -64,6 +64,8 @@ def namespace(*arrays: Any) -> Namespace:
                 return cast(Namespace, x.__array_namespace__())
         return array_api_compat.array_namespace(*arrays)
     [kind] = kinds
+    if hasattr(kind, "held"):  # of whatever library their rows are
+        return cast(Namespace, arrays[0].__array_namespace__())
     if kind not in _namespaces:
         _namespaces[kind] = array_api_compat.array_namespace(*arrays)
     return _namespaces[kind]
@@ -91,6 +93,7 @@ def computed(product: Product, xp: Namespace) -> Product:
 
 def device_of(x: Array) -> Device:
     """Where to create arrays that meet `x`: None for JAX, whose placement follows the data."""
+    x = x.local if hasattr(type(x), "held") else x
     return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
 
 
