@@ -23,14 +23,19 @@ X = np.random.default_rng(0).standard_normal((9, 3))
 CUTS = ((0, 8, 18), (0, 2, 12, 18))  # rows of outputs
 
 KERNEL: dict[str, Callable[[Any], Any]] = {
-    "trace": tk.trace, "exact": tk.exact_trace, "diagonal": tk.diagonal,
-    "hutchinson": lambda K: tk.hutchinson(tk.gram(K.factor), 5, rng=0),
+    "trace": tk.trace,  # exact, from factors
+    "diagonal": tk.diagonal,
+    "target alignment": lambda K: tk.target_alignment(K, K.xp.asarray(np.arange(18.0)), 6, rng=0),
+}
+PRODUCTS: dict[str, Callable[[Any], Any]] = {
+    "exact": tk.exact_trace, "hutchinson": lambda K: tk.hutchinson(K, 5, rng=0),
     "hutchpp": lambda K: tk.hutchpp(K, 9, rng=0), "xnystrace": lambda K: tk.xnystrace(K, 9, rng=0),
     "norm": lambda K: tk.frobenius_norm(K, 12, rng=0),
     "rank": lambda K: tk.effective_rank(K, 12, rng=0),
-    "some of the diagonal": lambda K: tk.diagonal(tk.gram(K.factor), 6, rng=0),
+    "diagonal": lambda K: tk.diagonal(K, 6, rng=0),
     "one sided": lambda K: tk.one_sided(K.factor, 6, rng=0),
-    "alignment": lambda K: tk.target_alignment(K, K.xp.astype(K.xp.arange(18), K.dtype), 6, rng=0),
+    "outputs": lambda K: tk.partial_trace(K, K.dims, 0, 3, rng=0),
+    "exact outputs": lambda K: tk.partial_trace(K, K.dims, 0),
 }  # fmt: skip
 
 
@@ -66,23 +71,26 @@ def held(x: Any, layout: tk.RowLayout) -> Any:
 
 @pytest.mark.parametrize("cuts", CUTS, ids=str)
 @pytest.mark.parametrize("name", KERNEL)
-def test_kernels_are_those_of_all_samples(name: str, cuts: Sequence[int]) -> None:
+def test_what_factors_know_of_all_samples(name: str, cuts: Sequence[int]) -> None:
     f, params, x = network()
     call = KERNEL[name]
     found = together(cuts, lambda rows: call(tkn.ntk(f, params, held(x, rows), layout=rows)))
     agree(found, call(tkn.ntk(f, params, x)))
 
 
-def test_outputs_have_partial_traces() -> None:
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_kernels_are_those_of_all_samples(name: str, cuts: Sequence[int]) -> None:
     f, params, x = network()
+    call = PRODUCTS[name]
 
     def program(rows: tk.RowLayout | None) -> Any:
         mine = x if rows is None else held(x, rows)
         K = tkn.ntk(lambda p: f(p, mine), params, layout=rows)
         assert K.dims == (9, OUTPUTS)
-        return tk.partial_trace(K, K.dims, 0, 3, rng=0)
+        return call(K)
 
-    agree(together(CUTS[1], program), program(None))
+    agree(together(cuts, program), program(None))
 
 
 def test_exact_traces_are_summed() -> None:
@@ -174,7 +182,7 @@ def test_what_cannot_be_is_told_to_all() -> None:
     moved = {name: p + (1e-9 if name == "v" else 0) for name, p in params.items()}
     for error in call(params=moved):
         assert "process 1 has other parameters than process 0" in error
-    failed = "f could not be differentiated in process 1"
+    failed = "process 1 failed; its own error says why"
     first, second = call(x=X[:3])
     assert (first, "8 to 18 for 6 outputs" in second) == (failed, True)
     first, second = call(x=np.full((5, 3), np.nan))
@@ -184,6 +192,29 @@ def test_what_cannot_be_is_told_to_all() -> None:
     swapped = said(together((0, 18), lambda rows: tkn.ntk(
         f, params, x[:4], layout=tk.RowLayout(slice(10, 18), rows.allsum, 0, 1))))  # fmt: skip
     assert "hold rows [(10, 18)] of 8" in swapped[0]
+
+
+def test_pairs_of_other_parameters_are_refused() -> None:
+    def program(rows: tk.RowLayout) -> Any:
+        A = np.ones((rows.rows.stop - rows.rows.start, 5 + rows.rank))
+        return tkn.jacobian_from_pair(lambda T: A @ T, lambda U: A.T @ U, A.shape, layout=rows)
+
+    for error in said(together(CUTS[0], program)):
+        assert "5 and 6 parameters in different processes" in error
+
+
+def test_kernels_are_tracked() -> None:
+    f, params, x = network()
+
+    def program(rows: tk.RowLayout | None) -> Any:
+        mine, tracker = x if rows is None else held(x, rows), tk.Tracker(12, rng=0)
+        for scale in (1.0, 1.1):
+            moved = {name: scale * p for name, p in params.items()}
+            K = tkn.ntk(lambda p: f(p, mine), moved, layout=rows)
+            found = tracker.update(K, step=int(10 * scale))
+        return found.alignment
+
+    agree(together(CUTS[0], program), program(None))
 
 
 def test_exact_numbers_need_the_rules_of_all() -> None:
@@ -255,5 +286,5 @@ def test_pytorch_tells_all(reports: list[dict[str, Any]]) -> None:
         told = report["told"]
         assert "process 1 has other parameters than process 0" in told["parameters"]
         assert "by rows along one axis of the mesh" in told["placements"]
-        failure = "NaN or infinity" if rank else "could not be differentiated in process 1"
+        failure = "NaN or infinity" if rank else "process 1 failed"
         assert failure in told["a failure"]

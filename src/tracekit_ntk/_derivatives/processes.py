@@ -66,7 +66,7 @@ def agreed(
     if failed is not None:
         raise failed
     if table[:, 0].any():
-        raise RuntimeError(f"f could not be differentiated in process {np.argmax(table[:, 0])}")
+        raise RuntimeError(f"process {np.argmax(table[:, 0])} failed; its own error says why")
     differ = np.abs(table[:, 1] - table[0, 1]) > table[0, 2]
     if differ.any():
         raise ValueError(

@@ -73,7 +73,8 @@ def jacobian_from_pair(
     if layout is None:
         return J
     processes = sharers(layout, J.xp, J.device)
-    _, told = agreed(processes, lambda: check_rows(layout, J.shape[0]), lambda _: J.shape)
+    _, told = agreed(processes, lambda: check_rows(layout, J.shape[0]), lambda _: J.shape[:1])
+    processes.agree([J.shape[1]], "Jacobians have {} parameters")
     return over_processes(J, held_rows(processes, layout, told[:, 0].astype(int).tolist()))
 
 

@@ -107,6 +107,13 @@ def jacobian(
     >>> J = tkn.jacobian(lambda p: x @ p["w"] + p["b"], params)
     >>> J.shape, float(tk.exact_trace(J @ J.H))
     ((10, 8), 40.0)
+
+    Process 1 of several would name the rows that follow; here there is one:
+
+    >>> layout = tk.RowLayout(slice(0, 10), lambda x: x, rank=0, size=1)
+    >>> J = tkn.jacobian(lambda p: x @ p["w"] + p["b"], params, layout=layout)
+    >>> float(tk.exact_trace(J @ J.H))
+    40.0
     """
     return _linearised(f, params, batches, chunk_size, layout)[0]
 
