@@ -8,19 +8,10 @@ from typing import Any
 
 from numpy import generic, ndarray
 
-from ._derivatives import Backend, checks
-from .factors import Capture
+from tracekit._arrays import Array, Rows, device_of, namespace
 
-_SHARDED = (
-    "the module is sharded (FSDP), so that its parameters lie on several devices, which is not "
-    "supported; pass a module on one device, with the full_tensor() of each parameter"
-)
-_SCATTERED = {
-    "DTensor": "a DTensor is among the parameters or inputs, whose parts lie on several devices, "
-    "which is not supported; pass tensors on one device, as x.full_tensor() is",
-    "FSDPModule": _SHARDED,
-    "FullyShardedDataParallel": _SHARDED,
-}
+from ._derivatives import Backend, checks, sharers
+from .factors import Capture
 
 
 def adapter(params: Any) -> Backend:
@@ -57,13 +48,19 @@ def with_inputs(params: Any, x: Any) -> Backend:
     return backend
 
 
+def shared(params: Any, layout: Any) -> tuple[Any, list[Array], Rows]:
+    """Copies of parameters that no gradient reaches, as a tree and as a list, and who has them."""
+    backend = adapter(params)
+    leaves = [backend.detached(leaf) for _, leaf in backend.leaves(params)]
+    processes = sharers(layout, namespace(leaves[0]), device_of(leaves[0]))
+    return backend.unflatten(params, leaves), leaves, processes
+
+
 def refuse_scattered(*trees: Any) -> None:
     """Refuse PyTorch's tensors and modules whose parts lie on several devices."""
     torch = sys.modules.get("torch.utils._pytree")
     for leaf in [] if torch is None else torch.tree_leaves(trees):
-        for base in type(leaf).__mro__:
-            if base.__name__ in _SCATTERED and base.__module__.startswith("torch.distributed"):
-                raise TypeError(_SCATTERED[base.__name__])
+        checks.scattered(type(leaf))
 
 
 def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = False) -> Capture:

@@ -115,6 +115,9 @@ def kernel(
     16.8 million of intermediate arrays, for which samples are taken in tiles. The kernel can be
     differentiated; in PyTorch where a parameter or an input requires a gradient.
 
+    Where several processes hold samples, ``kernel(f, params, own, all)`` gives each its rows of the
+    kernel, and no process waits for another; `ntk` with a `layout` needs no other's samples.
+
     References
     ----------
     Novak, Sohl-Dickstein, Schoenholz (2022), "Fast Finite Width Neural Tangent Kernel",

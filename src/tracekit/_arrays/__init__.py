@@ -1,7 +1,7 @@
 """The array operations that formulas need, on every array library."""
 
 from .derivatives import once_differentiable
-from .dtensors import is_dtensor, products_of, rows_of_mesh
+from .dtensors import is_dtensor, products_of, rows_of_mesh, sharers_of_mesh
 from .factorisations import (
     cholesky,
     cholesky_qr2,
@@ -168,6 +168,7 @@ __all__ = [
     "row_namespace",
     "rows_of",
     "rows_of_mesh",
+    "sharers_of_mesh",
     "skew",
     "tall_skinny_qr",
     "to_host",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,20 @@ def rows_of_mesh(
 ) -> Rows:
     """The layout (DeviceMesh, placements) for the long axis, or both axes, of an operator."""
     mesh, placements = layout
+    rank, size, allsum = sharers_of_mesh(layout)
+    n = max(shape)
+    each = -(-n // size)  # as PyTorch cuts
+    start = min(rank * each, n)
+    return Rows(
+        n, start, min(start + each, n), rank, size, allsum, row_namespace(plain(xp)), device,
+        partial(_outward, mesh=mesh, placements=placements, n=n),
+        partial(_inward, mesh=mesh, placements=placements),
+    )  # fmt: skip
+
+
+def sharers_of_mesh(layout: tuple[Any, Any]) -> tuple[int, int, Callable[[Array], Array]]:
+    """The number of this process, how many hold rows, and a sum over them, of such a layout."""
+    mesh, placements = layout
     cut = [i for i, placement in enumerate(placements) if placement.is_shard()]
     if len(cut) > 1 or any(
         placement.is_partial() or (placement.is_shard() and placement.dim != 0)
@@ -31,16 +46,8 @@ def rows_of_mesh(
             f"`layout` must cut tall arrays (n, k) by rows along one axis of the mesh, got "
             f"{tuple(placements)}; pass [Shard(0)], or Replicate() for further axes"
         )
-    n = max(shape)
     rank, size = (mesh.get_local_rank(cut[0]), mesh.size(cut[0])) if cut else (0, 1)
-    each = -(-n // size)  # as PyTorch cuts
-    start = min(rank * each, n)
-    group = mesh.get_group(cut[0]) if cut else None
-    return Rows(
-        n, start, min(start + each, n), rank, size, partial(_allsum, group=group),
-        row_namespace(plain(xp)), device, partial(_outward, mesh=mesh, placements=placements, n=n),
-        partial(_inward, mesh=mesh, placements=placements),
-    )  # fmt: skip
+    return rank, size, partial(_allsum, group=mesh.get_group(cut[0]) if cut else None)
 
 
 def products_of(A: Any) -> dict[str, Any]:

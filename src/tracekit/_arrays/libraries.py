@@ -91,6 +91,7 @@ def computed(product: Product, xp: Namespace) -> Product:
 
 def device_of(x: Array) -> Device:
     """Where to create arrays that meet `x`: None for JAX, whose placement follows the data."""
+    x = x.local if hasattr(type(x), "held") else x
     return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
 
 

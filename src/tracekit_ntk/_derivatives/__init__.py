@@ -14,6 +14,7 @@ from .linearised import (
     of_samples,
 )
 from .patterns import check_name, dotted, matching
+from .processes import agreed, check_rows, held_rows, sharers
 
 __all__ = [
     "PRODUCTS",
@@ -21,16 +22,20 @@ __all__ = [
     "Linearised",
     "PerSample",
     "Transforms",
+    "agreed",
     "both_parts",
     "check_name",
+    "check_rows",
     "checks",
     "chunk",
     "cut",
     "dotted",
     "generic",
+    "held_rows",
     "in_chunks",
     "is_complex_linear",
     "itemsize",
     "matching",
     "of_samples",
+    "sharers",
 ]

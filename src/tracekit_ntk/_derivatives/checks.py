@@ -34,6 +34,27 @@ def no_library(params: Any) -> str:
     )
 
 
+_SHARDED = (
+    "the module is sharded (FSDP), so that its parameters lie on several devices, which is not "
+    "supported; pass the module without fully_shard, with the parameters that get_model_state_dict"
+    "(module, options=StateDictOptions(full_state_dict=True)) of "
+    "torch.distributed.checkpoint.state_dict gives"
+)
+_SCATTERED = {
+    "DTensor": "a DTensor is among the parameters or inputs, whose parts lie on several devices, "
+    "which is not supported; pass tensors on one device, as x.full_tensor() is",
+    "FSDPModule": _SHARDED,
+    "FullyShardedDataParallel": _SHARDED,
+}
+
+
+def scattered(kind: type) -> None:
+    """Refuse PyTorch's tensors and modules whose parts lie on several devices."""
+    for base in kind.__mro__:
+        if base.__name__ in _SCATTERED and base.__module__.startswith("torch.distributed"):
+            raise TypeError(_SCATTERED[base.__name__])
+
+
 def output(y: Any, is_array: Any, is_inexact: Any) -> None:
     """Refuse outputs that are not one array of real or complex numbers."""
     if not is_array(y):
@@ -57,7 +78,7 @@ def depends(does: bool) -> None:
         warnings.warn(
             "the output of f does not depend on the parameters: its Jacobian, the kernel and the "
             "trace are 0",
-            stacklevel=5,
+            stacklevel=_outside(),
         )
 
 

@@ -12,7 +12,8 @@ import tracekit as tk
 from tracekit._arrays import Array
 
 from .._backend import adapter
-from .._derivatives import chunk, cut, in_chunks, itemsize
+from .._derivatives import agreed, check_rows, chunk, cut, held_rows, in_chunks, itemsize, sharers
+from .operators import over_processes
 
 
 def jacobian_from_pair(
@@ -24,6 +25,7 @@ def jacobian_from_pair(
     xp: Any = None,
     device: Any = None,
     chunk_size: int | None = None,
+    layout: Any = None,
 ) -> tk.LinearOperator:
     """The Jacobian of a network in a library that does not differentiate: two products by hand.
 
@@ -40,11 +42,15 @@ def jacobian_from_pair(
     chunk_size : int, optional
         Columns handed to them at once; as many as 256 MB of parameters and outputs allow if not
         given.
+    layout : optional
+        As for `jacobian`: `shape` and both products are then those of the samples of this process,
+        and what `pullback` gives is summed over processes.
 
     Returns
     -------
     LinearOperator
-        Of that shape. `tracekit.testing.adjoint_test` tells whether the pair is one.
+        Of that shape, or with the outputs of all processes. `tracekit.testing.adjoint_test` tells
+        whether the pair is one.
 
     Examples
     --------
@@ -63,7 +69,13 @@ def jacobian_from_pair(
     J = tk.LinearOperator(shape, pushforward, pullback, dtype=dtype, device=device, **place)
     size = chunk(chunk_size, sum(J.shape), itemsize(J.dtype, J.xp))
     products = (in_chunks(product, size, J.xp) for product in (pushforward, pullback))
-    return tk.LinearOperator(J.shape, *products, dtype=J.dtype, xp=J.xp, device=J.device)
+    J = tk.LinearOperator(J.shape, *products, dtype=J.dtype, xp=J.xp, device=J.device)
+    if layout is None:
+        return J
+    processes = sharers(layout, J.xp, J.device)
+    _, told = agreed(processes, lambda: check_rows(layout, J.shape[0]), lambda _: J.shape[:1])
+    processes.agree([J.shape[1]], "Jacobians have {} parameters")
+    return over_processes(J, held_rows(processes, layout, told[:, 0].astype(int).tolist()))
 
 
 def difference_basis(

@@ -19,7 +19,8 @@ def functional(
     ----------
     module : torch.nn.Module, or callable
         A module as it is now: its modes, train or eval, and its buffers stay so in `f`. Or
-        ``module(params, *inputs)``, a function of a tree, in PyTorch or JAX.
+        ``module(params, *inputs)``, a function of a tree, in PyTorch or JAX. Of a
+        DistributedDataParallel, the module in it, whose parameters have names without "module.".
     params : tree of arrays, optional
         The whole tree, for a function.
     trainable : bool, pattern, torch.nn.Module, or list of patterns and modules

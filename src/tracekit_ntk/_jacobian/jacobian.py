@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,10 +12,13 @@ from typing import Any
 from array_api_compat import array_namespace
 
 import tracekit as tk
+from tracekit._arrays import Array, Rows
 
-from .._backend import adapter, with_inputs
+from .._backend import adapter, shared, with_inputs
+from .._derivatives import agreed, check_rows, held_rows
 from .._kernel import captured, diagonal_of, trace_of
-from .operators import KnownQuantity, kernel, operator, over_batches
+from ..factors import Capture
+from .operators import KnownQuantity, kernel, operator, over_batches, over_processes
 
 
 def jacobian(
@@ -22,6 +27,7 @@ def jacobian(
     *,
     batches: Iterable[Any] | None = None,
     chunk_size: int | None = None,
+    layout: Any = None,
 ) -> tk.LinearOperator:
     """The Jacobian of a function of parameters, as an operator from parameters to outputs.
 
@@ -41,12 +47,18 @@ def jacobian(
     chunk_size : int, optional
         Columns that go through the network at once, so that memory grows with it rather than with
         the number of products; as many as 256 MB of tangents and cotangents allow if not given.
+    layout : tracekit.RowLayout or (DeviceMesh, [Shard(0)]), optional
+        Where several processes hold samples: all call this with the same parameters, and f gives
+        the outputs of the samples of its process, any number of them. A `RowLayout` names the rows
+        of the Jacobian that these are, samples times outputs; over a mesh of PyTorch they follow
+        each other by rank.
 
     Returns
     -------
     LinearOperator
         Of shape (outputs, parameters), both flattened in the order of the tree and of C, in the
-        dtype that they promote to, on their device.
+        dtype that they promote to, on their device. With `layout`, of the outputs of all processes:
+        these lie by rows, in a `tracekit.RowArray`, and the parameters whole in every process.
 
     Raises
     ------
@@ -58,6 +70,7 @@ def jacobian(
         training mode), is not holomorphic in complex parameters, or the batches cannot be gone
         through again. At the first product with J: if forward and reverse mode disagree about f, as
         where a part of it runs under ``torch.no_grad``.
+        With `layout`: if processes have other parameters, or other rows than outputs.
     NotImplementedError
         At the first product with J: if f has no forward mode, nor a second derivative by reverse
         mode; the error says what is left.
@@ -81,6 +94,12 @@ def jacobian(
     compiled once for each structure; where it has a reverse rule alone (jax.custom_vjp), a column
     of ``J @ X`` transposes the pullback, at the price of about one reverse-mode pass.
 
+    With `layout`, all processes call the same functions with the same seed and budget. They tell
+    each other once how many outputs they have and a checksum of their parameters; then products
+    with J stay in each process, and those with J.H are summed over processes once for each block,
+    P numbers a column. No graph is kept. An error in one process is raised in all. As f sees the
+    samples of its process alone, BatchNorm in training mode normalises those.
+
     Examples
     --------
     >>> import torch, tracekit as tk, tracekit_ntk as tkn
@@ -88,8 +107,15 @@ def jacobian(
     >>> J = tkn.jacobian(lambda p: x @ p["w"] + p["b"], params)
     >>> J.shape, float(tk.exact_trace(J @ J.H))
     ((10, 8), 40.0)
+
+    Process 1 of several would name the rows that follow; here there is one:
+
+    >>> layout = tk.RowLayout(slice(0, 10), lambda x: x, rank=0, size=1)
+    >>> J = tkn.jacobian(lambda p: x @ p["w"] + p["b"], params, layout=layout)
+    >>> float(tk.exact_trace(J @ J.H))
+    40.0
     """
-    return _linearised(f, params, batches, chunk_size)[0]
+    return _linearised(f, params, batches, chunk_size, layout)[0]
 
 
 def ntk(
@@ -99,6 +125,7 @@ def ntk(
     *,
     batches: Iterable[Any] | None = None,
     chunk_size: int | None = None,
+    layout: Any = None,
 ) -> tk.LinearOperator:
     """The empirical neural tangent kernel ``J @ J.H``, on the outputs.
 
@@ -115,6 +142,8 @@ def ntk(
     batches : iterable, optional
         As for `jacobian`.
     chunk_size : int, optional
+        As for `jacobian`.
+    layout : optional
         As for `jacobian`.
 
     Returns
@@ -134,25 +163,10 @@ def ntk(
     >>> tk.trace(tkn.ntk(lambda w, x: x @ w, w, x))
     Estimate(30.0 +- 0.0, 2 matvecs, ntk_trace, exact for 2 products)
     """
-    if x is None:
-        J, shape = _linearised(f, params, batches, chunk_size)
-        return replace(kernel(J, chunk_size), dims=shape or None)
-    if batches is not None:
+    if x is not None and batches is not None:
         raise ValueError("x and batches are both given; pass x for data that fits in memory")
-    f = with_inputs(params, x).on_copies(f)
-    K = ntk(lambda p: f(p, x), params, chunk_size=chunk_size)
-    try:
-        found = captured(f, params, x)
-    except ValueError:  # samples mix
-        found = None
-    if found is None:
-        return K
-    known = {"trace": (trace_of, "ntk_trace"), "diagonal": (diagonal_of, "ntk_diagonal")}
-    exact = {
-        what: KnownQuantity(partial(of, found, params, chunk_size), found.outputs, method)
-        for what, (of, method) in known.items()
-    }
-    return replace(K, exact=exact)
+    J, shape, exact = _linearised(f, params, batches, chunk_size, layout, x)
+    return replace(kernel(J, chunk_size), dims=shape or None, exact=exact)
 
 
 def parameter_gram(
@@ -161,6 +175,7 @@ def parameter_gram(
     *,
     batches: Iterable[Any] | None = None,
     chunk_size: int | None = None,
+    layout: Any = None,
 ) -> tk.LinearOperator:
     """``J.H @ J``, the kernel's twin on the parameters, with the same trace and nonzero spectrum.
 
@@ -173,6 +188,8 @@ def parameter_gram(
     batches : iterable, optional
         As for `jacobian`.
     chunk_size : int, optional
+        As for `jacobian`.
+    layout : optional
         As for `jacobian`.
 
     Returns
@@ -188,7 +205,7 @@ def parameter_gram(
     >>> round(float(tk.exact_trace(tkn.parameter_gram(lambda w: x @ w, w))), 4)
     30.0
     """
-    return kernel(jacobian(f, params, batches=batches, chunk_size=chunk_size).H, chunk_size)
+    return kernel(_linearised(f, params, batches, chunk_size, layout)[0].H, chunk_size)
 
 
 def cross_ntk(
@@ -246,9 +263,45 @@ def cross_ntk(
 
 
 def _linearised(
-    f: Callable[..., Any], params: Any, batches: Iterable[Any] | None, chunk_size: int | None
-) -> tuple[tk.LinearOperator, tuple[int, ...]]:
-    """The Jacobian and the shape of the output."""
+    f: Callable[..., Any],
+    params: Any,
+    batches: Iterable[Any] | None,
+    chunk_size: int | None,
+    layout: Any = None,
+    x: Any = None,
+) -> tuple[tk.LinearOperator, tuple[int, ...], dict[str, KnownQuantity] | None]:
+    """The Jacobian, the shape of the output, and what is known of the kernel in closed form."""
+    if layout is None:
+        J, shape, found = _of_process(f, params, batches, chunk_size, x)
+        return J, shape, _exact(found, params, chunk_size)
+    params, leaves, processes = shared(params, layout)
+
+    def own() -> tuple[tk.LinearOperator, tuple[int, ...], Capture | None]:
+        made = _of_process(f, params, batches, chunk_size, x)
+        check_rows(layout, made[0].shape[0])
+        return made
+
+    def numbers(made: Any) -> tuple[float, ...]:
+        J, shape, found = made
+        return J.shape[0], shape[0] if shape else 0, found is not None
+
+    (J, shape, found), told = agreed(processes, own, numbers, leaves)
+    counts, samples, factored = told.T[:3].astype(int).tolist()
+    rows = held_rows(processes, layout, counts)
+    one = math.prod(shape[1:])
+    shape = (sum(samples), *shape[1:]) if counts == [one * N for N in samples] else ()
+    found = found if shape and all(factored) else None
+    return over_processes(J, rows), shape, _exact(found, params, chunk_size, rows)
+
+
+def _of_process(
+    f: Callable[..., Any],
+    params: Any,
+    batches: Iterable[Any] | None,
+    chunk_size: int | None,
+    x: Any,
+) -> tuple[tk.LinearOperator, tuple[int, ...], Capture | None]:
+    """The Jacobian, the shape of the output and the factors of the samples that are held."""
     library = adapter(params)
     if batches is not None:
 
@@ -257,10 +310,38 @@ def _linearised(
             told = () if known is None else (known,)
             return library.linearise(lambda p: f(p, batch), params, *told)
 
-        return over_batches(linearise, batches, chunk_size), ()
-    lin = library.linearise(f, params)
+        return over_batches(linearise, batches, chunk_size), (), None
+    of_params: Callable[[Any], Any] = f
+    if x is not None:
+        f = with_inputs(params, x).on_copies(f)
+        of_params = lambda p: f(p, x)  # noqa: E731
+    lin = library.linearise(of_params, params)
     lin.check()
-    return operator(lin, chunk_size), tuple(lin.output.shape)
+    found = None
+    if x is not None:
+        with suppress(ValueError):  # samples mix
+            found = captured(f, params, x)
+    return operator(lin, chunk_size), tuple(lin.output.shape), found
+
+
+def _exact(
+    found: Capture | None, params: Any, chunk_size: int | None, rows: Rows | None = None
+) -> dict[str, KnownQuantity] | None:
+    """What is known of the kernel in closed form: of all processes, where they hold rows."""
+    if found is None:
+        return None
+    trace, diagonal = (partial(of, found, params, chunk_size) for of in (trace_of, diagonal_of))
+
+    def total() -> Array:
+        return trace() if rows is None else rows.total(agreed(rows, trace)[0])
+
+    def joined() -> Any:
+        return diagonal() if rows is None else tk.RowArray(agreed(rows, diagonal)[0], -1, rows)
+
+    return {
+        "trace": KnownQuantity(total, found.outputs, "ntk_trace"),
+        "diagonal": KnownQuantity(joined, found.outputs, "ntk_diagonal"),
+    }
 
 
 def _is_inexact(leaf: Any) -> bool:

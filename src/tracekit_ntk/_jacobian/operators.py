@@ -11,7 +11,7 @@ from typing import Any
 from array_api_compat import array_namespace, device
 
 import tracekit as tk
-from tracekit._arrays import Array, Product, is_traced
+from tracekit._arrays import Array, Product, Rows, is_traced
 
 from .._derivatives import Linearised, chunk, generic, in_chunks, itemsize
 
@@ -95,6 +95,24 @@ def over_batches(
 
     shape = sum(rows), columns
     return tk.LinearOperator(shape, pushforward, pullback, dtype=dtype, xp=xp, device=place)
+
+
+def over_processes(J: tk.LinearOperator, rows: Rows) -> tk.LinearOperator:
+    """The Jacobians of all processes, one above the other, of this one's."""
+    n, P = shape = rows.n, J.shape[1]
+
+    def pushforward(X: Array) -> Array:
+        return J.matmat(rows.spread(X, -2) if n == P else X)
+
+    def pullback(U: Array) -> Array:
+        total = rows.total(J.rmatmat(U))  # type: ignore[misc]
+        return total[rows.start : rows.stop, :] if n == P else total
+
+    # where there are as many parameters as outputs, all vectors of that length lie by rows
+    matmat, rmatmat = rows.around(pushforward, "matmat", n), rows.around(pullback, "rmatmat", P)
+    return tk.LinearOperator(
+        shape, matmat, rmatmat, dtype=J.dtype, xp=J.xp, device=J.device, layout=rows
+    )
 
 
 def memoised(product: Product, xp: Any) -> Product:

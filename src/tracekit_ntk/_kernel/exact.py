@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from tracekit._arrays import Array, abs2, namespace, real
 
-from .._backend import adapter, capture
+from .._backend import adapter, capture, shared
+from .._derivatives import agreed
 from .._factors import Form, Uses, gram, spans, tiles
 from ..factors import Capture
 from .output_axes import BYTES_KEPT, chunk_of, zeros
@@ -21,6 +23,7 @@ def ntk_trace(
     per_parameter: bool = False,
     whole: bool = False,
     chunk_size: int | None = None,
+    layout: Any = None,
 ) -> Array:
     """The trace of the empirical neural tangent kernel, exact.
 
@@ -40,6 +43,10 @@ def ntk_trace(
     chunk_size : int, optional
         Outputs of each sample that are pulled back at once; as many as 128 MB of cotangents allow
         if not given.
+    layout : tracekit.RowLayout or (DeviceMesh, [Shard(0)]), optional
+        Where several processes hold samples: all call this with the same parameters and samples of
+        their own, and get the trace of the kernel of all samples, by one sum over processes. It
+        cannot be differentiated. Of a `RowLayout` the rows do not matter.
 
     Returns
     -------
@@ -80,7 +87,18 @@ def ntk_trace(
     >>> float(ntk_trace(lambda w, x: x @ w, w, x))
     30.0
     """
-    return trace_of(capture(f, params, x, whole=whole), params, chunk_size, per_parameter)
+
+    def own(params: Any) -> Any:
+        return trace_of(capture(f, params, x, whole=whole), params, chunk_size, per_parameter)
+
+    if layout is None:
+        return own(params)
+    params, leaves, processes = shared(params, layout)
+    made, _ = agreed(processes, partial(own, params), parameters=leaves)
+    library = adapter(params)
+    parts = library.tree_flatten(made)[0]
+    total = processes.total(namespace(parts[0]).stack(parts))
+    return library.unflatten(made, [total[i, ...] for i in range(len(parts))])
 
 
 def ntk_diagonal(

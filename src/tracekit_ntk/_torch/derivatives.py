@@ -41,6 +41,7 @@ from .passes import (
     on_copies,
     passes,
     usable,
+    whole_modules,
 )
 
 
@@ -83,7 +84,7 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     """The samples' own derivatives of f at params, after a check that samples do not mix."""
     f, at, x = usable(on_copies(f)), _point(params), tree_map(normal, x)
     detached = [p.detach() for p in at]
-    with passes(), Lowest() as lowest:
+    with passes(), whole_modules(), Lowest() as lowest:
         y = f(unflatten(params, detached), x)
     _check_output(y)
     y = y.detach()

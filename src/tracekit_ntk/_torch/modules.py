@@ -22,6 +22,8 @@ def functional(module: torch.nn.Module, trainable: Any) -> tuple[Callable[..., A
             f"functional got a {type(module).__name__}; pass a torch.nn.Module, or write f(params, "
             "x) yourself"
         )
+    if isinstance(module, torch.nn.parallel.DistributedDataParallel):
+        module = module.module  # whose forward waits for no other process
     with torch.inference_mode(False):
         state = {name: p.detach().clone() for name, p in module.named_parameters()}
         buffers = {name: normal(b.detach()).clone() for name, b in module.named_buffers()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from array_api_compat import torch as xp
 from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import embedding
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -57,7 +59,7 @@ class Derivative:
         self.complex_parameters = at[0].is_complex()
         self._sizes = [p.numel() for p in at]
         self._twice: tuple[Array, list[Array | None]] | None = None
-        with passes(), _held() as self._held:
+        with passes(), whole_modules(), _held() as self._held:
             self._active = [p if p.requires_grad else p.clone().requires_grad_() for p in at]
             self.output = self._values(*self._active)
         self._generator = generator_state()
@@ -322,6 +324,13 @@ def passes() -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def whole_modules() -> Any:
+    """Refuses, while it is entered, modules in which FSDP puts its parameters for those passed."""
+    if "torch.distributed.fsdp" not in sys.modules:
+        return nullcontext()
+    return register_module_forward_pre_hook(lambda module, _: checks.scattered(type(module)))
 
 
 def hold(inside: Callable[[Callable[[], Any]], Any]) -> None:

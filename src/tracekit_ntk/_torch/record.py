@@ -21,7 +21,7 @@ from tracekit._arrays import Array
 from .._derivatives import checks
 from .cotangents import Cotangents, Plain, largest
 from .derivatives import unflatten
-from .passes import MORE_RUNS, generator_state, is_array, is_inexact
+from .passes import MORE_RUNS, generator_state, is_array, is_inexact, whole_modules
 from .reads import Call, Read, TrackedView, through
 from .recurrent import CELLS, states_only
 from .reverse import JOINTS, Edge, Way, batched_grad, below, cut, each, edge_of, last_joint
@@ -118,7 +118,7 @@ class Network:
 
     def _watched(self, x: Any) -> tuple[Any, Recorder]:
         recorder = Recorder(self.leaves, self.way.graph)
-        with recorder:
+        with whole_modules(), recorder:
             return self.run(x), recorder
 
     def _check_output(self) -> None:
