@@ -64,7 +64,7 @@ def hessian(theta):
 print(f"Hessian of {P} parameters: {budget} products for each line, {P} for all of it")
 densities, exact = {}, {}
 for name, theta in {"before training": start, "after training": end}.items():
-    densities[name] = tk.spectral_density(hessian(theta), budget, rng=0, depth=20)
+    densities[name] = tk.spectral_density(hessian(theta), budget, rng=1, depth=20)
     trace = tk.xtrace(hessian(theta), budget, rng=0)
     exact[name] = np.linalg.eigvalsh(curvature(theta, np.eye(P, dtype="float32")))
     sharpest, (low, high) = np.max(densities[name].nodes), trace.confidence_interval(0.95)

@@ -50,7 +50,7 @@ def initial(gain):
 @jax.jit
 def estimated(params):
     parts = tkn.per_parameter(lambda params: network(params, x), params)
-    return {name: tk.one_sided_summary(L, budget, rng=0) for name, L in parts.items()}
+    return {name: tk.one_sided_summary(L, budget, rng=1) for name, L in parts.items()}
 
 
 @jax.jit

@@ -100,5 +100,5 @@ def test_what_low_ranks_leave_out_is_zero_to_all_probes(rank):
     rng = np.random.default_rng(0)
     A = rng.standard_normal((300, rank)) @ rng.standard_normal((rank, 300))
     exact = np.sum(np.linalg.svd(A, compute_uv=False))
-    errors = [abs(float(tk.nuclear_norm(A, 60, rng=seed)) / exact - 1) for seed in range(12)]
-    assert np.median(errors) < 1e-4
+    errors = [abs(float(tk.nuclear_norm(A, 60, rng=seed)) / exact - 1) for seed in range(40)]
+    assert np.mean(np.array(errors) < 1e-4) > (0.5 if rank == 3 else 0.99)
