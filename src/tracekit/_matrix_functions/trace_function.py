@@ -112,7 +112,7 @@ def trace_function(
     half of what the probes leave and a tenth of :math:`\mathrm{tr}\, |f|(A)`, two depths in a row,
     where the sketch knows of no eigenvalue beyond those that the probes have seen, and no Ritz
     value stands apart for a cluster that f would tell apart; then, if half of what is left pays for
-    it, two probes go on to twice the depth and have to change little. An eigenvalue that no probe
+    it, two of them go on to twice the depth and have to change little. An eigenvalue that no probe
     has seen at that depth is not known: f that is not smooth, such as a step, may hide all of its
     trace in one, and the logarithm part of it in some that are many orders below the others.
 
