@@ -66,6 +66,7 @@ from .quadrature import (
 from .request import Request, exactly, requested
 
 PILOT, PILOT_DEPTH = 4, 6  # the first probes, and the depth at which they are first evaluated
+LEAST_DEPTH = 16  # products of each that three first probes leave: two may agree by chance
 DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
 NEVER = 10**9  # steps
 MAXIMUM_DEFAULT = 30  # steps where values are not known
@@ -253,7 +254,8 @@ def _first_groups(request: Request, budget: int) -> int:
     """Groups to begin with: as few as have a spread, if that many are affordable."""
     b = request.block
     few = min(max(PILOT // b, 1), budget // (40 * b))
-    return max(1, min(max(few, -(-FEWEST // b)), budget // request.cost(request.depth or 1)))
+    least = FEWEST if budget >= FEWEST * LEAST_DEPTH else 2
+    return max(1, min(max(few, -(-least // b)), budget // request.cost(request.depth or 1)))
 
 
 def _complete_depth(request: Request) -> int:
