@@ -353,3 +353,73 @@ def test_what_is_sent_does_not_grow_with_the_rows(name: str) -> None:
         largest[n] = max(found[0][2])
     kept = 8 * 8 * 3 if name.startswith("partial") else 0
     assert largest[1024] <= max(4 * M * M, kept)
+
+
+ODD = ((0, 1, 89, 90), (0, 45, 90, 90), (0, 90, 90, 90), (0, 31, 61, 90))  # of 90 rows
+
+
+@pytest.mark.parametrize("cuts", ODD, ids=str)
+@pytest.mark.parametrize(("dims", "axis"), [((45, 2), 0), ((45, 2), 1), ((2, 45), 0), ((2, 45), 1),
+                                            ((2, 15, 3), (0, 2)), ((3, 15, 2), 1)])  # fmt: skip
+def test_partial_traces_where_rows_are_cut_anywhere(
+    cuts: Sequence[int], dims: Any, axis: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    L, A = rng.standard_normal((90, 5)), rng.standard_normal((90, 90))
+    calls: list[Callable[[Any, Any], Any]] = [
+        lambda L, A: tk.partial_trace(A, dims, axis, 3, rng=0),
+        lambda L, A: tk.partial_trace(A, dims, axis),
+        lambda L, A: tk.partial_trace(tk.gram(L), dims, axis),
+        lambda L, A: tk.block_traces(A, dims, axis, 3, rng=0),
+    ]
+    for call in calls:
+        found = together(cuts, lambda rows: call(divided(L, rows), divided(A, rows)))  # noqa: B023
+        agree(found, call(L, by_products(A)), value)
+
+
+def test_budgets_that_pay_for_all_columns() -> None:
+    A = matrix("psd", N) + np.eye(N)
+    calls: list[Callable[[Any], Any]] = [
+        lambda A: tk.logdet(A, 60, rng=0), lambda A: tk.trace_inverse(A, 60, rng=0),
+        lambda A: tk.effective_dimension(A, 0.1, 60, rng=0),
+        lambda A: tk.estrada_index(A, 60, rng=0),
+        lambda A: tk.spectral_run(A, 60, rng=0).logdet(), lambda A: tk.nuclear_norm(A, 99, rng=0),
+        lambda A: tk.spectral_density(A, 60, rng=0).density(np.array([1.5])),
+        lambda A: tk.merge([tk.diagonal(A, 8, rng=0), tk.diagonal(A, 8, rng=1)]),
+    ]  # fmt: skip
+    for call in calls:
+        found = together(CUTS[1], lambda rows: call(divided(A, rows)))  # noqa: B023
+        agree(found, call(by_products(A)), value)
+    tall = matrix("real", N)[:, :7]
+    found = together(CUTS[1], lambda rows: tk.frobenius_norm(divided(tall, rows), 60, rng=0))
+    agree(found, tk.frobenius_norm(tall, 60, rng=0), value)
+    wide = np.random.default_rng(0).standard_normal((90, 120)) / np.arange(1, 121)
+    found = together(ODD[3], lambda rows: tk.trace(tk.gram(divided(wide, rows)), rtol=0.05, rng=0))
+    agree(found, tk.trace(tk.gram(wide), rtol=0.05, rng=0), value)
+
+
+def test_arguments_and_results_of_products_are_checked() -> None:
+    def program(rows: tk.RowLayout, product: Any) -> Any:
+        return tk.hutchinson(tk.LinearOperator((N, N), product, layout=rows), 4, rng=0)
+
+    def writes(X: np.ndarray) -> np.ndarray:
+        X *= 2
+        return X
+
+    for error in together(CUTS[0], lambda rows: program(rows, writes)):
+        assert "wrote into its argument" in str(error)
+    first, second = together(
+        CUTS[0], lambda rows: program(rows, lambda X: X * (1j if rows.rank else 1))
+    )
+    assert str(first) == "matmat failed in process 1"
+    assert "returned dtype complex128 where float64 is declared" in str(second)
+
+
+def test_rows_have_no_truth_value_and_no_masks() -> None:
+    layout = tk.RowLayout(slice(0, N), abs, 0, 1)
+    A = tk.LinearOperator((N, N), lambda X: X, layout=layout)
+    d = tk.diagonal(A, 3, rng=0).value
+    with pytest.raises(ValueError, match="truth value of a RowArray"):
+        bool(d < 0)
+    with pytest.raises(TypeError, match="indexed by slices"):
+        d[d > 1]

@@ -63,6 +63,7 @@ from .libraries import (
     np_compat,
     package_of,
     plain,
+    read_only,
     real_dtype,
     refuse_traced,
     register_as_pytree,
@@ -81,7 +82,7 @@ from .placement import (
     row_blocks,
     unit_columns,
 )
-from .row_array import RowArray
+from .row_array import RowArray, whole
 from .row_functions import row_namespace
 from .row_layout import RowLayout, rows_of
 from .rows import Rows
@@ -159,6 +160,7 @@ __all__ = [
     "plain",
     "positive",
     "products_of",
+    "read_only",
     "real",
     "real_dtype",
     "refuse_traced",
@@ -176,5 +178,6 @@ __all__ = [
     "triangular_dual",
     "unit_columns",
     "weights",
+    "whole",
     "wrapped",
 ]

@@ -136,6 +136,15 @@ def copied(X: Array) -> Array:
     return namespace(X).asarray(X, copy=True)
 
 
+def read_only(X: Array) -> Array:
+    """An array that cannot be written through, where its library knows of such."""
+    if not isinstance(X, np.ndarray):
+        return X
+    view = X.view()
+    view.flags.writeable = False
+    return view
+
+
 def is_finite(x: Array) -> bool:
     """Whether all entries are finite; True where they are not known yet. Waits for the device."""
     return is_traced(x) or bool(namespace(x).all(namespace(x).isfinite(x)))

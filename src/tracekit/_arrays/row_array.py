@@ -136,6 +136,12 @@ class RowArray:
     def __invert__(self) -> RowArray:
         return self._like(~self.local)
 
+    def __bool__(self) -> bool:
+        raise ValueError(
+            f"the truth value of a RowArray of shape {self.shape} is ambiguous; reduce it first, "
+            "as by its namespace's all or any"
+        )
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -175,6 +181,11 @@ def library(x: Array) -> Any:
     return array_api_compat.array_namespace(x)
 
 
+def whole(x: Array) -> Array:
+    """All rows in every process, where they are few."""
+    return x.held.spread(x.local, x.axis) if isinstance(x, RowArray) else x
+
+
 def elementwise(f: Callable[..., Any], args: Sequence[Any], **more: Any) -> Any:
     first: RowArray = next(x for x in args if isinstance(x, RowArray))
     return first._like(f(*(meeting(first, x) for x in args), **more))
@@ -183,7 +194,11 @@ def elementwise(f: Callable[..., Any], args: Sequence[Any], **more: Any) -> Any:
 def meeting(X: RowArray, other: Any) -> Any:
     """What of another array meets the rows that are held."""
     if isinstance(other, RowArray):
-        if other.axis != X.axis or other.held.n != X.held.n:
+        if (other.held.counts, other.held.n) != (X.held.counts, X.held.n):
+            raise ValueError(
+                "arrays whose rows are divided in two ways cannot meet; pass one layout to both"
+            )
+        if other.axis != X.axis:
             raise ValueError(
                 f"arrays of shapes {X.shape} and {other.shape} have their rows along different "
                 "axes; one n by n array is more than any process holds"
@@ -224,15 +239,20 @@ def matmul(X: Any, Y: Any) -> Any:
 
 def _item(x: RowArray, key: tuple[Any, ...]) -> RowArray:
     """Entries, where all rows are kept."""
-    if Ellipsis not in key:
-        key = (*key, Ellipsis)
-    i, taken = key.index(Ellipsis), sum(k is not None for k in key) - 1
+    places = [i for i, k in enumerate(key) if k is Ellipsis]
+    key = key if places else (*key, Ellipsis)
+    i, taken = [*places, len(key) - 1][0], sum(k is not None for k in key) - 1
     key = (*key[:i], *[slice(None)] * (x.ndim - taken), *key[i + 1 :])
     old, new, position, local = 0, 0, None, list[Any]()
     for k in key:
         if k is None:
             new += 1
         else:
+            if not _selects(k):
+                raise TypeError(
+                    f"a RowArray is indexed by slices, ints and arrays of ints, got "
+                    f"{type(k).__name__}; use its rows, as `local`"
+                )
             if old == x.ndim + x.axis:
                 position, k = new, _whole(k, x)
             new += isinstance(k, slice) or getattr(k, "ndim", 0) == 1
@@ -240,6 +260,12 @@ def _item(x: RowArray, key: tuple[Any, ...]) -> RowArray:
         local.append(k)
     assert position is not None
     return x._like(x.local[tuple(local)], position - new)
+
+
+def _selects(k: Any) -> bool:
+    if isinstance(k, slice | int) and not isinstance(k, bool):
+        return True
+    return not isinstance(k, RowArray) and getattr(k, "ndim", 2) < 2 and "int" in str(k.dtype)
 
 
 def _whole(k: Any, x: RowArray) -> slice:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from .libraries import Array, Device, Namespace, plain, to_host
 from .row_functions import row_namespace
 from .rows import Rows
@@ -47,8 +49,9 @@ class RowLayout:
     size: int
 
     def __post_init__(self) -> None:
-        start, stop, step = self.rows.start, self.rows.stop, self.rows.step
-        if not isinstance(start, int) or not isinstance(stop, int) or step not in (None, 1):
+        start, stop, step = (getattr(self.rows, x, ...) for x in ("start", "stop", "step"))
+        ends = [end for end in (start, stop) if isinstance(end, int | np.integer)]
+        if len(ends) < 2 or not 0 <= ends[0] <= ends[1] or step not in (None, 1):
             raise ValueError(f"`rows` must be slice(start, stop) of ints, got {self.rows}")
         if not 0 <= self.rank < self.size:
             raise ValueError(f"`rank` must be below `size`, got {self.rank} of {self.size}")

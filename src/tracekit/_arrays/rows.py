@@ -9,7 +9,17 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .libraries import Array, Device, Namespace, plain, to_host
+from .libraries import (
+    Array,
+    Device,
+    DType,
+    Namespace,
+    as_declared,
+    dtype_name,
+    plain,
+    read_only,
+    to_host,
+)
 from .row_array import RowArray
 
 
@@ -138,7 +148,9 @@ class Rows:
         numbers = self.xp.arange(*span, device=self.device)[:, None]
         return self.whole(numbers) if n == self.n else numbers
 
-    def around(self, product: Callable[[Any], Any], name: str, rows: int | None) -> Any:
+    def around(
+        self, product: Callable[[Any], Any], name: str, rows: int | None, dtype: DType
+    ) -> Any:
         """A product of the rows that are held as one of tall arrays.
 
         Before it, all processes agree on the number of columns; after it, on whether any failed.
@@ -149,8 +161,13 @@ class Rows:
             failed: BaseException | None = None
             try:
                 X = self.place(X)
-                Y = product(self.outward(X.local) if isinstance(X, RowArray) else X)
-                Y = self._checked(Y, X.shape[1], name) if rows == self.n else self.small(Y)
+                tall = isinstance(X, RowArray)
+                Y = product(self.outward(read_only(X.local)) if tall else read_only(X))
+                Y = (
+                    self._checked(Y, X.shape[1], name, (dtype, X.dtype))
+                    if rows == self.n
+                    else self.small(Y)
+                )
             except BaseException as error:  # told to the others first
                 failed = error
             told = self._told([failed is not None])[:, 0]
@@ -176,8 +193,15 @@ class Rows:
         """The number, below 2^53, of the first process."""
         return int(self._told([number])[0, 0])
 
-    def _checked(self, Y: Any, k: int, name: str) -> RowArray:
+    def _checked(self, Y: Any, k: int, name: str, dtypes: tuple[DType, DType]) -> RowArray:
         local = self.inward(Y)
+        declared = self.xp.result_type(*dtypes)
+        fits = getattr(local, "dtype", declared) == declared or as_declared(local, {declared})
+        if fits is None:
+            raise TypeError(
+                f"{name} returned dtype {dtype_name(local.dtype)} where {dtype_name(declared)} is "
+                "declared; declare it with dtype="
+            )
         held = (self.stop - self.start, k)
         if getattr(local, "shape", None) is None or tuple(local.shape) != held:
             raise ValueError(

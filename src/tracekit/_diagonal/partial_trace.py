@@ -11,6 +11,7 @@ from .._arrays import (
     Array,
     Probes,
     Rng,
+    Rows,
     adjoint,
     eps_of,
     eye_like,
@@ -138,6 +139,8 @@ def partial_trace(
     """
     A = square(A, "partial trace")
     axes = read_axes(A, dims, axis)
+    if isinstance(A.layout, Rows) and not axes.has_pairs_apart(A.layout):
+        A = replace(A, factor=None)  # pairs of rows would lie in two processes
     m = None if num_probes is None else checked_budget(num_probes, "num_probes")
     b, A = _checked_rank(A, rank, m), in_blocks(A, width(A, chunk_size))
     n, K = A.shape[0], axes.kept

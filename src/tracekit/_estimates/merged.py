@@ -66,7 +66,7 @@ def _mean_of_samples(estimates: Sequence[Estimate]) -> Estimate:
     counts = [e.dof + 1 for e in estimates]
     total, shares, unit = sum(counts), _shares(counts), _unit(estimates)
     value = _total(w * e.value for w, e in zip(shares, estimates, strict=True))
-    xp, steps = namespace(unit), [(e.value - value) / unit for e in estimates]
+    xp, steps = namespace(value), [(e.value - value) / unit for e in estimates]
     squares = [_squares(e, k, unit) for e, k in zip(estimates, counts, strict=True)]
     rest = _total(s + k * abs2(d) for s, k, d in zip(squares, counts, steps, strict=True))
     error = xp.sqrt(rest / (total * (total - 1))) * unit

@@ -63,7 +63,7 @@ def merge(runs: Iterable[Run]) -> Run:
     >>> run.num_probes, run.num_matvecs
     (8, 180)
     """
-    every = list(runs) if isinstance(runs, Iterable) else []
+    every = [] if isinstance(runs, Estimate) else list(runs)
     if every and all(isinstance(run, Estimate) for run in every):
         return merged(every)  # type: ignore[arg-type, return-value]
     if every and all(hasattr(run, "_spaces") for run in every):

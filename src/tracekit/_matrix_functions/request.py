@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .._arrays import Array, Probes, adjoint, device_of, require_hermitian
+from .._arrays import Array, Probes, adjoint, device_of, require_hermitian, whole
 from .._estimates import Estimate, checked_budget, exact, require_finite
 from .._operators import LinearOperator, all_columns_cost, dense, itemsize, matvecs_per_column
 from .._sketches import Rule, dimension, hessenberg, lanczos, rules, sketch_cost
@@ -189,6 +189,7 @@ def eigenvalues(A: LinearOperator) -> Array:
     """All of them: of A, or of the smaller Gram matrix of its factor."""
     xp, n, cost, L = A.xp, A.shape[0], all_columns_cost(A), A.factor
     D = dense(A if L is None else L if L.shape[1] <= n else L.H)
+    D = whole(D) if L is None else D  # n products were paid for: n is small
     require_finite(D)
     if L is None:
         require_hermitian(D, lanczos.REMEDY)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from .._arrays import (
     Array,
     Rng,
+    RowArray,
     adjoint,
     check_adjoint,
     coldot,
@@ -179,9 +180,13 @@ def exact_moments(A: LinearOperator) -> tuple[Array, Array, Array]:
     for E, Y in each_column(B):
         require_finite(Y, "norm", columns=Y)
         scale = magnitude(Y)
-        rows = E[: min(Y.shape[0], E.shape[0]), :]
-        t = xp.sum(coldot(rows, Y[: rows.shape[0], :] / scale))
-        parts.append((t, norm2(Y / scale), scale))
+        least = min(Y.shape[0], E.shape[0])
+        square = norm2(Y / scale)
+        if isinstance(Y, RowArray) != isinstance(E, RowArray):  # no trace, and rows held apart
+            t = xp.zeros_like(square)
+        else:
+            t = xp.sum(coldot(E[:least, :], Y[:least, :] / scale))
+        parts.append((t, square, scale))
     largest = xp.max(xp.stack([scale for _, _, scale in parts]))
     shares = [scale / largest for _, _, scale in parts]
     t = sum(t * share for (t, _, _), share in zip(parts, shares, strict=True))

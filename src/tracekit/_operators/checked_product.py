@@ -22,6 +22,7 @@ from .._arrays import (
     is_dtensor,
     namespace,
     plain,
+    read_only,
     real_dtype,
 )
 
@@ -103,12 +104,8 @@ class Checked:
         return copied(Y) if _references(Y) > _OURS or _is_view_of_kept(Y) else Y
 
     def _guarded(self, X: Array) -> Array:
-        if not isinstance(X, np.ndarray):
-            return self.product(X)
-        view = X.view()
-        view.flags.writeable = False
         try:
-            return self.product(view)
+            return self.product(read_only(X))
         except ValueError as error:
             if "read-only" not in str(error):
                 raise

@@ -157,7 +157,7 @@ class LinearOperator:
                     f"{name}= got a {type(product).__name__}; pass a function of a block of columns"
                 )
             if product is not None and isinstance(self.layout, Rows) and self.layout is not given:
-                product = self.layout.around(product, name, rows)
+                product = self.layout.around(product, name, rows, self.dtype)
             if product is not None and not isinstance(product, Checked):
                 made = product, name, rows, columns, self.xp, self.dtype, self.device, laid
                 put(name, Checked(*made))

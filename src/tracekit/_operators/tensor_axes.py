@@ -142,12 +142,18 @@ class Axes:
             part = xp.concat([above, part, below], axis=0)
         return X.held.total(part)
 
+    def has_pairs_apart(self, held: Any) -> bool:
+        """Whether each process holds both rows of all pairs that a trace of pairs adds."""
+        step = math.prod(self.dims[1:])
+        return 0 in self.over and all(count % step == 0 for count in held.counts)
+
     def _of_pairs(self, form: Callable[..., Array], *arrays: RowArray) -> Array:
         """A form of pairs of kept entries, where no pair lies in two processes."""
-        if 0 not in self.over:
+        if not self.has_pairs_apart(arrays[0].held):
             raise ValueError(
-                "the first axis of `dims` is divided among processes, and this partial trace keeps "
-                "it, for which columns would have to be gathered; put an axis first that is traced"
+                "the first axis of `dims` is divided among processes, and this partial trace needs "
+                "pairs of rows in two of them; trace over it, with the rows of each process a "
+                f"multiple of {math.prod(self.dims[1:])}"
             )
         steps = [self._whole_steps(X) for X in arrays]
         return arrays[0].held.total(form(steps[0][0], *(local for _, _, local in steps)))
@@ -155,13 +161,13 @@ class Axes:
     def _whole_steps(self, X: RowArray) -> tuple[Axes, int, Array]:
         """The rows of a process, and zeros, as a tensor whose first axis is shorter; its start."""
         step, held = math.prod(self.dims[1:]), X.held
-        low, high = held.start // step, max(-(-held.stop // step), held.start // step + 1)
+        low = min(held.start // step, self.dims[0] - 1)  # of a process that holds no rows, the last
+        high = max(-(-held.stop // step), low + 1)
         xp, local = namespace(X.local), X.local
         above, below = (
             xp.zeros((k, *local.shape[1:]), dtype=local.dtype, device=device_of(local))
             for k in (held.start - low * step, high * step - held.start - local.shape[0])
         )
-        low = min(low, self.dims[0] - 1)  # of a process that holds no rows
         return (
             replace(self, dims=(high - low, *self.dims[1:])),
             low,

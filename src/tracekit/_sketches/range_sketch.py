@@ -236,15 +236,18 @@ def sketch_of_products(
     require_finite(Z)
     if sketch is None:
         return kind(Omega, Q, R, Z, scale)
-    concat = namespace(Q).concat
-    low = namespace(Q).zeros((R.shape[0], sketch.R.shape[1]), dtype=R.dtype, device=device_of(R))
+    low = namespace(R).zeros((R.shape[0], sketch.R.shape[1]), dtype=R.dtype, device=device_of(R))
     return kind(
-        concat([sketch.Omega, Omega], axis=1),
-        concat([sketch.Q, Q], axis=1),
-        concat([concat([sketch.R, upper], axis=1), concat([low, R], axis=1)], axis=0),
-        concat([sketch.Z, Z], axis=1),
+        _beside(sketch.Omega, Omega),
+        _beside(sketch.Q, Q),
+        namespace(R).concat([_beside(sketch.R, upper), _beside(low, R)], axis=0),
+        _beside(sketch.Z, Z),
         scale,
     )
+
+
+def _beside(X: Array, Y: Array) -> Array:
+    return namespace(X).concat([X, Y], axis=1)
 
 
 def nystrom_sketch(

@@ -109,7 +109,8 @@ def over_processes(J: tk.LinearOperator, rows: Rows) -> tk.LinearOperator:
         return total[rows.start : rows.stop, :] if n == P else total
 
     # where there are as many parameters as outputs, all vectors of that length lie by rows
-    matmat, rmatmat = rows.around(pushforward, "matmat", n), rows.around(pullback, "rmatmat", P)
+    matmat = rows.around(pushforward, "matmat", n, J.dtype)
+    rmatmat = rows.around(pullback, "rmatmat", P, J.dtype)
     return tk.LinearOperator(
         shape, matmat, rmatmat, dtype=J.dtype, xp=J.xp, device=J.device, layout=rows
     )
