@@ -68,6 +68,8 @@ def test_what_does_not_fit_is_told_to_all(reports: list[dict[str, Any]]) -> None
         told = report["told"]
         assert "generators differ" in told["seeds"]
         assert "by rows along one axis of the mesh" in told["columns"]
+        assert "square matrix" in told["wide"]
+        assert "got one of int64" in told["integers"]
         assert "returned a DTensor" in told["undeclared"]
         assert "takes and returns DTensors" in told["plain"]
 

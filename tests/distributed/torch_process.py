@@ -86,6 +86,8 @@ def main(where: str, rank: int, size: int) -> None:
         "seeds": told(lambda: tk.hutchinson(A, 3, rng=rank)),
         "columns": told(lambda: tk.LinearOperator(
             (4, 4), lambda X: X, xp=torch, layout=(mesh, [Shard(1)]))),
+        "wide": told(lambda: tk.one_sided(cut(B[:5]), 3, rng=0)),
+        "integers": told(lambda: tk.hutchinson(cut(B.long()), 3, rng=0)),
         "undeclared": told(lambda: tk.hutchinson(tk.LinearOperator(
             (26, 26), lambda X: cut(B) @ cut(X), xp=torch, dtype=B.dtype), 3, rng=0)),
         "plain": told(lambda: tk.hutchinson(tk.LinearOperator(

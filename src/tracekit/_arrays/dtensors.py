@@ -7,9 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .libraries import Array, Device, Namespace, plain
+from .libraries import Array, Device, Namespace, dtype_name, plain
 from .row_functions import row_namespace
 from .rows import Rows
+
+_COMPUTED = "float32", "float64", "complex64", "complex128"
 
 
 def is_dtensor(A: Any) -> bool:
@@ -21,10 +23,15 @@ def is_dtensor(A: Any) -> bool:
 def rows_of_mesh(
     layout: tuple[Any, Any], shape: tuple[int, int], xp: Namespace, device: Device
 ) -> Rows:
-    """The layout (DeviceMesh, placements) for the long axis, or both axes, of an operator."""
+    """The layout (DeviceMesh, placements) for a square operator."""
     mesh, placements = layout
     rank, size, allsum = sharers_of_mesh(layout)
-    n = max(shape)
+    n = shape[0]
+    if n != shape[1]:
+        raise ValueError(
+            f"operators of DTensors have to be square, got shape {tuple(shape)}; pass products of "
+            "local rows, layout=RowLayout"
+        )
     each = -(-n // size)  # as PyTorch cuts
     start = min(rank * each, n)
     return Rows(
@@ -54,6 +61,12 @@ def products_of(A: Any) -> dict[str, Any]:
     """Products with a DTensor of two dimensions, and how tall arrays lie beside it."""
     from torch.distributed.tensor import Replicate, Shard
 
+    if A.shape[0] != A.shape[1] or dtype_name(A.dtype) not in _COMPUTED:
+        raise ValueError(
+            f"a DTensor has to be a square matrix of one of {', '.join(_COMPUTED)}, got one of "
+            f"{dtype_name(A.dtype)} and shape {tuple(A.shape)}; convert it, or pass a "
+            "LinearOperator of local rows, layout=RowLayout"
+        )
     placements = [
         Shard(0) if placement.is_shard() or placement.is_partial() else Replicate()
         for placement in A.placements
