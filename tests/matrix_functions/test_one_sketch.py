@@ -202,7 +202,8 @@ def test_exact_shift_of_the_identity(shift):
 def test_low_rank_and_zero(x, f):
     estimate = tk.trace_function(known_spectrum(x).astype(np.float32), f, 40, rng=0)
     assert estimate.value.dtype == np.float32
-    assert np.isclose(float(estimate), np.sum(f(x)), rtol=1e-3)
+    unknown = 60 * f(np.finfo(np.float32).eps)  # what is zero is known to rounding
+    assert np.isclose(float(estimate), np.sum(f(x)), rtol=1e-3, atol=float(unknown))
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
