@@ -1,6 +1,8 @@
 """A log-determinant of a DTensor: each process holds some rows of a matrix and of every vector.
 
     torchrun --nproc-per-node 2 examples/torch_rows.py
+
+Estimators run in every process alike, and sum small matrices over all of them.
 """
 
 from __future__ import annotations

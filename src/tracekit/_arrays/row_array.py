@@ -69,16 +69,14 @@ class RowArray:
 
     Estimates have such values where there is one number for each row, as `diagonal` gives.
 
-    Attributes
+    Parameters
     ----------
     local : array
         The rows that this process holds.
     axis : int
         The long axis, counted from the last: -1 of a vector, -2 of columns.
-    shape : tuple of int
-        Of the whole array.
-    dtype, device
-        As those of `local`.
+    held : layout
+        Which rows these are, as an operator's ``layout`` tells.
     """
 
     __slots__ = ("axis", "held", "local")

@@ -78,18 +78,18 @@ class LinearOperator:
         L, where ``A = L @ L.H``; set by `gram`. Estimators use it without being told.
     dims : tuple of int, optional
         Tensor shape of the domain, in C order.
-    layout : RowLayout, jax.sharding.Sharding, (DeviceMesh, placements) or tuple of int, optional
-        How arrays (n, k) of many rows lie over devices: test vectors are made so, and products of a
-        square operator have to come so. With a `RowLayout` products take and give the rows that the
-        process holds, with a mesh DTensors, with sizes of chunks dask arrays; vectors of another
-        size are whole, and the same in all processes. Of JAX, read off the arrays that the products
-        hold, if not given.
     exact : mapping of str to callable, optional
         What can be had more cheaply than by products: functions without arguments that
         return arrays, under "trace", "diagonal" and "norm" (Frobenius). One that spends products
         says how many in an attribute ``num_matvecs``; estimators use it from that budget on. An
         attribute ``method`` names what `Estimate.method` is to say. `as_operator` puts the trace of
         a matrix under "entries", where `trace` alone looks: other estimators do as they are told.
+    layout : RowLayout, jax.sharding.Sharding, (DeviceMesh, placements) or tuple of int, optional
+        How arrays (n, k) of many rows lie over devices: test vectors are made so, and products of a
+        square operator have to come so. With a `RowLayout` products take and give the rows that the
+        process holds, with a mesh DTensors, with sizes of chunks dask arrays; vectors of another
+        size are whole, and the same in all processes. Of JAX, read off the arrays that the products
+        hold, if not given.
 
     Raises
     ------
