@@ -126,6 +126,18 @@ def test_generators_draw_what_one_process_draws() -> None:
     agree(found, tk.hutchpp(A, 9, rng=np.random.default_rng(1)).value)
 
 
+def test_keys_of_jax_draw_what_one_process_draws() -> None:
+    jax = pytest.importorskip("jax")
+    key, like = jax.random.key(0), {"xp": jax.numpy, "dtype": jax.numpy.float32}
+    for probes in (tk.probes.rademacher, tk.probes.normal, tk.probes.hadamard):
+
+        def program(layout: tk.RowLayout | None, probes: Any = probes) -> Any:
+            A = tk.LinearOperator((N, N), lambda X: X, layout=layout, **like)
+            return probes(tk.probes.Source(key, A), N, 5)
+
+        np.testing.assert_allclose(whole(together(CUTS[0], program)), program(None), rtol=1e-6)
+
+
 def test_operations_are_those_of_whole_arrays() -> None:
     rng = np.random.default_rng(0)
     X, Y = rng.standard_normal((2, N, 3))
@@ -248,6 +260,7 @@ def test_what_needs_all_rows_says_so() -> None:
         d = tk.diagonal(B, 3, rng=0).value
         for call in (
             lambda: np.asarray(d), lambda: B.xp.linalg.svd(B.layout.place(A[:, :5])),  # type: ignore[union-attr]
+            lambda: B.xp.linalg.vector_norm(d), lambda: B.xp.linalg.solve(np.eye(N), d[:, None]),
             lambda: B.xp.sort(d), lambda: d[3], lambda: B.xp.concat([d, d], axis=0),
             lambda: d[:, None] * d[None, :], lambda: d[:, None] @ d[None, :],
             lambda: B.xp.reshape(d, (4, 6)), lambda: tk.vstack([B, B]).matmat(B.layout.place(A)),  # type: ignore[union-attr]

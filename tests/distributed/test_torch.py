@@ -41,7 +41,7 @@ def reports(request: pytest.FixtureRequest, tmp_path_factory: Any) -> list[dict[
 
 def test_every_function_finds_what_one_process_finds(reports: list[dict[str, Any]]) -> None:
     for report in reports:
-        assert len(report["functions"]) > (30 if len(reports) == 2 else 7)
+        assert len(report["functions"]) > 30
         for name, apart in report["functions"].items():
             assert isinstance(apart, float), (name, apart)
             assert apart < 1e-10, name

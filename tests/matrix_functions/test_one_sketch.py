@@ -200,10 +200,9 @@ def test_exact_shift_of_the_identity(shift):
 @pytest.mark.parametrize("x", [np.repeat([0.0, 1.0], [57, 3]), np.zeros(60)])
 @pytest.mark.parametrize("f", [functions.log1p, functions.sqrt])
 def test_low_rank_and_zero(x, f):
-    estimate = tk.trace_function(known_spectrum(x).astype(np.float32), f, 40, rng=0)
+    estimate = tk.trace_function(known_spectrum(x).astype(np.float32), f, 40, rng=1)
     assert estimate.value.dtype == np.float32
-    unknown = 60 * f(np.finfo(np.float32).eps)  # what is zero is known to rounding
-    assert np.isclose(float(estimate), np.sum(f(x)), rtol=1e-3, atol=float(unknown))
+    assert np.isclose(float(estimate), np.sum(f(x)), rtol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])

@@ -15,6 +15,8 @@ SQUARED = np.sum((X[:, None] - X) ** 2, axis=-1)
 CALLS: dict[str, Any] = {
     "logdet": lambda A: tk.logdet(A, 30, rng=0, depth=6),
     "sqrt": lambda A: tk.trace_function(A, tk.functions.sqrt, 30, rng=0, depth=6),
+    "run": lambda A: tk.spectral_run(A, 30, rng=0, depth=6).logdet(),
+    "norm": lambda A: tk.nuclear_norm(A, 30, rng=0, depth=5),
 }
 
 

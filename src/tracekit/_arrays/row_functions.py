@@ -51,13 +51,14 @@ class _Linalg:
         def call(*args: Any, **more: Any) -> Any:
             if not any(map(_is_tall, args)):
                 return found(*args, **more)
-            [X] = args
-            if X.shape[-1] == X.shape[-2]:  # n products were paid for: n is small
+            X = args[0]
+            alone = isinstance(X, RowArray) and len(args) == 1
+            if alone and X.shape[-1:] == X.shape[-2:-1]:  # n products were paid for: n is small
                 return found(X.held.spread(X.local, X.axis), **more)
-            if name == "qr" and X.axis == -2:
+            if alone and name == "qr" and X.axis == -2:
                 Q, R = X.held.qr(X.local)
                 return X._like(Q), R
-            if name == "svdvals":
+            if alone and name == "svdvals" and X.ndim > 1:
                 return found(X.held.qr(X.local if X.axis == -2 else transposed(X).local)[1])
             raise TypeError(
                 f"linalg.{name} needs all rows in one process; it is not defined for RowArray"

@@ -17,7 +17,8 @@ class RowLayout:
     """Rows of tall arrays that this process holds, and a sum over all processes.
 
     Every process runs the same program, with a layout of its own. Products take and give the rows
-    that the process holds; sums over rows, and nothing else, go through `allsum`.
+    that the process holds; sums over rows, and nothing else, go through `allsum`. What a product
+    gives that has no such rows, as of the adjoint of a factor, it gives whole, summed over all.
 
     Parameters
     ----------

@@ -135,8 +135,8 @@ class Rows:
         return None
 
     def create(self, draw: Callable[..., Array], number: int, *arrays: Array) -> Array:
-        """``draw(number, *arrays)`` of the rows that are held."""
-        return self.place(draw(number, *arrays))
+        """``draw(number, *arrays)``, all rows: who draws keeps those that are held."""
+        return draw(number, *arrays)
 
     def assemble(self, shape: tuple[int, int], part: Callable[[range], Array]) -> Array:
         """What `part` draws of the rows that are held."""

@@ -17,6 +17,7 @@ from .._arrays import (
     is_complex,
     is_differentiated,
     namespace,
+    once_differentiable,
     real,
 )
 from . import lanczos
@@ -158,7 +159,7 @@ def _change(nodes: Array, U: Array, T: Array, f: Callable[[Array], Array]) -> Ar
     near = moved(real(D))
     if is_complex(D):
         near = near + 1j * moved(xp.imag(D))
-    return xp.where(close, near, slope * D)
+    return once_differentiable(xp.where(close, near, slope * D))
 
 
 def _eigen(K: Krylov, depth: int) -> tuple[Array, Array]:
