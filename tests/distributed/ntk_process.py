@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import torch
+from ranks import apart, told
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -51,25 +52,9 @@ def numbers(f: Any, params: Any, x: Any, layout: Any = None) -> dict[str, Any]:
     return {"values": values, "claimed": claimed}
 
 
-def apart(found: Any, alone: Any) -> float:
-    """Largest difference, of the rows that this process holds, by the largest entry."""
-    largest = float(alone.abs().max())
-    if isinstance(found, tk.RowArray):
-        found, alone = found.local, alone[found.held.start : found.held.stop]
-    return float((found - alone).abs().max()) / largest
-
-
 def differences(found: dict[str, Any], alone: dict[str, Any]) -> dict[str, float]:
     assert found["claimed"] == alone["claimed"]
     return {name: apart(x, alone["values"][name]) for name, x in found["values"].items()}
-
-
-def told(call: Any) -> str:
-    try:
-        call()
-    except (TypeError, ValueError, RuntimeError) as error:
-        return str(error)
-    return "nothing"
 
 
 def main(where: str, rank: int, size: int) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ranks
 
 import tracekit as tk
 
@@ -26,13 +25,8 @@ ENVIRONMENT = os.environ | {
 
 
 def printed(program: Path) -> dict[str, Any]:
-    """What a program told."""
-    done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    """What a program of one process told."""
+    return ranks.printed(program, 1, lambda rank: [], ENVIRONMENT)[0]
 
 
 @pytest.fixture(scope="module")
@@ -96,21 +90,9 @@ def test_two_processes_find_what_one_finds() -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM.with_name("jax_process.py")), str(rank), address],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        said = [rank.communicate(timeout=300) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    for rank, (found, errors) in zip(ranks, said, strict=True):
-        assert rank.returncode == 0, errors
-        for name, apart in json.loads(found.splitlines()[-1]).items():
+    program = PROGRAM.with_name("jax_process.py")
+    for report in ranks.printed(program, 2, lambda rank: [str(rank), address], ENVIRONMENT):
+        for name, apart in report.items():
             assert abs(apart) < 1e-10, name
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ranks import of_torch
 from threads import together, whole
 
 import tracekit as tk
@@ -241,23 +238,7 @@ def test_layouts_of_other_kinds_are_refused() -> None:
 def reports(tmp_path_factory: Any) -> list[dict[str, Any]]:
     """What each of two processes of PyTorch printed."""
     pytest.importorskip("torch.distributed.fsdp")
-    where = f"file://{tmp_path_factory.mktemp('torch') / 'meeting'}"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), where, str(rank), "2"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, said, strict=True):
-        assert process.returncode == 0, errors
-    return [json.loads(found.splitlines()[-1]) for found, _ in said]
+    return of_torch(PROGRAM, 2, tmp_path_factory.mktemp("torch"))
 
 
 @pytest.mark.parametrize(

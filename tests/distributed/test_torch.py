@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks import of_torch
 
 pytest.importorskip("torch")
 pytest.importorskip("torch.distributed.tensor")
@@ -20,23 +20,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "torch_rows.py"
 @pytest.fixture(scope="module", params=[2, 4])
 def reports(request: pytest.FixtureRequest, tmp_path_factory: Any) -> list[dict[str, Any]]:
     """What each process printed."""
-    where, size = f"file://{tmp_path_factory.mktemp('torch') / 'meeting'}", request.param
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), where, str(rank), str(size)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )
-        for rank in range(size)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, said, strict=True):
-        assert process.returncode == 0, errors
-    return [json.loads(found.splitlines()[-1]) for found, _ in said]
+    return of_torch(PROGRAM, request.param, tmp_path_factory.mktemp("torch"))
 
 
 def test_every_function_finds_what_one_process_finds(reports: list[dict[str, Any]]) -> None:

@@ -13,33 +13,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from capabilities import CASES
+from ranks import apart, told
 from test_capabilities import SEED, positive
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import tracekit as tk
-
-
-def apart(found: Any, expected: Any) -> float:
-    """Largest difference, of the rows that this process holds, by the largest entry."""
-    found, expected = (
-        getattr(found, "value", found),
-        torch.asarray(getattr(expected, "value", expected)),
-    )
-    largest = float(expected.abs().max())
-    if isinstance(found, tk.RowArray):
-        rows = [slice(None)] * expected.ndim
-        rows[found.axis] = slice(found.held.start, found.held.stop)
-        found, expected = found.local, expected[tuple(rows)]
-    return float((torch.asarray(found) - expected).abs().max()) / max(largest, 1e-300)
-
-
-def told(call: Any) -> str:
-    try:
-        call()
-    except (TypeError, ValueError, RuntimeError) as error:
-        return str(error)
-    return "nothing"
 
 
 def main(where: str, rank: int, size: int) -> None:
