@@ -9,16 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import (
-    Array,
-    Rng,
-    abs2,
-    coldot,
-    is_differentiated,
-    is_traced,
-    to_host,
-    to_number,
-)
+from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host, to_number
 from .._estimates import Estimate, finalize, with_method
 from .._operators import counted, itemsize, matvecs_per_column, square
 from .._sketches import (
