@@ -41,11 +41,11 @@ FLOORS = {
         __main__
     """,
     "tracekit_ntk": """
-        _factors _derivatives
+        _factors _derivatives losses
         _torch _jax factors
         _backend
         _kernel
-        kernel _jacobian
+        kernel _jacobian _curvature _inputs _recurrent _projections
         __init__
     """,
 }

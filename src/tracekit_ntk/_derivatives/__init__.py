@@ -13,12 +13,21 @@ from .linearised import (
     is_complex_linear,
     of_samples,
 )
+from .operators import (
+    KnownQuantity,
+    gram_in_chunks,
+    memoised,
+    operator,
+    over_batches,
+    over_processes,
+)
 from .patterns import check_name, dotted, matching
 from .processes import agreed, check_rows, held_rows, sharers
 
 __all__ = [
     "PRODUCTS",
     "Backend",
+    "KnownQuantity",
     "Linearised",
     "PerSample",
     "Transforms",
@@ -31,11 +40,16 @@ __all__ = [
     "cut",
     "dotted",
     "generic",
+    "gram_in_chunks",
     "held_rows",
     "in_chunks",
     "is_complex_linear",
     "itemsize",
     "matching",
+    "memoised",
     "of_samples",
+    "operator",
+    "over_batches",
+    "over_processes",
     "sharers",
 ]

@@ -12,8 +12,17 @@ import tracekit as tk
 from tracekit._arrays import Array
 
 from .._backend import adapter
-from .._derivatives import agreed, check_rows, chunk, cut, held_rows, in_chunks, itemsize, sharers
-from .operators import over_processes
+from .._derivatives import (
+    agreed,
+    check_rows,
+    chunk,
+    cut,
+    held_rows,
+    in_chunks,
+    itemsize,
+    over_processes,
+    sharers,
+)
 
 
 def jacobian_from_pair(

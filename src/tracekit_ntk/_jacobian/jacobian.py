@@ -15,10 +15,18 @@ import tracekit as tk
 from tracekit._arrays import Array, Rows
 
 from .._backend import adapter, shared, with_inputs
-from .._derivatives import agreed, check_rows, held_rows
+from .._derivatives import (
+    KnownQuantity,
+    agreed,
+    check_rows,
+    gram_in_chunks,
+    held_rows,
+    operator,
+    over_batches,
+    over_processes,
+)
 from .._kernel import captured, diagonal_of, trace_of
 from ..factors import Capture
-from .operators import KnownQuantity, kernel, operator, over_batches, over_processes
 
 
 def jacobian(
@@ -166,7 +174,7 @@ def ntk(
     if x is not None and batches is not None:
         raise ValueError("x and batches are both given; pass x for data that fits in memory")
     J, shape, exact = _linearised(f, params, batches, chunk_size, layout, x)
-    return replace(kernel(J, chunk_size), dims=shape or None, exact=exact)
+    return replace(gram_in_chunks(J, chunk_size), dims=shape or None, exact=exact)
 
 
 def parameter_gram(
@@ -205,7 +213,7 @@ def parameter_gram(
     >>> round(float(tk.exact_trace(tkn.parameter_gram(lambda w: x @ w, w))), 4)
     30.0
     """
-    return kernel(_linearised(f, params, batches, chunk_size, layout)[0].H, chunk_size)
+    return gram_in_chunks(_linearised(f, params, batches, chunk_size, layout)[0].H, chunk_size)
 
 
 def cross_ntk(

@@ -8,9 +8,8 @@ from typing import Any
 import tracekit as tk
 
 from .._backend import adapter
-from .._derivatives import checks
+from .._derivatives import checks, memoised, operator
 from .._factors import pad
-from .operators import memoised, operator
 
 
 def per_parameter(f: Callable[..., Any], params: Any, *, chunk_size: int | None = None) -> Any:

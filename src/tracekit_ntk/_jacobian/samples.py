@@ -14,9 +14,8 @@ import tracekit as tk
 from tracekit._arrays import Array
 
 from .._backend import with_inputs
-from .._derivatives import chunk, itemsize
+from .._derivatives import KnownQuantity, chunk, itemsize
 from .._kernel import captured, diagonal_of, from_factors, trace_of
-from .operators import KnownQuantity
 
 
 def sample_ntk(

@@ -13,7 +13,8 @@ from array_api_compat import array_namespace, device
 import tracekit as tk
 from tracekit._arrays import Array, Product, Rows, is_traced
 
-from .._derivatives import Linearised, chunk, generic, in_chunks, itemsize
+from .chunks import chunk, in_chunks, itemsize
+from .linearised import Linearised, generic
 
 
 def operator(lin: Linearised, chunk_size: int | None) -> tk.LinearOperator:
@@ -30,7 +31,7 @@ def operator(lin: Linearised, chunk_size: int | None) -> tk.LinearOperator:
     )
 
 
-def kernel(L: tk.LinearOperator, chunk_size: int | None) -> tk.LinearOperator:
+def gram_in_chunks(L: tk.LinearOperator, chunk_size: int | None) -> tk.LinearOperator:
     """``L @ L.H`` in chunks, of whose columns between the two factors no more are held at once."""
     K, size = tk.gram(L), chunk(chunk_size, sum(L.shape), itemsize(L.dtype, L.xp))
     product, quad = (in_chunks(each, size, L.xp) for each in (K.matmat, K.quad))  # type: ignore[arg-type]
