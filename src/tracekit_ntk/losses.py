@@ -238,7 +238,7 @@ def _probabilities(outputs: Array, y: Any) -> Array:
         )
     O = outputs.shape[-1]  # noqa: E741
     allowed = (y >= 0) & (y < O)
-    if not is_traced(y) and not bool(xp.all(allowed)):
+    if not is_traced(allowed) and not bool(xp.all(allowed)):
         raise ValueError(
             f"`y` must hold classes from 0 to {O - 1}, got {int(xp.min(y))} to {int(xp.max(y))}; "
             "leave samples without a class out"
