@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tracekit._arrays import Array, constant, device_of, is_complex, is_traced, namespace
+from tracekit._arrays import Array, constant, device_of, is_traced, namespace
 
 __all__ = ["Loss", "logistic", "softmax_cross_entropy", "squared_error"]
 
@@ -206,11 +206,12 @@ def _log_softmax(z: Array) -> Array:
 
 def _wide(outputs: Array) -> Array:
     """Real outputs, in single precision at least."""
-    if is_complex(outputs):
-        raise TypeError(
-            f"`outputs` must be real, got {outputs.dtype}; pass real and imaginary parts as outputs"
-        )
     xp = namespace(outputs)
+    if not xp.isdtype(outputs.dtype, "real floating"):
+        raise TypeError(
+            f"`outputs` must be real floating-point numbers, got {outputs.dtype}; convert them, "
+            "complex ones to their real and imaginary parts"
+        )
     return xp.astype(outputs, xp.float32) if xp.finfo(outputs.dtype).bits < 32 else outputs
 
 

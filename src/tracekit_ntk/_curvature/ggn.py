@@ -160,7 +160,7 @@ def fisher(
     """
     if y is None:
         return ggn(f, params, x, loss, chunk_size=chunk_size)
-    return _operator(f, params, x, lambda outputs, _: label_roots(loss, outputs, y), chunk_size)
+    return _operator(f, params, x, partial(label_roots, loss, y), chunk_size)
 
 
 def _operator(

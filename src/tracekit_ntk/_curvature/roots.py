@@ -155,7 +155,7 @@ def roots_of(loss: Any, outputs: Array, samples: int) -> SampleRoots:
     return SampleRoots(roots, samples, rows.shape[0] // samples, width)
 
 
-def label_roots(loss: Any, outputs: Array, y: Any) -> SampleRoots:
+def label_roots(loss: Any, y: Any, outputs: Array, samples: int) -> SampleRoots:
     """Roots of one column, the gradient of each sample's loss at its labels."""
     _refuse_complex(outputs)
     _must_have(loss, "gradient", "gradient(outputs, y), of the outputs' shape")
@@ -165,8 +165,8 @@ def label_roots(loss: Any, outputs: Array, y: Any) -> SampleRoots:
             f"`loss.gradient` must give a real array of the outputs' shape {tuple(outputs.shape)}, "
             f"got {_told(G)}; give the gradient of the loss by each output"
         )
-    N, width = outputs.shape[0], prod(outputs.shape[1:])
-    return SampleRoots(DenseRoots(namespace(G).reshape(G, (N, width, 1))), N, 1, width)
+    width = prod(outputs.shape) // samples
+    return SampleRoots(DenseRoots(namespace(G).reshape(G, (samples, width, 1))), samples, 1, width)
 
 
 def _refuse_complex(outputs: Array) -> None:
