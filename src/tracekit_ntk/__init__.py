@@ -1,5 +1,7 @@
 """Neural tangent kernels as linear operators, on PyTorch, JAX, and by hand on NumPy and CuPy."""
 
+from . import losses
+from ._curvature import fisher, ggn, ggn_diagonal, ggn_trace
 from ._jacobian import (
     cross_ntk,
     difference_basis,
@@ -31,12 +33,17 @@ __all__ = [
     "difference_basis",
     "explain",
     "factored_ntk",
+    "fisher",
     "functional",
+    "ggn",
+    "ggn_diagonal",
+    "ggn_trace",
     "jacobian",
     "jacobian_contraction",
     "jacobian_from_pair",
     "kernel",
     "kernel_matrix",
+    "losses",
     "ntk",
     "ntk_diagonal",
     "ntk_norm",
