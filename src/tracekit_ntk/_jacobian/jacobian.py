@@ -94,14 +94,16 @@ def jacobian(
     A column of ``J @ X`` costs one forward-mode pass, of ``J.H @ X`` one reverse-mode pass; the
     forward pass through f is shared by all (in PyTorch, forward mode repeats it for each chunk;
     with `batches` every block product does). Where PyTorch has no forward mode, a column of
-    ``J @ X`` costs about two reverse-mode passes. Besides, PyTorch runs f twice when the operator
-    is made and a few passes at the first products, to see that they are right. The parameters are
-    copied, so that the operator stays what it is while a training loop goes on. Products have the
-    graph of parameters that require a gradient, in grad mode; `functional` detaches. Memory: the
-    activations, and for each column of a chunk the parameters, the outputs and the activations
-    once more. In JAX f is traced at each call, so that what it closes over is as it is now, and
-    compiled once for each structure; where it has a reverse rule alone (jax.custom_vjp), a column
-    of ``J @ X`` transposes the pullback, at the price of about one reverse-mode pass.
+    ``J @ X`` costs about two reverse-mode passes; columns of large convolutions on the CPU are
+    pulled back one by one, which is faster there and takes less memory. Besides, PyTorch runs f
+    twice when the operator is made and a few passes at the first products, to see that they are
+    right. The parameters are copied, so that the operator stays what it is while a training loop
+    goes on. Products have the graph of parameters that require a gradient, in grad mode;
+    `functional` detaches. Memory: the activations, and for each column of a chunk the parameters,
+    the outputs and the activations once more. In JAX f is traced at each call, so that what it
+    closes over is as it is now, and compiled once for each structure; where it has a reverse rule
+    alone (jax.custom_vjp), a column of ``J @ X`` transposes the pullback, at the price of about one
+    reverse-mode pass.
 
     With `layout`, all processes call the same functions with the same seed and budget. They tell
     each other once how many outputs they have and a checksum of their parameters; then products

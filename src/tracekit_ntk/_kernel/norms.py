@@ -27,6 +27,7 @@ from .implementations import in_chunks
 from .output_axes import BYTES_KEPT, OutputAxes, chunk_of, zeros
 
 Pairs = Iterable[tuple[Capture, Capture]]
+MATRIX = 2**30  # bytes of a kernel that is handed out as a matrix
 OVERHEAD = 8  # multiply-adds that writing a number counts as
 
 
@@ -69,8 +70,8 @@ def matrix_of_samples(found: Capture, params: Any, chunk_size: int | None, dtype
 def kernel_cost(found: Capture, chunk_size: int | None, form: Form = Form()) -> int:  # noqa: B008
     """The kernel in the unit of products: its reverse passes, and its multiply-adds by theirs.
 
-    One product costs twice those of the parameters' operations. Of networks with much besides, it
-    costs more, so that the kernel is never counted too cheap.
+    One product costs twice those of the parameters' operations, or more. All columns of the kernel
+    by products, with their inner products, are never less work, and not more is counted.
     """
     uses = found.outline()
     sizes = [high - low for low, high in spans(found.outputs, _chunk(found, chunk_size))]
@@ -79,12 +80,13 @@ def kernel_cost(found: Capture, chunk_size: int | None, form: Form = Form()) -> 
     each = [cheapest(orders(u, v, form)) for u, v in pairs]
     work = sum(order.flops + OVERHEAD * order.numbers for order in each)
     product = 2 * sum(_forward_work(use) for some in uses.values() for use in some)
-    return columns + ceil(work * columns / (found.outputs * max(1, product)))
+    counted = columns + ceil(work * columns / (found.outputs * max(1, product)))
+    return min(counted, found.samples * found.outputs)
 
 
 def fits(found: Capture, bytes_each: int) -> bool:
     """Whether all of the kernel may be held at once."""
-    return (found.samples * found.outputs) ** 2 * bytes_each <= BYTES_KEPT
+    return (found.samples * found.outputs) ** 2 * bytes_each <= MATRIX
 
 
 def parts(
