@@ -76,7 +76,7 @@ def test_from_their_counted_cost_on_all_numbers_are_exact(
     L, other = make(net.f, net.others, net.x), net.kernel(net.others, own=own)
     cost = known_cost(K, "norm")
     assert OUTPUTS < cost == known_cost(K, "matrix") < exact_norm_cost(K)
-    y = net.draw(N * OUTPUTS, 2)
+    y = net.draw(N * OUTPUTS, 1)
     Y = net.lib.numpy(y)
     C = np.eye(len(M)) - 1 / len(M)
     calls: list[tuple[Callable[..., Any], int, float]] = [

@@ -105,7 +105,7 @@ class Capture:
             self._settle()
         y, noted = self._network.output, self._noted
         outs = {k: read.out for k, read in zip(noted.edge_numbers, noted.reads, strict=True)}
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.set_grad_enabled(self._network.way.graph):
             grads: list[Array | None] = [
                 y.new_zeros(1, *outs[k].shape, dtype=outs[k].dtype) for k in range(len(noted.edges))
             ]
