@@ -129,6 +129,8 @@ def ntk_diagonal(
         As for `ntk_trace`.
     x : array or tree of arrays
         The samples.
+    batches : iterable, optional
+        As for `ntk_trace`.
     per_parameter : bool
         Whether to give the part of every parameter, as a tree like `params`.
     whole : bool
@@ -176,6 +178,9 @@ def ntk_norm(
         As for `ntk_trace`.
     x : array or tree of arrays
         The samples.
+    batches : iterable, optional
+        As for `ntk_trace`, but gone through once for each batch, as every batch meets every other:
+        the same ones in the same order, or they are refused.
     per_parameter : bool
         Whether to give the part of every parameter, as a tree like `params`.
     whole : bool
