@@ -36,7 +36,7 @@ def ntk_trace(
         ``f(params, x) -> array`` with samples on axis 0 of x and of the output.
     params : tree of arrays
         PyTorch or JAX arrays. What is not in the tree is held fixed.
-    x : array or tree of arrays
+    x : array or tree of arrays, optional
         The samples.
     batches : iterable, optional
         Samples that do not fit in memory, in place of `x`: batches, each like `x`, such as a
@@ -127,7 +127,7 @@ def ntk_diagonal(
         As for `ntk_trace`.
     params : tree of arrays
         As for `ntk_trace`.
-    x : array or tree of arrays
+    x : array or tree of arrays, optional
         The samples.
     batches : iterable, optional
         As for `ntk_trace`.
@@ -176,7 +176,7 @@ def ntk_norm(
         As for `ntk_trace`.
     params : tree of arrays
         As for `ntk_trace`.
-    x : array or tree of arrays
+    x : array or tree of arrays, optional
         The samples.
     batches : iterable, optional
         As for `ntk_trace`, but gone through once for each batch, as every batch meets every other:
