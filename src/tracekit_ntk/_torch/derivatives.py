@@ -43,6 +43,7 @@ from .passes import (
     usable,
     whole_modules,
 )
+from .reverse import goes_one_by_one
 
 
 def leaves(params: Any) -> list[tuple[str, Any]]:
@@ -210,6 +211,8 @@ def _linearised(
     """The derivative of f, and its products with columns."""
     found = Derivative(lambda *values: f(unflatten(params, values)), at, known)
     y, dtype = found.output.detach(), _common(at, found.output.dtype)
+    if known is None and goes_one_by_one(found.output):
+        found.known.batched = False
 
     def pushforward(X: Array) -> Array:
         return found.push(X.T).T

@@ -23,7 +23,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tracekit._arrays import Array
 
 from .._derivatives import checks, cut, generic
-from .reverse import goes_one_by_one
 
 MORE_RUNS = 8  # of a function that draws random numbers, and gave the same twice
 
@@ -68,8 +67,7 @@ class Derivative:
         with passes():
             self._flat = self.output.reshape(-1)
             self.depends = self._reads()
-        batched = False if goes_one_by_one(self._flat) else None
-        self.known = known or Known(coarsest(self.output, *at), batched)
+        self.known = known or Known(coarsest(self.output, *at))
 
     def look(self) -> float:
         """Run f again: how much its outputs differ. Notes the least precision on the way."""
