@@ -38,6 +38,9 @@ class Capture(Protocol):
     def combined(self, V: Array) -> dict[str, list[Use]]:
         """The same for k combinations ``V^H y`` of each sample's own outputs, V (N, O, k)."""
 
+    def outline(self) -> dict[str, list[Use]]:
+        """Uses for all outputs, whose shapes alone are right: no pass, to count costs by."""
+
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
         """Every read: parameter, operation, positions, why its Jacobian is formed (or "")."""

@@ -79,8 +79,9 @@ def kernel(
         Whether f couples samples, as BatchNorm does in training mode: the batch is treated as one
         sample with all its outputs. Without it such f are refused.
     chunk_size : int, optional
-        Outputs of each sample that are pulled back at once; as many as 4 GB of cotangents allow if
-        not given. All chunks meet each other, so that k of them cost up to k (k + 1) / 2 passes.
+        Outputs of each sample that are pulled back at once; as many as keep cotangents, with all
+        that is made of them, within 1 GB if not given. All chunks meet each other, so that k of
+        them cost up to k (k + 1) / 2 passes.
 
     Returns
     -------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from .._arrays import (
@@ -39,11 +41,14 @@ from .._operators import (
     common_dtype,
     dense,
     each_column,
+    exact_norm_cost,
+    known_cost,
     matvecs_per_column,
     square,
 )
 from .._sketches import factor_sketch, moments, orthonormal_extension
 from ..probes import Source, distributions
+from .known import Way, cheapest, known_matrix, known_way, knows
 from .moment_samples import INFLATION
 from .spectral_summary import frobenius_norm
 
@@ -61,7 +66,7 @@ def inner(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
         gets two products; rectangular ones, and budgets below 12: ``m // 2`` independent probes.
         If both were made by `gram`: ``m // 4`` probes, one column through each L and ``L^H``.
         Exact from as many products on as both have columns (of ``L L^H``: as both L or both
-        ``L^H``).
+        ``L^H``), or from fewer where both know all their entries.
     rng : None, int, or generator, optional
         As for `hutchinson`.
 
@@ -94,9 +99,10 @@ def inner(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     value = xp.astype(xp.mean(got.cross) * unit, got.dtype, copy=False)
     require_finite(value, "inner product")
     if got.inflation == 0:
-        return exact(value, got.spent, "inner")
+        return exact(value, got.spent, "inner", reason=got.reason)
     error = standard_error(got.cross) * got.inflation * unit
-    return Estimate(value, error, got.spent, "inner", got.cross * unit, dof=_dof(got))
+    samples, told = got.cross * unit, got.reason
+    return Estimate(value, error, got.spent, "inner", samples, dof=_dof(got), reason=told)
 
 
 @with_origin
@@ -149,11 +155,11 @@ def alignment(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     value = xp.astype(x / size, got.dtype, copy=False)
     require_finite(value, "alignment")
     if got.inflation == 0:
-        return exact(value, got.spent, "alignment")
+        return exact(value, got.spent, "alignment", reason=got.reason)
     linearised = (got.cross - x) / size
     linearised = linearised - x / size * ((got.first - a) / a + (got.second - b) / b) / 2
     error = standard_error(linearised) * got.inflation
-    return Estimate(value, error, got.spent, "alignment", dof=_dof(got))
+    return Estimate(value, error, got.spent, "alignment", dof=_dof(got), reason=got.reason)
 
 
 @with_origin
@@ -168,7 +174,7 @@ def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> 
         Targets, in the library of K; of several columns the kernel is ``y y^H``.
     num_matvecs : int
         Products m, at least k + 1 (k + 2 if K was made by `gram`): k for the numerator, which is
-        exact, the others for `frobenius_norm`.
+        exact, the others for `frobenius_norm`. Where K knows all its entries, these suffice.
     rng : None, int, or generator, optional
         As for `hutchinson`.
 
@@ -213,25 +219,42 @@ def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> 
     y = K.xp.astype(y[:, None] if y.ndim == 1 else y, K.dtype, copy=False)
     y = y if K.layout is None else K.layout.place(y)
     k, least = y.shape[1], 1 if K.factor is None else 2
+    if knows(K, "matrix"):
+        whole = known_way(partial(known_matrix, K), (K, "matrix"))
+        if whole.cost <= min(m, exact_norm_cost(K) + k):
+            return _target_of_matrix(whole, y)
     if m < k + least:
         raise ValueError(
             f"num_matvecs={m} is too few for {k} targets and the norm; pass at least {k + least}"
         )
     y = y / magnitude(y)
-    targets = K.xp.sqrt(K.xp.sum(abs2(inner_products(y, y))))
-    numerator = real(K.xp.sum(K.quad(y)))
     norm = frobenius_norm(K, m - k, rng=rng)
-    size = norm.value * targets
-    if not is_traced(size) and to_number(size).real == 0:
-        raise ValueError("the kernel or the target is zero, so the alignment is 0 / 0")
-    value = numerator / size
-    require_finite(value, "alignment")
+    value = _target_cosine(K.xp.sum(K.quad(y)), norm.value, y)
     error = K.xp.abs(value) * (norm.standard_error / norm.value)
     spent = norm.num_matvecs + k
     return replace(
         norm, value=value, standard_error=error, num_matvecs=spent, method="target_alignment",
         samples=None,
     )  # fmt: skip
+
+
+def _target_cosine(product: Array, norm: Array, y: Array) -> Array:
+    """``y^H K y`` over the norms of K and of ``y y^H``."""
+    xp = namespace(y)
+    size = norm * xp.sqrt(xp.sum(abs2(inner_products(y, y))))
+    if not is_traced(size) and to_number(size).real == 0:
+        raise ValueError("the kernel or the target is zero, so the alignment is 0 / 0")
+    value = real(product) / size
+    require_finite(value, "alignment")
+    return value
+
+
+def _target_of_matrix(way: Way, y: Array) -> Estimate:
+    K = way.run()
+    K, y = K / magnitude(K), y / magnitude(y)
+    xp = namespace(K)
+    value = _target_cosine(xp.sum(coldot(y, xp.matmul(K, y))), xp.sqrt(norm2(K)), y)
+    return exact(value, way.cost, "target_alignment", reason=way.reason)
 
 
 class _Pairs(NamedTuple):
@@ -244,6 +267,7 @@ class _Pairs(NamedTuple):
     spent: int
     inflation: float  # of the spread
     dtype: Any
+    reason: str = ""
 
 
 def _pairs(A: Any, B: Any, num_matvecs: Any, rng: Rng) -> _Pairs:
@@ -254,12 +278,29 @@ def _pairs(A: Any, B: Any, num_matvecs: Any, rng: Rng) -> _Pairs:
     each = matvecs_per_column(A) + matvecs_per_column(B)
     if m < each:
         raise ValueError(f"num_matvecs={m} is too few for one probe of both; pass at least {each}")
+    way = _exact_way(A, B, dtype)
+    if m >= way.cost:
+        found: _Pairs = way.run()
+        return found._replace(reason=way.reason)
+    told = f"exact from {way.cost} products on" if way.reason else ""
+    return _sampled_pairs(A, B, m, rng, dtype)._replace(reason=told)
+
+
+def _exact_way(A: LinearOperator, B: LinearOperator, dtype: Any) -> Way:
+    """By all entries where both know theirs, by all columns of both factors, or of both."""
+    ways = []
+    if knows(A, "matrix") and knows(B, "matrix"):
+        ways.append(known_way(partial(_matrix_pairs, A, B, dtype), (A, "matrix"), (B, "matrix")))
     if A.factor is not None and B.factor is not None:
         L1, L2 = A.factor, B.factor
-        if m >= min(2 * L1.shape[0], L1.shape[1] + L2.shape[1]):
-            return _exact_factor_pairs(L1, L2, dtype)
-    if m >= A.shape[1] * each:
-        return _exact_pairs(A, B, dtype)
+        spent = min(2 * L1.shape[0], L1.shape[1] + L2.shape[1])
+        ways.append(Way(spent, partial(_exact_factor_pairs, L1, L2, dtype)))
+    spent = A.shape[1] * (matvecs_per_column(A) + matvecs_per_column(B))
+    return cheapest([*ways, Way(spent, partial(_exact_pairs, A, B, dtype))])
+
+
+def _sampled_pairs(A: LinearOperator, B: LinearOperator, m: int, rng: Rng, dtype: Any) -> _Pairs:
+    each = matvecs_per_column(A) + matvecs_per_column(B)
     source = Source(rng, A if A.dtype == dtype else B)
     b = m // 4
     if A.factor is not None and B.factor is not None:
@@ -340,10 +381,23 @@ def _exact_factor_pairs(L1: LinearOperator, L2: LinearOperator, dtype: Any) -> _
     return _Pairs(total(cross)[None], first, second, units, spent, 0.0, dtype)
 
 
+def _matrix_pairs(A: LinearOperator, B: LinearOperator, dtype: Any) -> _Pairs:
+    spent = known_cost(A, "matrix") + known_cost(B, "matrix")
+    return _pairs_of_blocks([(known_matrix(A), known_matrix(B))], spent, dtype)
+
+
 def _exact_pairs(A: LinearOperator, B: LinearOperator, dtype: Any) -> _Pairs:
-    """Block by block, each in units of its own magnitudes."""
-    xp, sums, units = A.xp, [], []
-    for (_, Y1), (_, Y2) in zip(each_column(A), each_column(B), strict=True):
+    blocks = zip(each_column(A), each_column(B), strict=True)
+    spent = A.shape[1] * (matvecs_per_column(A) + matvecs_per_column(B))
+    return _pairs_of_blocks(((Y1, Y2) for (_, Y1), (_, Y2) in blocks), spent, dtype)
+
+
+def _pairs_of_blocks(blocks: Iterable[tuple[Array, Array]], spent: int, dtype: Any) -> _Pairs:
+    """Of blocks of columns of both, each in units of its own magnitudes."""
+    sums: list[Any] = []
+    units: list[Any] = []
+    for Y1, Y2 in blocks:
+        xp = namespace(Y1)
         Z1, Z2, scales = _scaled(Y1, Y2)
         sums.append([xp.sum(coldot(X, Y)) for X, Y in ((Z1, Z2), (Z1, Z1), (Z2, Z2))])
         units.append(scales)
@@ -351,7 +405,6 @@ def _exact_pairs(A: LinearOperator, B: LinearOperator, dtype: Any) -> _Pairs:
     cross = sum(x * (u / top1) * (v / top2) for (x, _, _), (u, v) in zip(sums, units, strict=True))
     first = sum(a * (u / top1) ** 2 for (_, a, _), (u, _) in zip(sums, units, strict=True))
     second = sum(b * (v / top2) ** 2 for (_, _, b), (_, v) in zip(sums, units, strict=True))
-    spent = A.shape[1] * (matvecs_per_column(A) + matvecs_per_column(B))
     samples = cross[None], real(first)[None], real(second)[None]
     return _Pairs(*samples, (top1, top2), spent, 0.0, dtype)
 

@@ -13,12 +13,12 @@ from .._estimates import (
     with_method,
     with_origin,
 )
-from .._operators import LinearOperator, as_operator, exact_norm_cost, known_cost, square
+from .._operators import LinearOperator, as_operator, square
+from .known import Way, moments_way
 from .moment_samples import (
     INFLATION,
     NORM_INFLATION,
     MomentSamples,
-    exact_moments,
     moment_samples,
     rectangular_samples,
 )
@@ -39,7 +39,8 @@ def spectral_summary(A: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSu
         ``m // 3`` probes; for other Hermitian operators (which the first products show)
         ``m // 2`` probes with a second Krylov block each; for any other ``m // 2`` probes.
         Products that do not fill a probe are left unspent. Exact from n products on (from as many
-        as the lesser dimension of L).
+        as the lesser dimension of L), or from fewer where A knows its norm or all its entries (see
+        ``exact`` of `LinearOperator`): ``reason`` tells from how many.
     rng : None, int, or generator, optional
         As for `hutchinson`.
 
@@ -80,11 +81,14 @@ def spectral_summary(A: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSu
     2.5
     """
     A, m = square(A, "effective rank"), checked_budget(num_matvecs)
-    if m >= exact_norm_cost(A):
-        return _exact_summary(A)
+    way = moments_way(A)
+    if m >= way.cost:
+        return _exact_summary(A, way)
     if A.factor is not None and m < 9:
-        return one_sided_summary(A.factor, m, rng=rng)
-    return _summary(moment_samples(A, m, rng), A)
+        found = one_sided_summary(A.factor, m, rng=rng)
+    else:
+        found = _summary(moment_samples(A, m, rng), A)
+    return SpectralSummary(*map(way.missed, found))
 
 
 @with_origin
@@ -100,7 +104,8 @@ def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
         one that is not Hermitian but has an adjoint product gets ``m // 2`` products each way;
         so do rectangular ones. Without an adjoint product these are tested with m independent
         probes. Exact from as many products on as A has columns, or rows if these are fewer and
-        there is an adjoint product (for ``A = L L^H``: the lesser dimension of L).
+        there is an adjoint product (for ``A = L L^H``: the lesser dimension of L), or from fewer
+        where A knows its norm.
     rng : None, int, or generator, optional
         As for `hutchinson`.
 
@@ -128,17 +133,17 @@ def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     True
     """
     A, m = as_operator(A), checked_budget(num_matvecs)
-    if A.exact and "norm" in A.exact and m >= (spent := known_cost(A, "norm")):
-        return finalize(exact(A.exact["norm"](), spent, "frobenius_norm"), quantity="norm")
-    if m >= exact_norm_cost(A):
-        return _exact_norm(A)
+    way = moments_way(A, norm_only=True)
+    if m >= way.cost:
+        _, f, scale = way.run()
+        return exact(A.xp.sqrt(f) * scale, way.cost, "frobenius_norm", reason=way.reason)
     if A.factor is not None and m < 9:
-        return one_sided_norm(A.factor, m, rng)
+        return way.missed(one_sided_norm(A.factor, m, rng))
     if A.shape[0] == A.shape[1]:
         got = moment_samples(A, m, rng, norm_only=True)
     else:
         got = rectangular_samples(A, m, rng)
-    return _norm(got)
+    return way.missed(_norm(got))
 
 
 @with_origin
@@ -218,18 +223,10 @@ def _nonzero(f: Array, what: str) -> Array:
     return f
 
 
-def _exact_norm(A: LinearOperator) -> Estimate:
-    _, f, scale = exact_moments(A)
-    return exact(A.xp.sqrt(f) * scale, exact_norm_cost(A), "frobenius_norm")
-
-
-def _exact_summary(A: LinearOperator) -> SpectralSummary:
-    t, f, scale = exact_moments(A)
+def _exact_summary(A: LinearOperator, way: Way) -> SpectralSummary:
+    t, f, scale = way.run()
     f = _nonzero(f, "the effective rank")
-    spent, method = exact_norm_cost(A), "spectral_summary"
     value = A.xp.astype(t * scale, A.dtype, copy=False)
-    return SpectralSummary(
-        exact(value, spent, method),
-        exact(A.xp.sqrt(f) * scale, spent, method),
-        exact(abs2(t) / f, spent, method),
-    )
+    numbers = value, A.xp.sqrt(f) * scale, abs2(t) / f
+    made = (exact(x, way.cost, "spectral_summary", reason=way.reason) for x in numbers)
+    return SpectralSummary(*made)

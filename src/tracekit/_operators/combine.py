@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate, pairwise
 from operator import add
 from typing import Any
 
 from .._arrays import Array, Product, real_dtype
 from .convert import as_operator
+from .costs import known_cost
 from .linear_operator import Known, LinearOperator, common_dtype, compose
 
 
@@ -169,7 +170,7 @@ def centered(A: Any) -> LinearOperator:
     Returns
     -------
     LinearOperator
-        With a `factor` ``C L`` where A has one, L.
+        With a `factor` ``C L`` where A has one, L; all its entries are known where those of A are.
 
     Examples
     --------
@@ -186,7 +187,17 @@ def centered(A: Any) -> LinearOperator:
         return X - xp.mean(X, axis=0, keepdims=True)
 
     C = A._like((n, n), center, center, dtype=real_dtype(A.dtype, xp), dims=A.dims)
-    return gram(C @ A.factor) if A.factor is not None else C @ A @ C
+    made = gram(C @ A.factor) if A.factor is not None else C @ A @ C
+    if not A.exact or "matrix" not in A.exact:
+        return made
+    known = A.exact["matrix"]
+
+    def matrix() -> Array:
+        M = xp.matrix_transpose(center(known()))
+        return xp.matrix_transpose(center(M))
+
+    cost, method = partial(known_cost, A, "matrix"), getattr(known, "method", "centered")
+    return replace(made, exact={"matrix": Known(matrix, cost, method)})
 
 
 @dataclass
@@ -257,16 +268,16 @@ def counted(A: Any) -> tuple[LinearOperator, Counter]:
 def _counted_exact(A: LinearOperator, counter: Counter) -> dict[str, Callable[[], Array]] | None:
     """What is known in closed form, counted as quadratic forms where it costs something."""
 
-    def count(known: Callable[[], Array]) -> Known:
-        cost = getattr(known, "num_matvecs", 0)
+    def count(name: str, known: Callable[[], Array]) -> Known:
+        cost = partial(known_cost, A, name)
 
         def counting() -> Array:
-            counter.quads += cost
+            counter.quads += cost()
             return known()
 
         return Known(counting, cost, getattr(known, "method", "exact_trace"))
 
-    return {name: count(known) for name, known in A.exact.items()} if A.exact else None
+    return {name: count(name, known) for name, known in A.exact.items()} if A.exact else None
 
 
 def _parts(blocks: Sequence[Any]) -> list[LinearOperator]:

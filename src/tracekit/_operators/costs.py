@@ -13,7 +13,8 @@ def matvecs_per_column(A: LinearOperator) -> int:
 
 def known_cost(A: LinearOperator, what: str) -> int:
     """Products that a quantity known in closed form costs: its attribute `num_matvecs`, or none."""
-    return int(getattr(A.exact[what], "num_matvecs", 0))  # type: ignore[index]
+    cost = getattr(A.exact[what], "num_matvecs", 0)  # type: ignore[index]
+    return int(cost() if callable(cost) else cost)
 
 
 def exact_trace_cost(A: LinearOperator) -> int:

@@ -41,7 +41,7 @@ class Known:
     """A quantity in closed form: a function, the products that it spends, and its name."""
 
     value: Callable[[], Array]
-    num_matvecs: int = 0
+    num_matvecs: int | Callable[[], int] = 0
     method: str = "exact_trace"
 
     def __call__(self) -> Array:
@@ -80,10 +80,12 @@ class LinearOperator:
         Tensor shape of the domain, in C order.
     exact : mapping of str to callable, optional
         What can be had more cheaply than by products: functions without arguments that
-        return arrays, under "trace", "diagonal" and "norm" (Frobenius). One that spends products
-        says how many in an attribute ``num_matvecs``; estimators use it from that budget on. An
-        attribute ``method`` names what `Estimate.method` is to say. `as_operator` puts the trace of
-        a matrix under "entries", where `trace` alone looks: other estimators do as they are told.
+        return arrays, under "trace", "diagonal", "norm" (Frobenius) and "matrix" (all entries). One
+        that spends products says how many in an attribute ``num_matvecs``, a number or a function
+        that gives it; estimators use it from that budget on, where products do not cost less. An
+        attribute ``method`` names what `Estimate.method` or ``reason`` is to say. `as_operator`
+        puts the trace of a matrix under "entries", where `trace` alone looks: other estimators do
+        as they are told.
     layout : RowLayout, jax.sharding.Sharding, (DeviceMesh, placements) or tuple of int, optional
         How arrays (n, k) of many rows lie over devices: test vectors are made so, and products of a
         square operator have to come so. With a `RowLayout` products take and give the rows that the

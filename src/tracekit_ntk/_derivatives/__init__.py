@@ -15,11 +15,13 @@ from .linearised import (
 )
 from .operators import (
     KnownQuantity,
+    checksum,
     gram_in_chunks,
     memoised,
     operator,
     over_batches,
     over_processes,
+    refuse_spent,
 )
 from .patterns import check_name, dotted, matching
 from .processes import agreed, check_rows, held_rows, sharers
@@ -36,6 +38,7 @@ __all__ = [
     "check_name",
     "check_rows",
     "checks",
+    "checksum",
     "chunk",
     "cut",
     "dotted",
@@ -51,5 +54,6 @@ __all__ = [
     "operator",
     "over_batches",
     "over_processes",
+    "refuse_spent",
     "sharers",
 ]

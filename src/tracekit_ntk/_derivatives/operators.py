@@ -46,11 +46,7 @@ def over_batches(
     Only one batch is linearised at a time. That the batches come again as they were is seen from a
     weighted sum of their outputs.
     """
-    if iter(batches) is batches:
-        raise ValueError(
-            f"batches, a {type(batches).__name__}, can be gone through only once, but every "
-            "product does; pass a list, a DataLoader, or an object whose __iter__ starts anew"
-        )
+    refuse_spent(batches, "every product does")
     chunk(chunk_size, 1, 1)  # refused now, not at the first product
     first, rows, checksums = None, [], []
     for batch in batches:
@@ -59,7 +55,7 @@ def over_batches(
             first = lin
             lin.check()
         rows.append(lin.shape[0])
-        checksums.append(_checksum(lin.output))
+        checksums.append(checksum(lin.output))
     if first is None:
         raise ValueError("batches is empty; pass at least one batch")
     xp, columns = array_namespace(first.output), first.shape[1]
@@ -72,7 +68,7 @@ def over_batches(
         for k, batch in enumerate(batches):
             lin = linearise(batch, known)
             fits = k < len(rows) and lin.shape[0] == rows[k]
-            if not fits or abs(_checksum(lin.output) - checksums[k]) > 1e-3 * abs(checksums[k]):
+            if not fits or abs(checksum(lin.output) - checksums[k]) > 1e-3 * abs(checksums[k]):
                 break
             yield edges[k], operator(lin, chunk_size)
         else:
@@ -96,6 +92,25 @@ def over_batches(
 
     shape = sum(rows), columns
     return tk.LinearOperator(shape, pushforward, pullback, dtype=dtype, xp=xp, device=place)
+
+
+def refuse_spent(batches: Iterable[Any], who: str) -> None:
+    """Refuse what can be gone through only once."""
+    if iter(batches) is batches:
+        raise ValueError(
+            f"batches, a {type(batches).__name__}, can be gone through only once, but {who}; "
+            "pass a list, a DataLoader, or an object whose __iter__ starts anew"
+        )
+
+
+def checksum(y: Array) -> complex:
+    """A number that changes with the order of the entries; none that is known under jax.jit."""
+    if is_traced(y):
+        return math.nan
+    xp = array_namespace(y)
+    flat = xp.reshape(constant(y), (-1,))
+    size = flat.shape[0]
+    return complex(xp.sum(flat * generic(size, xp, device(y))))
 
 
 def over_processes(J: tk.LinearOperator, rows: Rows) -> tk.LinearOperator:
@@ -148,18 +163,8 @@ class KnownQuantity:
     """What is known of an operator in closed form, the products it costs, and how it is found."""
 
     known: Callable[[], Array]
-    num_matvecs: int
+    num_matvecs: int | Callable[[], int]
     method: str = "exact_trace"
 
     def __call__(self) -> Array:
         return self.known()
-
-
-def _checksum(y: Array) -> complex:
-    """A number that changes with the order of the outputs; none that is known under jax.jit."""
-    if is_traced(y):
-        return math.nan
-    xp = array_namespace(y)
-    flat = xp.reshape(constant(y), (-1,))
-    size = flat.shape[0]
-    return complex(xp.sum(flat * generic(size, xp, device(y))))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -21,11 +21,12 @@ from .._derivatives import (
     check_rows,
     gram_in_chunks,
     held_rows,
+    itemsize,
     operator,
     over_batches,
     over_processes,
 )
-from .._kernel import captured, diagonal_of, trace_of
+from .._kernel import captured, diagonal_of, fits, kernel_cost, matrix_of, norm_of, trace_of
 from ..factors import Capture
 
 
@@ -93,14 +94,16 @@ def jacobian(
     A column of ``J @ X`` costs one forward-mode pass, of ``J.H @ X`` one reverse-mode pass; the
     forward pass through f is shared by all (in PyTorch, forward mode repeats it for each chunk;
     with `batches` every block product does). Where PyTorch has no forward mode, a column of
-    ``J @ X`` costs about two reverse-mode passes. Besides, PyTorch runs f twice when the operator
-    is made and a few passes at the first products, to see that they are right. The parameters are
-    copied, so that the operator stays what it is while a training loop goes on. Products have the
-    graph of parameters that require a gradient, in grad mode; `functional` detaches. Memory: the
-    activations, and for each column of a chunk the parameters, the outputs and the activations
-    once more. In JAX f is traced at each call, so that what it closes over is as it is now, and
-    compiled once for each structure; where it has a reverse rule alone (jax.custom_vjp), a column
-    of ``J @ X`` transposes the pullback, at the price of about one reverse-mode pass.
+    ``J @ X`` costs about two reverse-mode passes; columns of large convolutions on the CPU are
+    pulled back one by one, which is faster there and takes less memory. Besides, PyTorch runs f
+    twice when the operator is made and a few passes at the first products, to see that they are
+    right. The parameters are copied, so that the operator stays what it is while a training loop
+    goes on. Products have the graph of parameters that require a gradient, in grad mode;
+    `functional` detaches. Memory: the activations, and for each column of a chunk the parameters,
+    the outputs and the activations once more. In JAX f is traced at each call, so that what it
+    closes over is as it is now, and compiled once for each structure; where it has a reverse rule
+    alone (jax.custom_vjp), a column of ``J @ X`` transposes the pullback, at the price of about one
+    reverse-mode pass.
 
     With `layout`, all processes call the same functions with the same seed and budget. They tell
     each other once how many outputs they have and a checksum of their parameters; then products
@@ -146,7 +149,8 @@ def ntk(
     x : array, or tree of arrays with one sample axis, optional
         Inputs of N samples: then ``f(params, x)``, and where samples do not mix and all that reads
         the parameters is known (see `explain`), the trace and the diagonal are exact from as many
-        products on as a sample has outputs.
+        products on as a sample has outputs, and norm, effective rank and alignments from the
+        counted cost of the whole kernel on, which the ``reason`` of an estimate tells.
     batches : iterable, optional
         As for `jacobian`.
     chunk_size : int, optional
@@ -281,7 +285,10 @@ def _linearised(
     """The Jacobian, the shape of the output, and what is known of the kernel in closed form."""
     if layout is None:
         J, shape, found = _of_process(f, params, batches, chunk_size, x)
-        return J, shape, _exact(found, params, chunk_size)
+        exact = _exact(found, params, chunk_size)
+        if found is not None and exact is not None:
+            exact |= _crossed(found, params, chunk_size, J)
+        return J, shape, exact
     params, leaves, processes = shared(params, layout)
 
     def own() -> tuple[tk.LinearOperator, tuple[int, ...], Capture | None]:
@@ -350,6 +357,19 @@ def _exact(
         "trace": KnownQuantity(total, found.outputs, "ntk_trace"),
         "diagonal": KnownQuantity(joined, found.outputs, "ntk_diagonal"),
     }
+
+
+def _crossed(
+    found: Capture, params: Any, chunk_size: int | None, J: tk.LinearOperator
+) -> dict[str, KnownQuantity]:
+    """What is known of the kernel between samples, where one process holds them all."""
+    cost = cache(partial(kernel_cost, found, chunk_size))
+    norm = partial(norm_of, [(found, found)], params, chunk_size)
+    known = {"norm": KnownQuantity(norm, cost, "ntk_norm")}
+    if fits(found, itemsize(J.dtype, J.xp)):
+        matrix = partial(matrix_of, found, params, chunk_size, J.dtype)
+        known["matrix"] = KnownQuantity(matrix, cost, "kernel")
+    return known
 
 
 def _is_inexact(leaf: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -15,7 +15,18 @@ from tracekit._arrays import Array
 
 from .._backend import with_inputs
 from .._derivatives import KnownQuantity, chunk, itemsize
-from .._kernel import captured, diagonal_of, from_factors, trace_of
+from .._factors import Form
+from .._kernel import (
+    captured,
+    diagonal_of,
+    fits,
+    from_factors,
+    kernel_cost,
+    matrix_of_samples,
+    norm_of,
+    trace_of,
+)
+from ..factors import Capture
 
 
 def sample_ntk(
@@ -42,7 +53,8 @@ def sample_ntk(
         Positive semidefinite, of dimension N times O outputs, with `dims` the output's shape and
         `factor` the block-diagonal Jacobian. Its trace and diagonal are those of ``ntk``. Budgets
         are counted in batched passes: a quadratic form is one reverse-mode pass for all samples,
-        and from O products on the trace and the diagonal are exact.
+        and from O products on the trace and the diagonal are exact, as for `ntk` norm and
+        alignments.
 
     Raises
     ------
@@ -120,9 +132,27 @@ def sample_ntk(
     )
     product = partial(flat, own.kernel, outputs)
     name = "exact_trace" if found is None else "ntk_trace"
+    exact = {
+        "trace": KnownQuantity(trace, outputs, name),
+        "diagonal": KnownQuantity(diagonal, outputs),
+    }
+    if found is not None:
+        exact |= _crossed(found, params, chunk_size, L)
     return replace(
         tk.gram(L), matmat=product, rmatmat=product,
-        quad=lambda X: xp.sum(squares(X), axis=0), dims=shape,
-        exact={"trace": KnownQuantity(trace, outputs, name),
-               "diagonal": KnownQuantity(diagonal, outputs)},
+        quad=lambda X: xp.sum(squares(X), axis=0), dims=shape, exact=exact,
     )  # fmt: skip
+
+
+def _crossed(
+    found: Capture, params: Any, chunk_size: int | None, L: tk.LinearOperator
+) -> dict[str, KnownQuantity]:
+    """What is known of the kernels of all pairs of a sample's own outputs."""
+    form = Form(paired=True)
+    cost = cache(partial(kernel_cost, found, chunk_size, form))
+    norm = partial(norm_of, [(found, found)], params, chunk_size, form=form)
+    known = {"norm": KnownQuantity(norm, cost, "ntk_norm")}
+    if fits(found, itemsize(L.dtype, L.xp)):
+        matrix = partial(matrix_of_samples, found, params, chunk_size, L.dtype)
+        known["matrix"] = KnownQuantity(matrix, cost, "kernel")
+    return known

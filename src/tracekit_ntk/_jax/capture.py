@@ -137,6 +137,10 @@ class Capture:
         found = self._plan.uses(self._leaves, self._consts, self._x, columns, (), each=True)
         return dict(zip(self.sizes, found, strict=True))
 
+    def outline(self) -> dict[str, list[Use]]:
+        """Uses for all outputs, as shapes alone."""
+        return jax.eval_shape(lambda: self.uses(0, self.outputs))  # type: ignore[no-any-return]
+
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
         """Which operation reads which parameter, and how."""

@@ -9,6 +9,7 @@ from .implementations import (
     ntk_vector_products,
     structured_derivatives,
 )
+from .norms import fits, kernel_cost, matrix_of, matrix_of_samples, norm_of
 from .output_axes import BYTES_KEPT, OutputAxes, Prepared, chunk_of, reduced, zeros
 
 __all__ = [
@@ -20,9 +21,14 @@ __all__ = [
     "diagonal_of",
     "explain",
     "factored_ntk",
+    "fits",
     "from_factors",
     "in_chunks",
     "jacobian_contraction",
+    "kernel_cost",
+    "matrix_of",
+    "matrix_of_samples",
+    "norm_of",
     "ntk_diagonal",
     "ntk_norm",
     "ntk_trace",

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from tracekit._arrays import Array, abs2, namespace, real
+from tracekit._arrays import Array, namespace, real
 
 from .._backend import adapter, capture, shared
 from .._derivatives import agreed
-from .._factors import Form, Uses, gram, spans, tiles
+from .._factors import Form, Uses, gram, spans
 from ..factors import Capture
-from .output_axes import BYTES_KEPT, chunk_of, zeros
+from .batches import captures, joined, pairs
+from .norms import norm_of, parts, total, tree_of, wide_sum
+from .output_axes import chunk_of, zeros
 
 
 def ntk_trace(
     f: Callable[[Any, Any], Any],
     params: Any,
-    x: Any,
+    x: Any = None,
     *,
+    batches: Iterable[Any] | None = None,
     per_parameter: bool = False,
     whole: bool = False,
     chunk_size: int | None = None,
@@ -33,8 +36,11 @@ def ntk_trace(
         ``f(params, x) -> array`` with samples on axis 0 of x and of the output.
     params : tree of arrays
         PyTorch or JAX arrays. What is not in the tree is held fixed.
-    x : array or tree of arrays
+    x : array or tree of arrays, optional
         The samples.
+    batches : iterable, optional
+        Samples that do not fit in memory, in place of `x`: batches, each like `x`, such as a
+        DataLoader gives. It is gone through once.
     per_parameter : bool
         Whether to give the part of every parameter, as a tree like `params`.
     whole : bool
@@ -89,23 +95,26 @@ def ntk_trace(
     """
 
     def own(params: Any) -> Any:
-        return trace_of(capture(f, params, x, whole=whole), params, chunk_size, per_parameter)
+        found = captures(f, params, x, batches, whole)
+        parts = [trace_of(each, params, chunk_size, per_parameter) for each in found]
+        return joined(params, parts, _added)
 
     if layout is None:
         return own(params)
-    params, leaves, processes = shared(params, layout)
-    made, _ = agreed(processes, partial(own, params), parameters=leaves)
+    params, held, processes = shared(params, layout)
+    made, _ = agreed(processes, partial(own, params), parameters=held)
     library = adapter(params)
-    parts = library.tree_flatten(made)[0]
-    total = processes.total(namespace(parts[0]).stack(parts))
-    return library.unflatten(made, [total[i, ...] for i in range(len(parts))])
+    leaves = library.tree_flatten(made)[0]
+    summed = processes.total(namespace(leaves[0]).stack(leaves))
+    return library.unflatten(made, [summed[i, ...] for i in range(len(leaves))])
 
 
 def ntk_diagonal(
     f: Callable[[Any, Any], Any],
     params: Any,
-    x: Any,
+    x: Any = None,
     *,
+    batches: Iterable[Any] | None = None,
     per_parameter: bool = False,
     whole: bool = False,
     chunk_size: int | None = None,
@@ -118,8 +127,10 @@ def ntk_diagonal(
         As for `ntk_trace`.
     params : tree of arrays
         As for `ntk_trace`.
-    x : array or tree of arrays
+    x : array or tree of arrays, optional
         The samples.
+    batches : iterable, optional
+        As for `ntk_trace`.
     per_parameter : bool
         Whether to give the part of every parameter, as a tree like `params`.
     whole : bool
@@ -140,16 +151,19 @@ def ntk_diagonal(
     >>> ntk_diagonal(lambda w, x: (x @ w) ** 2, w, x)[0]
     tensor([4., 4.])
     """
-    found = capture(f, params, x, whole=whole)
-    shape = found.output_shape if whole else (found.samples, *found.output_shape)
-    return diagonal_of(found, params, chunk_size, per_parameter, shape)
+    made = []
+    for found in captures(f, params, x, batches, whole):
+        shape = found.output_shape if whole else (found.samples, *found.output_shape)
+        made.append(diagonal_of(found, params, chunk_size, per_parameter, shape))
+    return joined(params, made, lambda each: namespace(*each).concat(each))
 
 
 def ntk_norm(
     f: Callable[[Any, Any], Any],
     params: Any,
-    x: Any,
+    x: Any = None,
     *,
+    batches: Iterable[Any] | None = None,
     per_parameter: bool = False,
     whole: bool = False,
     chunk_size: int | None = None,
@@ -162,8 +176,11 @@ def ntk_norm(
         As for `ntk_trace`.
     params : tree of arrays
         As for `ntk_trace`.
-    x : array or tree of arrays
+    x : array or tree of arrays, optional
         The samples.
+    batches : iterable, optional
+        As for `ntk_trace`, but gone through once for each batch, as every batch meets every other:
+        the same ones in the same order, or they are refused.
     per_parameter : bool
         Whether to give the part of every parameter, as a tree like `params`.
     whole : bool
@@ -180,7 +197,8 @@ def ntk_norm(
     Notes
     -----
     Costs what the kernel costs, of which only the upper triangle is computed, tile by tile: the
-    kernel is never there as a whole.
+    kernel is never there as a whole. Of B batches two at a time are held, and every pair of them is
+    met: B (B + 1) / 2 captures, each with a reverse pass over all outputs.
 
     Examples
     --------
@@ -190,20 +208,8 @@ def ntk_norm(
     >>> float(ntk_norm(lambda w, x: x @ w, w, x))
     3.0
     """
-    found = capture(f, params, x, whole=whole)
-    names = list(found.sizes)
-    cuts = spans(found.outputs, chunk_of(found, chunk_size, BYTES_KEPT))
-    squares: dict[str, list[tuple[float, Array, Array]]] = {}
-    for k, span in enumerate(cuts):
-        left = found.uses(*span)
-        for other in cuts[k:]:
-            right = left if other is span else found.uses(*other)
-            for key, u, v in _parts(left, right, names, per_parameter):
-                for i, j, K in tiles(u, v, Form()):
-                    twice = 2 if u is not v or i != j else 1
-                    squares.setdefault(key, []).append((twice, *_scaled_squares(K)))
-    roots = {key: _root(parts) for key, parts in squares.items()}
-    return _tree(params, roots, names, per_parameter)
+    met = pairs(f, params, x, batches, whole)
+    return norm_of(met, params, chunk_size, per_parameter)
 
 
 def captured(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Capture | None:
@@ -222,9 +228,9 @@ def trace_of(
 
     def of(uses: Uses, count: int) -> Array:
         K = gram(uses, uses, Form(1, count, paired=True))
-        return None if K is None else _sum(K)
+        return None if K is None else wide_sum(K)
 
-    return _by_chunks(found, params, chunk_size, of, per_parameter, _total)
+    return _by_chunks(found, params, chunk_size, of, per_parameter, total)
 
 
 def diagonal_of(
@@ -265,63 +271,17 @@ def _by_chunks(
     join: Callable[[list[Array]], Array],
 ) -> Array:
     names = list(found.sizes)
-    parts: dict[str, list[Array]] = {}
+    made: dict[str, list[Array]] = {}
     for low, high in spans(found.outputs, chunk_of(found, chunk_size)):
         uses = found.uses(low, high)
-        for key, u, _ in _parts(uses, uses, names, per_parameter):
+        for key, u, _ in parts(uses, uses, names, per_parameter):
             part = of(u, high - low)
             if part is not None:
-                parts.setdefault(key, []).append(part)
-    return _tree(params, {key: join(p) for key, p in parts.items()}, names, per_parameter)
+                made.setdefault(key, []).append(part)
+    return tree_of(params, {key: join(p) for key, p in made.items()}, names, per_parameter)
 
 
-def _parts(
-    left: Uses, right: Uses, names: list[str], per_parameter: bool
-) -> Iterator[tuple[str, Uses, Uses]]:
-    if not per_parameter:
-        yield "", left, right
-        return
-    for name in names:
-        one = {name: left[name]}
-        yield name, one, one if left is right else {name: right[name]}
-
-
-def _tree(params: Any, values: dict[str, Array], names: list[str], per_parameter: bool) -> Any:
-    """One value, or one for each parameter, in the parameters' real dtype."""
-    zero = real(zeros(params, ()))
-    xp = namespace(zero)
-    keys = names if per_parameter else [""]
-    given = [xp.astype(values.get(key, zero), zero.dtype) for key in keys]
-    return adapter(params).unflatten(params, given) if per_parameter else given[0]
-
-
-def _sum(K: Array) -> Array:
-    """The sum of the real part, in the widest precision there is."""
-    xp = namespace(K)
-    kinds = xp.__array_namespace_info__().dtypes(kind="real floating")
-    K = real(K)
-    return xp.sum(K, dtype=kinds.get("float64", K.dtype))
-
-
-def _scaled_squares(K: Array) -> tuple[Array, Array]:
-    """The largest absolute value, and the sum of squares over its square."""
-    xp = namespace(K)
-    size = xp.max(xp.abs(K))
-    return size, _sum(abs2(K / _divisor(size)))
-
-
-def _root(parts: list[tuple[float, Array, Array]]) -> Array:
-    """The root of sums of squares, which are weighted and scaled: no square is too small."""
-    xp = namespace(parts[0][1])
-    most = xp.max(xp.stack([size for _, size, _ in parts]))
-    total = _total([weight * s * (size / _divisor(most)) ** 2 for weight, size, s in parts])
-    return xp.sqrt(total) * most
-
-
-def _divisor(size: Array) -> Array:
-    xp = namespace(size)
-    return xp.where(size > 0, size, xp.ones_like(size))
-
-
-def _total(parts: list[Array]) -> Array:
-    return sum(parts[1:], start=parts[0])
+def _added(values: list[Array]) -> Array:
+    """The sum of numbers, in the widest precision there is, in their dtype."""
+    xp = namespace(*values)
+    return xp.astype(wide_sum(xp.stack(values)), values[0].dtype)

@@ -13,7 +13,15 @@ from .._backend import capture, with_inputs
 from .._derivatives import chunk, itemsize
 from .._factors import Form, gram, permuted, spans
 from ..factors import Capture
-from .output_axes import BYTES_KEPT, OutputAxes, Prepared, chunk_of, reduced, zeros
+from .output_axes import (
+    BYTES_KEPT,
+    GRADIENTS_KEPT,
+    OutputAxes,
+    Prepared,
+    chunk_of,
+    reduced,
+    zeros,
+)
 
 
 def structured_derivatives(
@@ -158,7 +166,7 @@ def _by_contraction(own1: Any, own2: Any, eye: Array, chunk_size: int | None) ->
     N1, N2 = own1.output.shape[0], own2.output.shape[0]
     a, b = own1.part(slice(0, N1)), own2.part(slice(0, N2))
     numbers = max(N1, N2) * own1.parameters
-    step = chunk(chunk_size, numbers, itemsize(own1.dtype, xp), BYTES_KEPT)
+    step = chunk(chunk_size, numbers, itemsize(own1.dtype, xp), GRADIENTS_KEPT)
     cuts = [slice(*span) for span in spans(prod(shape), step)]
     blocks: dict[tuple[int, int], Array] = {}
     for (i, s), (j, t) in product(enumerate(cuts), repeat=2):

@@ -11,7 +11,8 @@ from tracekit._arrays import Array, device_of, namespace
 from .._backend import adapter
 from ..factors import Capture
 
-BYTES_KEPT = 2**32  # of cotangents where chunks have to meet each other
+BYTES_KEPT = 2**28  # of a chunk's cotangents that meet others: both, a pass and copies make 1 GB
+GRADIENTS_KEPT = 2**32  # bytes of explicit Jacobians that meet each other
 
 
 class OutputAxes(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from tracekit._arrays import Array
 
 from .._derivatives import checks
-from .._factors import Dense, Lookup, Shared, Use, cotangent, stack
+from .._factors import Dense, Lookup, Shared, Use, cotangent, stack, with_cotangent
 from .check import Check
 from .cotangents import Cotangents, Plain, largest, largest_of_rows
 from .derivatives import leaves
@@ -104,6 +104,25 @@ class Capture:
         """The same for k combinations ``V^H y`` of each sample's own outputs: V (N, O, k)."""
         y = self._network.output
         return self._pulled(V.to(y.dtype).permute(2, 0, 1).reshape(-1, *y.shape), True)
+
+    def outline(self) -> dict[str, list[Use]]:
+        """Uses for all outputs, of zeros that take the memory of one."""
+        if not self._settled:
+            self._settle()
+        y, noted = self._network.output, self._noted
+        outs = {k: read.out for k, read in zip(noted.edge_numbers, noted.reads, strict=True)}
+        with torch.inference_mode(False), torch.set_grad_enabled(self._network.way.graph):
+            grads: list[Array | None] = [
+                y.new_zeros(1, *outs[k].shape, dtype=outs[k].dtype) for k in range(len(noted.edges))
+            ]
+            found: dict[str, list[Use]] = {name: [] for name in self.sizes}
+            for name, kinds in noted.by_kind(grads, self._missed).items():
+                uses = stack([self._use(parts, {}) for parts in kinds])
+                found[name] = [_widened(use, self.outputs) for use in uses]
+        J = y.new_zeros(1, 1, 1)
+        for name in self._missed:
+            found[name] = [Dense(J.expand(self.samples, self.outputs, self.sizes[name]))]
+        return found
 
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
@@ -286,6 +305,12 @@ class Capture:
         self._told = True
         missed = {name: why for name, why in self._missed.items() if self.sizes[name]}
         checks.slow(missed, not self._network.way.mapped)
+
+
+def _widened(use: Use, outputs: int) -> Use:
+    """The same use with its one output repeated, in the same memory."""
+    G = cotangent(use)
+    return with_cotangent(use, G.expand(G.shape[0], outputs, *G.shape[2:]))
 
 
 def _same_entries(a: Array, b: Array) -> bool:

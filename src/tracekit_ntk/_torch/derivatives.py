@@ -43,6 +43,7 @@ from .passes import (
     usable,
     whole_modules,
 )
+from .reverse import goes_one_by_one
 
 
 def leaves(params: Any) -> list[tuple[str, Any]]:
@@ -211,6 +212,8 @@ def _linearised(
     found = Derivative(lambda *values: f(unflatten(params, values)), at, known)
     y = found.output if found.differentiated else found.output.detach()
     dtype = _common(at, y.dtype)
+    if known is None and goes_one_by_one(found.output):
+        found.known.batched = False
 
     def pushforward(X: Array) -> Array:
         return found.push(X.T).T

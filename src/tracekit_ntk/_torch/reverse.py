@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tracekit._arrays import Array
 
 Edge = tuple[Any, int]
+CONVOLVED = 2**18  # entries of what convolutions give, from which their gradients go row by row
 JOINTS = {"StackBackward0", "CatBackward0"}
 
 
@@ -63,6 +65,18 @@ def _mapped(grad: Callable[..., Any], rows: Sequence[Array]) -> list[Array | Non
 
     made = torch.func.vmap(given)(*rows)
     return [None if place is None else made[place] for place in places]
+
+
+def goes_one_by_one(y: Array) -> bool:
+    """Whether gradients of several rows cost more at once than one after the other.
+
+    As those by the weights of convolutions do on the CPU, but where calls cost more than numbers.
+    """
+    if not y.requires_grad or y.device.type != "cpu":
+        return False
+    nodes = below(edge_of(y)[0], set())[1]
+    given = [n._input_metadata[0].shape for n in nodes if n.name() == "ConvolutionBackward0"]
+    return sum(map(prod, given)) >= CONVOLVED
 
 
 def each(change: Callable[[Array], Array], grads: Sequence[Array | None]) -> list[Array | None]:
