@@ -1,11 +1,24 @@
 """Jacobians in factored form, on any array library."""
 
 from .contraction_orders import Order, cheapest, orders
-from .contractions import Form
+from .contractions import NUMBERS_AT_ONCE, Form
 from .tiles import Uses, gram, overlap, permuted, spans, tiles
-from .uses import Dense, Lookup, Outer, Shared, Use, cotangent, dense, pad, stack, with_cotangent
+from .uses import (
+    Dense,
+    Lookup,
+    Outer,
+    Shared,
+    Use,
+    cotangent,
+    dense,
+    pad,
+    stack,
+    take_samples,
+    with_cotangent,
+)
 
 __all__ = [
+    "NUMBERS_AT_ONCE",
     "Dense",
     "Form",
     "Lookup",
@@ -24,6 +37,7 @@ __all__ = [
     "permuted",
     "spans",
     "stack",
+    "take_samples",
     "tiles",
     "with_cotangent",
 ]
