@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tracekit._arrays import Array, device_of, is_array, namespace
 
 from ..factors import Capture
@@ -42,7 +44,7 @@ def of_each(cotangent: Any, x2: Any, axes: int) -> tuple[Any, Any]:
                 "array where there is no x2"
             )
         return cotangent
-    if x2 is not None and len(getattr(cotangent, "shape", ())) > axes:
+    if x2 is not None and len(np.shape(cotangent)) > axes:
         raise ValueError(
             "`cotangent` names samples, but not whose: x2 is given; pass a tuple of two arrays, of "
             "x1 and of x2"

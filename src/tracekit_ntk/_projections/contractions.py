@@ -42,7 +42,7 @@ def _projected(use: Use, U: Array, V: Array, side: int) -> Array:
     N, m = int(cotangent(use).shape[0]), int(V.shape[1])
     form = not isinstance(use, Dense) and _is_formed(use, width, m)
     fixed, each = _numbers(use, width, form)
-    columns = max(1, (NUMBERS_AT_ONCE - fixed) // (each * side)) * side
+    columns = max(1, NUMBERS_AT_ONCE // (each * side)) * side
     step = max(1, NUMBERS_AT_ONCE // (fixed + each * min(columns, m)))
     rows = []
     for low, high in spans(N, step):
@@ -81,7 +81,8 @@ def _numbers(use: Use, width: int, form: bool) -> tuple[int, int]:
     """Numbers that a sample makes: as they are, and for each vector."""
     if isinstance(use, Dense) or form:
         M = int(cotangent(use).shape[1])
-        return 2 * M * use.size, 2 * M * (use.size // width + 2)
+        aligned = not form and use.start % width == use.size % width == 0
+        return 0 if aligned else 2 * M * use.size, 2 * M * (use.size // width + 2)
     s = _sizes(use)
     return 0, 2 * s.g * s.S * (1 + s.M)
 

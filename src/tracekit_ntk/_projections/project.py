@@ -67,8 +67,8 @@ def project(
     vectors of each kind, so that they cost half, a fourth and an eighth. Cells are independent.
 
     The error of an entry is :math:`\sqrt{(K_{ss} K_{tt} + K_{st}^2) / dim}` where many positions or
-    parameters add to a gradient, and up to 2.2 times that for single outer products, as of one
-    small layer; in cells more where the gradients are of low rank.
+    parameters add to a gradient, and up to twice that for single outer products, as of one layer of
+    one position; in cells more where the gradients are of low rank.
     Cosines and other ratios of entries have a bias of order 1 / dim besides.
 
     After one batched reverse pass over the O outputs: ``N S (d + O w) dim / side`` multiply-adds

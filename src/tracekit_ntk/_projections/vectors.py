@@ -47,12 +47,13 @@ def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
 class Vectors:
     """A stream of cells: side vectors for the rows of every parameter, side for its columns.
 
-    Column t of all vectors together is column t of the stream of `rng`, however many are drawn at a
-    time: neither samples nor what reads a parameter changes them.
+    Parameters are in the order of their names, which no library changes. Column t of all
+    vectors together is column t of the stream of `rng`, however many are drawn at a time: neither
+    samples nor what reads a parameter changes them.
     """
 
     def __init__(self, params: Any, rng: Rng, side: int) -> None:
-        named = adapter(params).leaves(params)
+        named = sorted(adapter(params).leaves(params), key=lambda leaf: leaf[0])
         self.side = side
         self.matrices = {name: matrix_of(tuple(leaf.shape)) for name, leaf in named}
         self._height = sum(map(sum, self.matrices.values()))
