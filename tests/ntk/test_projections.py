@@ -106,10 +106,9 @@ class World:
 
             rev = self.lib.func.jacrev if self.name == "torch" else self.lib.jacrev
             J = rev(lambda p: f(p, x))(params)
-            N = len(x)
-            self.made[name] = f, params, x, {
-                k: np.asarray(J[k]).reshape(N, -1, math.prod(net.shapes[k])) for k in params
-            }  # fmt: skip
+            N, M = len(x), math.prod(f(params, x).shape) // len(x)
+            J = {k: np.asarray(J[k]).reshape(N, M, math.prod(net.shapes[k])) for k in params}
+            self.made[name] = f, params, x, J
         return self.made[name]
 
 
@@ -135,7 +134,7 @@ def twin(J: dict[str, np.ndarray], params: Any, dim: int, seed: int) -> np.ndarr
         G = np.zeros((N, M, rows * columns))
         G[..., :P] = J[name]
         G = G.reshape(N, M, rows, columns)
-        total = total + np.einsum("rca,nmrs,scb->nmcab", U, G, V, optimize=True)
+        total = total + np.einsum("nmrcb,rca->nmcab", np.einsum("nmrs,scb->nmrcb", G, V), U)
     return total.reshape(N, M, -1)[:, :, :dim] / math.sqrt(dim)
 
 
@@ -240,14 +239,16 @@ def test_kernels_and_errors_are_those_of_projections(
     """In the shapes of `kernel`; errors by the spread of 16 groups of cells."""
     f, params, x, _ = world.net("tied")
     Z = np.asarray(tkn.project(f, params, x, 300, rng=5)) * math.sqrt(300)
-    cuts = np.minimum(np.arange(0, 301, 20), 300)  # 75 cells of four columns, five a group
+    cuts = 75 * np.arange(17) // 16 * 4  # 75 cells of four columns
     parts = [np.einsum(spec, Z[..., i:j], Z[..., i:j]) for i, j in itertools.pairwise(cuts)]
     K = tkn.projected_kernel(f, params, x, dim=300, rng=5, **axes)
     np.testing.assert_allclose(np.asarray(K.value), sum(parts) / 300, atol=1e-10)
-    error = np.std([part / 20 for part in parts], axis=0, ddof=1) / math.sqrt(len(parts))
-    np.testing.assert_allclose(np.asarray(K.standard_error), error, atol=1e-9)
+    weights = np.diff(cuts) / 300
+    means = [part / 300 / w for w, part in zip(weights, parts, strict=True)]
+    spread = sum(w * (mean - sum(parts) / 300) ** 2 for w, mean in zip(weights, means, strict=True))
+    np.testing.assert_allclose(np.asarray(K.standard_error), np.sqrt(spread / 15), atol=1e-9)
     assert tuple(K.value.shape) == tuple(tkn.kernel(f, params, x, **axes).shape)
-    assert (K.num_matvecs, K.dof, K.converged) == (300, len(parts) - 1, True)
+    assert (K.num_matvecs, K.dof, K.converged) == (300, 15, True)
 
 
 def test_kernels_between_two_batches(world: World) -> None:
@@ -284,16 +285,12 @@ def test_errors_cover_and_values_are_unbiased(dim: int) -> None:
 
 def test_single_outer_products_have_the_error_that_is_told() -> None:
     """Of one layer and one position, column by column: up to sqrt(8 / dim) on the diagonal."""
-    torch = World("torch").lib
-    rng = np.random.default_rng(0)
-    x, w = (torch.asarray(rng.standard_normal(s)) for s in ((1, 60), (60, 50)))
-    c = torch.asarray(rng.standard_normal(50))
-    truth = float(tkn.kernel(lambda w, x: x @ w @ c, w, x)[0, 0])
-    found = [
-        float(tkn.projected_kernel(lambda w, x: x @ w @ c, w, x, dim=128, rng=seed).value[0, 0])
-        for seed in range(200)
-    ]
-    assert np.std(found) / truth == pytest.approx(math.sqrt(8 / 128), rel=0.2)
+    rng, runs, dim = np.random.default_rng(0), 400, 128
+    use = Outer(rng.standard_normal((1, 1, 1, 60)), rng.standard_normal((1, 1, 1, 1, 50)), True)
+    signs = {"p": tuple(np.sign(rng.standard_normal((n, runs * dim))) for n in (60, 50))}
+    Z = contractions.projected({"p": [use]}, signs, 1)
+    found = np.mean(np.reshape(Z, (runs, dim)) ** 2, axis=1)
+    assert np.std(found) / np.sum(dense([use], 3000) ** 2) == pytest.approx((8 / dim) ** 0.5, 0.15)
 
 
 def uses_of(kind: str, rng: np.random.Generator) -> Any:
@@ -469,10 +466,15 @@ def test_compiled_programs_project_alike() -> None:
 
 def test_projections_keep_dtypes_and_gradients(world: World) -> None:
     xp = array_api_compat.array_namespace(world.array(1.0))
-    x, w = (xp.astype(world.array(np.ones(s)), xp.float32) for s in ((2, 9), (9, 8)))
+    rng = np.random.default_rng(0)
+    shapes = ((2, 9), (9, 8))
+    x, w = (xp.astype(world.array(rng.standard_normal(s)), xp.float32) for s in shapes)
     K = tkn.projected_kernel(lambda w, x: xp.tanh(x @ w), w, x, dim=300, rng=0)
     assert K.value.dtype == K.standard_error.dtype == xp.float32
     assert tkn.project(lambda w, x: x @ w, w, x, 5).dtype == xp.float32
+    tiny = tkn.projected_kernel(lambda w, x: 1e-15 * xp.tanh(x @ w), w, x, dim=300, rng=0)
+    shares = tiny.standard_error * 1e30 / K.standard_error  # of squares that are no numbers
+    np.testing.assert_allclose(np.asarray(shares), 1, rtol=1e-3)
 
     def size(w: Any) -> Any:
         return (tkn.project(lambda w, x: xp.tanh(x @ w / 9), w, x, 5, rng=0) ** 2).sum()
@@ -493,6 +495,8 @@ def test_what_is_refused(world: World) -> None:
     for dim in (0, 2.5, True):
         with pytest.raises(ValueError, match="`dim` must be a positive integer"):
             tkn.project(f, params, x, dim)
+    with pytest.raises(ValueError, match="`rtol` must be 0 or"):
+        tkn.projected_kernel(f, params, x, dim=4, rtol=-0.1)
     with pytest.raises(ValueError, match="`cotangent` must be of the output's shape"):
         tkn.project(f, params, x, 4, cotangent=ones[0, 0])
     with pytest.raises(ValueError, match="names samples, but not whose"):

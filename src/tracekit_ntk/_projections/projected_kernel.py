@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import tracekit as tk
-from tracekit._arrays import Array, Rng, abs2, adjoint, namespace, refuse_traced, to_number
+from tracekit._arrays import (
+    Array,
+    Rng,
+    abs2,
+    adjoint,
+    magnitude,
+    namespace,
+    refuse_traced,
+    to_number,
+)
 
 from .._backend import capture
-from .._factors import spans
 from .._kernel import OutputAxes, asked_axes, of_each, unfolded
 from .batches import Batch, Projections
 from .project import checked_dim
@@ -65,7 +74,8 @@ def projected_kernel(
     Raises
     ------
     ValueError
-        If `dim` is no positive int, or `kernel` would refuse axes, cotangents or f.
+        If `dim` is no positive int, `rtol` is negative, or `kernel` would refuse axes, cotangents
+        or f.
     TypeError
         If `rtol` is given where values are not known, as under `jax.jit`.
 
@@ -99,12 +109,14 @@ def projected_kernel(
     True
     """
     checked_dim(dim)
+    if not 0 <= rtol < math.inf:
+        raise ValueError(f"`rtol` must be 0 or a positive number, got {rtol!r}; pass one as 0.05")
     first = capture(f, params, x1)
     second = first if x2 is None else capture(f, params, x2)
     c1, c2 = of_each(cotangent, x2, len(first.output_shape))
     batches = [Batch(first, params, c1)] + ([] if x2 is None else [Batch(second, params, c2)])
     axes, summed = asked_axes(batches[0].shape, trace_axes, diagonal_axes, x2)
-    at = min(dim, max(FEWEST, math.ceil(rtol**-2))) if rtol else dim
+    at = min(dim, max(FEWEST, math.ceil(max(rtol, 1e-6) ** -2))) if rtol else dim
     projections = Projections(params, batches, rng, at)
     while True:
         columns = projections.columns(at)
@@ -136,7 +148,9 @@ def _groups(dim: int, side: int) -> list[tuple[int, int]]:
     """Columns of each group: of whole cells, of which the last may be incomplete."""
     area = side**2
     cells = -(-dim // area)
-    return [(i * area, min(j * area, dim)) for i, j in spans(cells, -(-cells // GROUPS))]
+    count = min(cells, GROUPS)
+    edges = [min(cells * k // count * area, dim) for k in range(count + 1)]
+    return list(pairwise(edges))
 
 
 def _estimate(
@@ -146,6 +160,9 @@ def _estimate(
     dim = Y1.shape[-1]
     cuts = _groups(dim, side)
     xp, total, squares = namespace(Y1), 0.0, 0.0
+    same, unit1, unit2 = Y2 is Y1, magnitude(Y1), magnitude(Y2)  # squares stay in range
+    Y1 = Y1 / unit1
+    Y2 = Y1 if same else Y2 / unit2
     for low, high in cuts:
         K = _product(Y1[..., low:high], Y2[..., low:high], axes)
         K = xp.sum(K, axis=0, keepdims=True) if summed else K
@@ -153,12 +170,12 @@ def _estimate(
     K, count = total * (1 / dim), len(cuts)
     rest = squares * (1 / dim) - abs2(K)
     if count == 1:
-        return K, xp.zeros_like(rest) + math.inf
+        return K * unit1 * unit2, xp.zeros_like(rest) + math.inf
     rounding = 64 * xp.finfo(rest.dtype).eps * abs2(K)
     error = xp.sqrt(xp.where(rest > rounding, rest, xp.zeros_like(rest)) * (1 / (count - 1)))
     if 0.75 ** (count - 1) > CHANCE:
         error = xp.where(rest > rounding, error, xp.zeros_like(rest) + math.inf)
-    return K, error
+    return K * unit1 * unit2, error * unit1 * unit2
 
 
 def _product(Y1: Array, Y2: Array, axes: OutputAxes) -> Array:
