@@ -92,8 +92,9 @@ def projected_kernel(
     fewer than 15 groups agree, which they may by chance.
 
     Costs what `project` costs for both batches, and ``N1 N2 O^2 dim`` multiply-adds; the exact
-    kernel is ``N1 N2 O^2 P`` for P parameters read at many positions, so that it pays where samples
-    are many. Memory: the projections and three times the kernel.
+    kernel is ``N1 N2 O^2 P`` for P parameters read at many positions, and ``N1 N2 S^2`` and more
+    for embeddings: there it pays, or where samples are many more than positions. Memory: the
+    projections and three times the kernel.
 
     Ratios of entries, such as cosines, have a bias of order 1 / dim.
 
