@@ -213,6 +213,11 @@ NETWORK_CASES = (
         lambda f, params, x, rng: tk.hutchinson(tkn.factored_ntk(f, params, x), 4, rng=rng).value,
     ),
     NetworkCase("kernel", lambda f, params, x, rng: tkn.kernel(f, params, x)),
+    NetworkCase("project", lambda f, params, x, rng: tkn.project(f, params, x, 6, rng=rng)),
+    NetworkCase(
+        "projected_kernel",
+        lambda f, params, x, rng: tkn.projected_kernel(f, params, x, dim=6, rng=rng).value,
+    ),
     NetworkCase("ntk_trace", lambda f, params, x, rng: tkn.ntk_trace(f, params, x)),
     NetworkCase("ntk_diagonal", lambda f, params, x, rng: tkn.ntk_diagonal(f, params, x)),
     NetworkCase("ntk_norm", lambda f, params, x, rng: tkn.ntk_norm(f, params, x)),

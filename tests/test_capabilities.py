@@ -61,8 +61,9 @@ def gradients(case: Case, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return jax.numpy(g(jax.array(A))), torch.numpy(leaf.grad)
 
 
-# functions of networks through which PyTorch's backward goes
+# functions of networks, exact or of factors, through which PyTorch's backward goes
 EXACT = {"kernel", "ntk_trace", "ntk_diagonal", "ntk_norm", "ggn_trace", "ggn_diagonal"}
+EXACT |= {"project", "projected_kernel"}
 
 
 def transforms() -> Any:

@@ -15,6 +15,7 @@ from ._jacobian import (
     track,
     track_module,
 )
+from ._projections import project, projected_kernel
 from .kernel import (
     explain,
     factored_ntk,
@@ -51,6 +52,8 @@ __all__ = [
     "ntk_vector_products",
     "parameter_gram",
     "per_parameter",
+    "project",
+    "projected_kernel",
     "sample_ntk",
     "structured_derivatives",
     "track",

@@ -14,7 +14,9 @@ from ._kernel import (
     BYTES_KEPT,
     OutputAxes,
     Prepared,
+    asked_axes,
     chunk_of,
+    combined,
     explain,
     factored_ntk,
     in_chunks,
@@ -25,6 +27,7 @@ from ._kernel import (
     ntk_vector_products,
     reduced,
     structured_derivatives,
+    unfolded,
     zeros,
 )
 
@@ -53,6 +56,7 @@ def kernel(
     implementation: Callable[..., Prepared] = structured_derivatives,
     whole: bool = False,
     chunk_size: int | None = None,
+    cotangent: Any = None,
 ) -> Array:
     """The empirical neural tangent kernel between two batches of samples, as an array.
 
@@ -82,6 +86,10 @@ def kernel(
         Outputs of each sample that are pulled back at once; as many as keep cotangents, with all
         that is made of them, within 1 GB if not given. All chunks meet each other, so that k of
         them cost up to k (k + 1) / 2 passes.
+    cotangent : array or tuple of two arrays, optional
+        Of the shape of a sample's output, or of that of all samples (of `x1` and of `x2` in a tuple
+        where there are both): the kernel of ``sum(conj(cotangent) * output)``, of one output, such
+        as the pseudo-kernel of the sum of all logits, for one pass. By structured derivatives.
 
     Returns
     -------
@@ -93,8 +101,10 @@ def kernel(
     Raises
     ------
     ValueError
-        If an axis does not exist or is named twice, or samples are coupled and not `whole`; in
-        PyTorch if two runs of f differ, as with Dropout in training mode.
+        If an axis does not exist or is named twice, or samples are coupled and not `whole`; if the
+        cotangent has another shape, is complex where the parameters are real, or comes with
+        `whole` or another implementation; in PyTorch if two runs of f differ, as with Dropout in
+        training mode.
 
     Warns
     -----
@@ -140,38 +150,17 @@ def kernel(
             f"`implementation` must be a function, got {implementation!r}; pass "
             "structured_derivatives, jacobian_contraction or ntk_vector_products"
         )
-    prepared = (_as_one if whole else implementation)(f, params, x1, x2)
-    axes, summed = _output_axes(prepared.output_shape, trace_axes, diagonal_axes, x2)
-    K = prepared.kernel(axes, chunk_size)
-    xp, outputs = namespace(K), [axes.shape[a] for a in axes.crossed]
-    batch = K.shape[:1] if axes.paired else K.shape[:2]
-    K = xp.reshape(K, (*batch, *(axes.shape[a] for a in axes.diagonal), *outputs, *outputs))
-    return xp.sum(K, axis=0) if summed else K
-
-
-def _output_axes(
-    shape: tuple[int, ...],
-    trace_axes: int | Sequence[int],
-    diagonal_axes: int | Sequence[int],
-    x2: Any,
-) -> tuple[OutputAxes, bool]:
-    """What becomes of each axis of a sample's output, and whether samples are summed over."""
-    traced = _axes(trace_axes, len(shape), "trace_axes")
-    diagonal = _axes(diagonal_axes, len(shape), "diagonal_axes")
-    if twice := set(traced) & set(diagonal):
-        raise ValueError(
-            f"axis {min(twice) + 1} of the output is both in trace_axes and in diagonal_axes; "
-            "name it in one of them"
-        )
-    paired = -1 in traced + diagonal
-    if paired and x2 is not None:
-        raise ValueError(
-            "axis 0 of trace_axes or diagonal_axes asks for each sample with itself, but x2 is "
-            "given; leave x2 out, or axis 0"
-        )
-    crossed = tuple(a for a in range(len(shape)) if a not in traced + diagonal)
-    kept, over = (tuple(a for a in axes if a >= 0) for axes in (diagonal, traced))
-    return OutputAxes(shape, kept, over, crossed, paired), -1 in traced
+    if cotangent is None:
+        prepared = (_as_one if whole else implementation)(f, params, x1, x2)
+    else:
+        if whole or implementation is not structured_derivatives:
+            raise ValueError(
+                "`cotangent` goes with samples of their own and structured derivatives only; leave "
+                "out whole and implementation, or combine the outputs inside f"
+            )
+        prepared = combined(f, params, x1, x2, cotangent)
+    axes, summed = asked_axes(prepared.output_shape, trace_axes, diagonal_axes, x2)
+    return unfolded(prepared.kernel(axes, chunk_size), axes, summed)
 
 
 def kernel_matrix(K: Array) -> Array:
@@ -232,21 +221,6 @@ def _as_one(f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any) -> Prep
         return reduced(K, axes)
 
     return Prepared(tuple(shape), kernel)
-
-
-def _axes(axes: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
-    """Axes of the output of one sample, from those of the whole output; -1 for the samples."""
-    given = (axes,) if isinstance(axes, int) else tuple(axes)
-    found = []
-    for axis in given:
-        place = axis if axis >= 0 else axis + ndim + 1
-        if not 0 <= place <= ndim:
-            raise ValueError(
-                f"{name}={axes} names axis {axis}, but the output has {ndim + 1} axes; name one of "
-                f"0 (samples) to {ndim}"
-            )
-        found.append(place - 1)
-    return tuple(sorted(set(found)))
 
 
 for _name in __all__:  # the package hands on the function under the name of this module

@@ -125,6 +125,10 @@ class Weighted:
         """Every read of the network."""
         return self._found.report
 
+    def outline(self) -> dict[str, list[Use]]:
+        """Uses of one output, by their shapes alone."""
+        return self._found.outline()
+
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """All uses of every parameter, for columns start to stop: here cotangents meet factors."""
         return self._found.combined(self._roots.columns(start, stop))

@@ -1,7 +1,7 @@
 """Jacobians in factored form, on any array library."""
 
 from .contraction_orders import Order, cheapest, orders
-from .contractions import Form
+from .contractions import NUMBERS_AT_ONCE, Form
 from .tiles import Uses, gram, overlap, permuted, spans, tiles
 from .uses import (
     Dense,
@@ -18,6 +18,7 @@ from .uses import (
 )
 
 __all__ = [
+    "NUMBERS_AT_ONCE",
     "Dense",
     "Form",
     "Lookup",

@@ -1,23 +1,37 @@
 """Kernels, and exact numbers and operators made of factors."""
 
+from .cotangents import cotangent_columns, of_each
 from .exact import captured, diagonal_of, from_factors, ntk_diagonal, ntk_norm, ntk_trace, trace_of
 from .explain import explain
 from .factored_ntk import factored_ntk
 from .implementations import (
+    combined,
     in_chunks,
     jacobian_contraction,
     ntk_vector_products,
     structured_derivatives,
 )
 from .norms import fits, kernel_cost, matrix_of, matrix_of_samples, norm_of
-from .output_axes import BYTES_KEPT, OutputAxes, Prepared, chunk_of, reduced, zeros
+from .output_axes import (
+    BYTES_KEPT,
+    OutputAxes,
+    Prepared,
+    asked_axes,
+    chunk_of,
+    reduced,
+    unfolded,
+    zeros,
+)
 
 __all__ = [
     "BYTES_KEPT",
     "OutputAxes",
     "Prepared",
+    "asked_axes",
     "captured",
     "chunk_of",
+    "combined",
+    "cotangent_columns",
     "diagonal_of",
     "explain",
     "factored_ntk",
@@ -33,8 +47,10 @@ __all__ = [
     "ntk_norm",
     "ntk_trace",
     "ntk_vector_products",
+    "of_each",
     "reduced",
     "structured_derivatives",
     "trace_of",
+    "unfolded",
     "zeros",
 ]

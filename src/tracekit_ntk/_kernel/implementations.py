@@ -13,6 +13,7 @@ from .._backend import capture, with_inputs
 from .._derivatives import chunk, itemsize
 from .._factors import Form, gram, permuted, spans
 from ..factors import Capture
+from .cotangents import cotangent_columns, of_each
 from .output_axes import (
     BYTES_KEPT,
     GRADIENTS_KEPT,
@@ -56,6 +57,24 @@ def structured_derivatives(
         return _from_factors(f, params, (x1, x2), (first, second), axes, chunk_size)
 
     return Prepared(first.output_shape, kernel)
+
+
+def combined(
+    f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, cotangent: Any
+) -> Prepared:
+    """The kernel of one combination of each sample's outputs, in the place of all outputs."""
+    first = capture(f, params, x1)
+    second = first if x2 is None else capture(f, params, x2)
+    c1, c2 = of_each(cotangent, x2, len(first.output_shape))
+    a = first.combined(cotangent_columns(first, params, c1))
+    b = a if x2 is None else second.combined(cotangent_columns(second, params, c2))
+
+    def kernel(axes: OutputAxes, chunk_size: int | None) -> Array:
+        K = gram(a, b, Form(paired=axes.paired))
+        shape = (first.samples, 1 if axes.paired else second.samples, 1, 1, 1)
+        return zeros(params, shape) if K is None else K
+
+    return Prepared((), kernel)
 
 
 def _from_factors(

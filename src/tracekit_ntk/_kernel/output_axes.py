@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -38,6 +38,40 @@ class OutputAxes(NamedTuple):
         kinds = (self.diagonal, self.traced, self.crossed)
         D, T, R = (prod(self.shape[a] for a in kind) for kind in kinds)
         return D, T, R
+
+
+def asked_axes(
+    shape: tuple[int, ...],
+    trace_axes: int | Sequence[int],
+    diagonal_axes: int | Sequence[int],
+    x2: Any,
+) -> tuple[OutputAxes, bool]:
+    """What becomes of each axis of a sample's output, and whether samples are summed over."""
+    traced = _axes(trace_axes, len(shape), "trace_axes")
+    diagonal = _axes(diagonal_axes, len(shape), "diagonal_axes")
+    if twice := set(traced) & set(diagonal):
+        raise ValueError(
+            f"axis {min(twice) + 1} of the output is both in trace_axes and in diagonal_axes; "
+            "name it in one of them"
+        )
+    paired = -1 in traced + diagonal
+    if paired and x2 is not None:
+        raise ValueError(
+            "axis 0 of trace_axes or diagonal_axes asks for each sample with itself, but x2 is "
+            "given; leave x2 out, or axis 0"
+        )
+    crossed = tuple(a for a in range(len(shape)) if a not in traced + diagonal)
+    kept, over = (tuple(a for a in axes if a >= 0) for axes in (diagonal, traced))
+    return OutputAxes(shape, kept, over, crossed, paired), -1 in traced
+
+
+def unfolded(K: Array, axes: OutputAxes, summed: bool) -> Array:
+    """A kernel (N1, N2, D, R, R) with all axes of the outputs, samples paired or summed over."""
+    outputs = [axes.shape[a] for a in axes.crossed]
+    batch = K.shape[:1] if axes.paired else K.shape[:2]
+    shape = (*batch, *(axes.shape[a] for a in axes.diagonal), *outputs, *outputs)
+    K = namespace(K).reshape(K, shape)
+    return namespace(K).sum(K, axis=0) if summed else K
 
 
 class Prepared(NamedTuple):
@@ -79,3 +113,18 @@ def zeros(params: Any, shape: tuple[int, ...]) -> Array:
     xp = namespace(leaf)
     dtype = leaf.dtype if xp.finfo(leaf.dtype).bits >= 32 else xp.float32
     return xp.zeros(shape, dtype=dtype, device=device_of(leaf))
+
+
+def _axes(axes: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
+    """Axes of the output of one sample, from those of the whole output; -1 for the samples."""
+    given = (axes,) if isinstance(axes, int) else tuple(axes)
+    found = []
+    for axis in given:
+        place = axis if axis >= 0 else axis + ndim + 1
+        if not 0 <= place <= ndim:
+            raise ValueError(
+                f"{name}={axes} names axis {axis}, but the output has {ndim + 1} axes; name one of "
+                f"0 (samples) to {ndim}"
+            )
+        found.append(place - 1)
+    return tuple(sorted(set(found)))
