@@ -1,5 +1,6 @@
 """Neural tangent kernels as linear operators, on PyTorch, JAX, and by hand on NumPy and CuPy."""
 
+from ._curvature import hessian
 from ._jacobian import (
     cross_ntk,
     difference_basis,
@@ -32,6 +33,7 @@ __all__ = [
     "explain",
     "factored_ntk",
     "functional",
+    "hessian",
     "jacobian",
     "jacobian_contraction",
     "jacobian_from_pair",

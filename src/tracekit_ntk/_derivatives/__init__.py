@@ -23,13 +23,16 @@ from .operators import (
 )
 from .patterns import check_name, dotted, matching
 from .processes import agreed, check_rows, held_rows, sharers
+from .quadratic import INEXACT, Quadratic, steps
 
 __all__ = [
+    "INEXACT",
     "PRODUCTS",
     "Backend",
     "KnownQuantity",
     "Linearised",
     "PerSample",
+    "Quadratic",
     "Transforms",
     "agreed",
     "both_parts",
@@ -52,4 +55,5 @@ __all__ = [
     "over_batches",
     "over_processes",
     "sharers",
+    "steps",
 ]

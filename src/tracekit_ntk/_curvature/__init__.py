@@ -1,0 +1,5 @@
+"""Curvature of losses: Hessians."""
+
+from .hessian import hessian
+
+__all__ = ["hessian"]
