@@ -103,7 +103,7 @@ def hessian(
     library = adapter(params)
     if batches is None:
         found = library.quadratic(loss, params)
-        return _operator(found, _blocks(found, chunk_size))
+        return as_operator(found, _blocks(found, chunk_size))
 
     def of(batch: Any, *known: Any) -> Quadratic:
         with_inputs(params, batch)
@@ -112,7 +112,7 @@ def hessian(
     return _over_batches(of, batches, chunk_size)
 
 
-def _operator(found: Quadratic, product: Callable[[Array], Array]) -> tk.LinearOperator:
+def as_operator(found: Quadratic, product: Callable[[Array], Array]) -> tk.LinearOperator:
     P, xp = sum(found.sizes), array_namespace(found.value)
     return tk.LinearOperator(
         (P, P), product, product, dtype=found.dtype, xp=xp, device=found.device
@@ -166,7 +166,7 @@ def _over_batches(
             total = part if total is None else total + part
         return total
 
-    return _operator(first, product)
+    return as_operator(first, product)
 
 
 def _number(value: Array) -> float:
