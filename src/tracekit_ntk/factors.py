@@ -24,6 +24,10 @@ class Capture(Protocol):
     bytes_at_once: int  # of cotangents, where no chunk size is asked for
     sizes: dict[str, int]  # entries of every parameter, in the order of the tree
 
+    @property
+    def output(self) -> Array:
+        """What f gave for the whole batch."""
+
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """All uses of every parameter, for the outputs start to stop of every sample.
 

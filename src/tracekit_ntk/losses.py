@@ -44,6 +44,13 @@ class HessianRoot:
         """Columns of each sample's root, R."""
         return int(self.scale.shape[1])
 
+    def take(self, rows: slice) -> HessianRoot:
+        """The roots of some samples."""
+        scale, left, right = (
+            a if a is None else a[rows, :] for a in (self.scale, self.left, self.right)
+        )
+        return HessianRoot(scale, left, right)
+
     def columns(self, start: int, stop: int) -> Array:
         """Columns start to stop of every sample's root, (N, O, stop - start)."""
         xp = namespace(self.scale)

@@ -106,7 +106,7 @@ def hessian_trace(
     """
     budget = None if num_matvecs is None else _checked(num_matvecs)
     found = Residual(f, params, x, y, loss)
-    at_once, spent, method = found.at_once(chunk_size), 0, "hessian_trace"
+    at_once, spent = found.at_once(chunk_size), 0
     if not is_traced(found.known) and (budget is None or budget >= len(found.sizes)):
         spent, vanish = found.blocks_vanish(at_once)
         if vanish:
@@ -118,7 +118,7 @@ def hessian_trace(
     m = max(1, (budget - spent) // found.cost)
     source = tk.probes.Source(rng, found.residual)
     rest, surplus = found.forms(found.signs(source, m, at_once))
-    return _estimate(found.known + rest, surplus, spent + m * found.cost, method)
+    return _estimate(found.known + rest, surplus, spent + m * found.cost, "hessian_trace")
 
 
 def minibatch_hessian_trace(
@@ -212,7 +212,9 @@ def _estimate(samples: Array, surplus: Array, num_matvecs: int, method: str) -> 
     value = xp.mean(samples)
     apart = samples - value
     error = xp.sqrt(xp.sum(apart * apart) / max(m * (m - 1), 1))
-    tied = xp.max(xp.abs(apart)) <= 64 * float(xp.finfo(samples.dtype).eps) * xp.max(xp.abs(samples))
+    tied = xp.max(xp.abs(apart)) <= 64 * float(xp.finfo(samples.dtype).eps) * xp.max(
+        xp.abs(samples)
+    )
     unsure = m == 1 or 0.75 ** (m - 1) > CHANCE
     error = xp.where(tied, error + math.inf, error) if unsure else error
     return tk.Estimate(value, error, num_matvecs, method, samples, dof=m - 1)

@@ -1,4 +1,4 @@
-"""What the Hessian of a loss is beyond Gauss-Newton: second derivatives of the network's outputs."""
+"""The Hessian of a loss beyond Gauss-Newton: second derivatives of a network's outputs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ class Linearised:
 
     `pushforward` takes (P, k) columns of tangents to (n, k), `pullback` (n, k) columns of
     cotangents u to (P, k) columns ``J^H u``; parameters are flattened leaf by leaf. `check` is run
-    where an operator is made. `known` is what a library may be told when it linearises f again.
+    where an operator is made. `known` is what a library may be told when it linearises f again. The
+    output has the graph that products have.
     """
 
     output: Array

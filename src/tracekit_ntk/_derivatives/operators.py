@@ -11,7 +11,7 @@ from typing import Any
 from array_api_compat import array_namespace, device
 
 import tracekit as tk
-from tracekit._arrays import Array, Product, Rows, is_traced
+from tracekit._arrays import Array, Product, Rows, constant, is_traced
 
 from .chunks import chunk, in_chunks, itemsize
 from .linearised import Linearised, generic
@@ -160,6 +160,6 @@ def _checksum(y: Array) -> complex:
     if is_traced(y):
         return math.nan
     xp = array_namespace(y)
-    flat = xp.reshape(y, (-1,))
+    flat = xp.reshape(constant(y), (-1,))
     size = flat.shape[0]
     return complex(xp.sum(flat * generic(size, xp, device(y))))

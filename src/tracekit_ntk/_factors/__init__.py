@@ -3,7 +3,19 @@
 from .contraction_orders import Order, cheapest, orders
 from .contractions import Form
 from .tiles import Uses, gram, overlap, permuted, spans, tiles
-from .uses import Dense, Lookup, Outer, Shared, Use, cotangent, dense, pad, stack, with_cotangent
+from .uses import (
+    Dense,
+    Lookup,
+    Outer,
+    Shared,
+    Use,
+    cotangent,
+    dense,
+    pad,
+    stack,
+    take_samples,
+    with_cotangent,
+)
 
 __all__ = [
     "Dense",
@@ -24,6 +36,7 @@ __all__ = [
     "permuted",
     "spans",
     "stack",
+    "take_samples",
     "tiles",
     "with_cotangent",
 ]

@@ -105,6 +105,12 @@ class Capture:
         self.bytes_at_once = 2**24 if plan.loops else 2**27  # scans are fastest within the cache
         self._steps: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
 
+    @property
+    def output(self) -> Array:
+        """What f gave for the whole batch."""
+        y = self._plan.outputs(self._leaves, self._consts, self._x)
+        return y[0] if self._plan.whole else y
+
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """The factors of outputs start to stop, by one reverse pass for all samples.
 
@@ -173,6 +179,7 @@ class Plan:
         sweep = self._forward if self.while_loop else self._reverse
         self._sweep = jax.jit(sweep, static_argnames=("steps", "each"))
         self._reached = jax.jit(self._reach)
+        self.outputs = jax.jit(jax.vmap(self._run, (None, None, 0)))
         self._trials = Trials(batch, self._apart, whole=self.whole, reverse=not self.while_loop)
 
     def check(self, own: Values, names: Sequence[str]) -> set[int]:

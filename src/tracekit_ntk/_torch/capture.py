@@ -89,6 +89,12 @@ class Capture:
         self._end = y, self._network.way
         self._data: dict[int, Any] = {}
 
+    @property
+    def output(self) -> Array:
+        """What f gave, with the caller's graph where factors have it."""
+        y = self._network.output
+        return y if self._network.way.graph else y.detach()
+
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """All uses of every parameter, for the outputs start to stop of every sample."""
         rows = self._network.rows(start, stop, self.samples)

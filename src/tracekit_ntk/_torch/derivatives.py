@@ -66,7 +66,7 @@ def detached(leaf: Array) -> Array:
 def linearise(f: Callable[[Any], Any], params: Any, known: Known | None = None) -> Linearised:
     """The derivative of f at params: one forward pass, whose graph the pullback keeps."""
     found, J = _linearised(f, params, point(params), known)
-    checks.finite(bool(torch.isfinite(J.output).all()))
+    checks.finite(bool(torch.isfinite(J.output.detach()).all()))
     checks.depends(found.depends)
     if found.complex_parameters:
         checks.holomorphic(
@@ -209,7 +209,8 @@ def _linearised(
 ) -> tuple[Derivative, Linearised]:
     """The derivative of f, and its products with columns."""
     found = Derivative(lambda *values: f(unflatten(params, values)), at, known)
-    y, dtype = found.output.detach(), common(at, found.output.dtype)
+    y = found.output if found.differentiated else found.output.detach()
+    dtype = common(at, y.dtype)
 
     def pushforward(X: Array) -> Array:
         return found.push(X.T).T

@@ -58,7 +58,7 @@ class Derivative:
         self, values: Callable[..., Array], at: Sequence[Array], known: Known | None = None
     ) -> None:
         self._values = usable(values)
-        self._differentiated = any(p.requires_grad for p in at)
+        self.differentiated = any(p.requires_grad for p in at)
         self.complex_parameters = at[0].is_complex()
         self._sizes = [p.numel() for p in at]
         self._twice: tuple[Array, list[Array | None]] | None = None
@@ -227,7 +227,7 @@ class Derivative:
         return [p.detach() for p in self._active]
 
     def _creates(self) -> bool:
-        return self._differentiated and torch.is_grad_enabled()
+        return self.differentiated and torch.is_grad_enabled()
 
     def _again(self, run: Callable[[], Array]) -> Array:
         """Run a reverse pass, for which modules have the parameters and modes of the forward one.
