@@ -168,6 +168,9 @@ class NetworkCase(NamedTuple):
     lacks: Mapping[str, str] = NOTHING
 
 
+LOSS = tkn.losses.softmax_cross_entropy
+REAL_OUTPUTS = {"complex": "losses are of real outputs"}
+
 NETWORK_CASES = (
     NetworkCase(
         "jacobian",
@@ -213,6 +216,26 @@ NETWORK_CASES = (
     NetworkCase("ntk_trace", lambda f, params, x, rng: tkn.ntk_trace(f, params, x)),
     NetworkCase("ntk_diagonal", lambda f, params, x, rng: tkn.ntk_diagonal(f, params, x)),
     NetworkCase("ntk_norm", lambda f, params, x, rng: tkn.ntk_norm(f, params, x)),
+    NetworkCase(
+        "ggn",
+        lambda f, params, x, rng: tk.hutchinson(tkn.ggn(f, params, x, LOSS), 4, rng=rng).value,
+        REAL_OUTPUTS,
+    ),
+    NetworkCase(
+        "fisher",
+        lambda f, params, x, rng: (
+            tk.hutchinson(tkn.fisher(f, params, x, LOSS, 6 * [1]), 4, rng=rng).value
+        ),
+        REAL_OUTPUTS,
+    ),
+    NetworkCase(
+        "ggn_trace", lambda f, params, x, rng: tkn.ggn_trace(f, params, x, LOSS), REAL_OUTPUTS
+    ),
+    NetworkCase(
+        "ggn_diagonal",
+        lambda f, params, x, rng: tkn.ggn_diagonal(f, params, x, LOSS)["U"],
+        REAL_OUTPUTS,
+    ),
     NetworkCase(
         "jacobian_contraction",
         lambda f, params, x, rng: tkn.kernel(f, params, x, implementation=tkn.jacobian_contraction),

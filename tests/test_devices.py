@@ -212,6 +212,10 @@ def test_operators_and_the_rest(name: str, device: str) -> None:
 @pytest.mark.parametrize("case", NETWORK_CASES, ids=lambda case: case.name)
 def test_networks(case: Case, field: str, device: str) -> None:
     lib, plain = library(device), library("torch")
+    if field in case.lacks:
+        with pytest.raises(TypeError):
+            case.call(*network(lib, cplx=True), SEED)
+        return
     found = case.call(*network(lib, cplx=field == "complex"), SEED)
     assert lib.at_home(found)
     expected = plain.numpy(case.call(*network(plain, cplx=field == "complex"), SEED))
@@ -255,6 +259,12 @@ OTHERS_OF_NETWORKS: dict[str, Callable[..., Any]] = {
     "difference_basis": by_difference,
     "explain": lambda f, params, x: tkn.explain(f, params, x),
     "jacobian_from_pair": by_hand,
+    "losses": lambda f, params, x: tuple(
+        g
+        for loss in (tkn.losses.squared_error, tkn.losses.softmax_cross_entropy)
+        for y in (f(params, x),)
+        for g in (loss(y, 0 * y), loss.gradient(y, 0 * y), loss.hessian_root(y))
+    ),
     "kernel_matrix": lambda f, params, x: tkn.kernel_matrix(tkn.kernel(f, params, x)),
     "structured_derivatives": lambda f, params, x: tkn.kernel(
         f, params, x, implementation=tkn.structured_derivatives

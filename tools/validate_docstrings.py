@@ -20,7 +20,7 @@ def public_paths(module: ModuleType) -> Iterator[str]:
         value, path = getattr(module, name), f"{module.__name__}.{name}"
         if inspect.ismodule(value):
             yield from public_paths(value)
-        elif callable(value):
+        elif inspect.isclass(value) or inspect.isroutine(value):
             yield path
         if inspect.isclass(value):
             for member, attribute in vars(value).items():

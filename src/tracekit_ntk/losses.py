@@ -12,12 +12,12 @@ from typing import Any
 
 from tracekit._arrays import Array, constant, device_of, is_complex, is_traced, namespace
 
-__all__ = ["HessianRoot", "Loss", "logistic", "softmax_cross_entropy", "squared_error"]
+__all__ = ["Loss", "logistic", "softmax_cross_entropy", "squared_error"]
 
 
 @dataclass(frozen=True, eq=False)
 class HessianRoot:
-    """Roots of Hessians by samples, ``S = diag(scale) - left right^T``, that are not formed.
+    """Roots of the Hessian by samples, ``S = diag(scale) - left right^T``, that are not formed.
 
     Parameters
     ----------
@@ -115,11 +115,22 @@ class Loss:
     root: Callable[[Array], HessianRoot]
 
     def __call__(self, outputs: Array, y: Array) -> Array:
-        """The loss, summed over samples."""
+        """The loss, a 0-d array, summed over samples."""
         return self.value(outputs, y)
 
     def hessian_root(self, outputs: Array) -> Array:
-        """S, (N, O) to (N, O, R), where ``S S^T`` is the Hessian by a sample's outputs."""
+        """Roots of the Hessian by each sample's outputs.
+
+        Parameters
+        ----------
+        outputs : (N, O) array
+            Of N samples, or of all positions of all samples.
+
+        Returns
+        -------
+        (N, O, R) array
+            S, where ``S S^T`` is the Hessian. Here R is O.
+        """
         root = self.root(outputs)
         return root.columns(0, root.count)
 
@@ -227,7 +238,7 @@ def _probabilities(outputs: Array, y: Any) -> Array:
         )
     O = outputs.shape[-1]  # noqa: E741
     allowed = (y >= 0) & (y < O)
-    if not is_traced(y) and not bool(xp.all(allowed)):
+    if not is_traced(allowed) and not bool(xp.all(allowed)):
         raise ValueError(
             f"`y` must hold classes from 0 to {O - 1}, got {int(xp.min(y))} to {int(xp.max(y))}; "
             "leave samples without a class out"
