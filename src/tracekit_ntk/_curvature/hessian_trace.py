@@ -117,7 +117,7 @@ def hessian_trace(
         return _exact(value, spent + whole, "by all directions")
     m = max(1, (budget - spent) // found.cost)
     source = tk.probes.Source(rng, found.residual)
-    rest, surplus = found.forms(found.signs(source, m, at_once))
+    rest, surplus = found.forms(found.signs(source, _widths(m, at_once)))
     return _estimate(found.known + rest, surplus, spent + m * found.cost, "hessian_trace")
 
 
@@ -190,7 +190,7 @@ def minibatch_hessian_trace(
     for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
         pair = _pair(batches, number)
         found = Residual(f, params, *pair, loss, direct=first.direct) if number else first
-        rest, surplus = found.forms(found.signs(source, count, at_once))
+        rest, surplus = found.forms(found.signs(source, _powers(count, at_once)))
         parts.append((B * (found.known + rest), B * surplus))
     samples, surplus = (first.residual.xp.concat(list(each)) for each in zip(*parts, strict=True))
     return _estimate(samples, surplus, m * first.cost, "minibatch_hessian_trace")
@@ -236,6 +236,19 @@ def _drawn(source: tk.probes.Source, m: int, count: int) -> Any:
     """Numbers below `count`, each with the same probability."""
     turns = [math.erfc(-z / 2**0.5) / 2 for z in to_host(source.normal((m, 1)))[:, 0].tolist()]
     return np.minimum(np.floor(np.asarray(turns) * count), count - 1).astype(int)
+
+
+def _widths(m: int, at_once: int) -> list[int]:
+    return [min(at_once, m - start) for start in range(0, m, at_once)]
+
+
+def _powers(m: int, at_once: int) -> list[int]:
+    """Powers of two that add up to m: few widths for which programs are compiled."""
+    widths = []
+    while m:
+        widths.append(1 << (min(m, at_once).bit_length() - 1))
+        m -= widths[-1]
+    return widths
 
 
 def _pair(batches: Any, number: int) -> tuple[Any, Any]:

@@ -58,10 +58,9 @@ class Residual:
         parts = [namespace(Z).sum(self._forms(Z)[0]) for Z in blocks]
         return sum(parts[1:], start=parts[0])
 
-    def signs(self, source: tk.probes.Source, m: int, at_once: int) -> Iterator[Array]:
-        """Directions of signs."""
-        for start in range(0, m, at_once):
-            yield tk.probes.rademacher(source, self.size, min(at_once, m - start))
+    def signs(self, source: tk.probes.Source, widths: Iterable[int]) -> Iterator[Array]:
+        """Directions of signs, in blocks of these widths."""
+        return (tk.probes.rademacher(source, self.size, width) for width in widths)
 
     def units(self, at_once: int) -> Iterator[Array]:
         """The directions of single parameters."""
@@ -82,7 +81,7 @@ class Residual:
             here = R.xp.stack(
                 [(rows >= ends[k]) & (rows < ends[k] + self.sizes[k]) for k in leaves], axis=1
             )
-            normal = tk.probes.normal(source, self.size, len(leaves))
+            normal: Array = tk.probes.normal(source, self.size, len(leaves))
             zero = R.xp.zeros_like(normal)
             made = R.matmat(R.xp.where(here, normal, zero))
             done, width = done + len(leaves), at_once
@@ -144,4 +143,4 @@ class Residual:
         size = float(xp.sqrt(xp.sum(z * z) * xp.sum(made * made)))
         leaves = [leaf for _, leaf in self._library.leaves(self._params)]
         coarsest = max(float(xp.finfo(leaf.dtype).eps) for leaf in leaves)
-        return abs(float(here[0]) - float(xp.sum(z * made))) <= coarsest**0.5 * size
+        return bool(abs(float(here[0]) - float(xp.sum(z * made))) <= coarsest**0.5 * size)

@@ -34,7 +34,8 @@ def quadratic(loss: Callable[[Any], Any], params: Any, known: Any = None) -> Qua
         refuse_numpy(error, params)
         y = jnp.asarray(of_leaves(primals))
         checks.output(y, lambda y: isinstance(y, jax.Array), is_inexact)
-        product, numbers = partial(_mapped, of_leaves, primals), sum(p.size for p in primals)
+        product: Product = partial(_mapped, of_leaves, primals)
+        numbers = sum(p.size for p in primals)
     else:
         program = keep(traced.key and ("hessian", traced.key), lambda: _Twice(traced))
         numbers = program.numbers
@@ -64,10 +65,11 @@ def second_order(f: Callable[[Any], Any], params: Any) -> Callable[[Array], tupl
             def first(values: Any) -> Array:
                 return jax.jvp(run, (values,), (ts,))[1]
 
-            y = jax.jvp(first, (primals,), (ts,))
-            return jnp.ravel(y[0]), jnp.ravel(y[1])
+            y, y2 = jax.jvp(first, (primals,), (ts,))
+            return jnp.ravel(y), jnp.ravel(y2)
 
-        return jax.vmap(along, out_axes=-1)(tangents(primals, X))
+        made: tuple[Array, Array] = jax.vmap(along, out_axes=-1)(tangents(primals, X))
+        return made
 
     key = traced.key and ("second order", traced.key)
     run: Callable[[Array], tuple[Array, Array]] = partial(
