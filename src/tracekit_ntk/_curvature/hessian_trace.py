@@ -11,7 +11,7 @@ import numpy as np
 import tracekit as tk
 from tracekit._arrays import Array, is_traced, namespace, to_host
 
-from .residual import Residual
+from .residual import Residual, refuse_nan
 
 PRIOR = 4  # samples without a slope that are added when one is fitted
 CHANCE = 0.02  # of calling samples exact that are equal by chance
@@ -197,7 +197,7 @@ def minibatch_hessian_trace(
 
 
 def _exact(value: Array, num_matvecs: int, reason: str) -> tk.Estimate:
-    _refuse_nan(value)
+    refuse_nan(value)
     return tk.Estimate(value, 0 * value, num_matvecs, "hessian_trace", reason=reason)
 
 
@@ -207,7 +207,7 @@ def _estimate(samples: Array, surplus: Array, num_matvecs: int, method: str) -> 
     The share of each is the slope of the others, which does not depend on it.
     """
     xp, m = namespace(samples), samples.shape[0]
-    _refuse_nan(samples)
+    refuse_nan(samples)
     samples = samples - _slopes_of_others(samples, surplus) * surplus
     value = xp.mean(samples)
     apart = samples - value
@@ -280,11 +280,3 @@ def _checked(num_matvecs: Any) -> int:
             "more"
         )
     return num_matvecs
-
-
-def _refuse_nan(x: Array) -> None:
-    if not is_traced(x) and not bool(namespace(x).all(namespace(x).isfinite(x))):
-        raise tk.NotFiniteError(
-            "a second derivative of f is NaN or infinite at these parameters, so that the Hessian "
-            "has no trace; add a small number inside square roots, norms and logarithms"
-        )

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import tracekit as tk
-from tracekit._arrays import Array, is_traced, namespace, unit_columns
+from tracekit._arrays import Array, constant, is_traced, namespace, unit_columns
 
 from .._backend import with_inputs
 from .._derivatives import chunk, generic, itemsize, operator
@@ -31,7 +31,8 @@ class Residual:
         self.direct, library = False, with_inputs(params, x)
         self._library = library
         f = library.on_copies(f)
-        self._f, self._params = (lambda p: f(p, x)), params
+        self._f: Callable[[Any], Array] = lambda p: f(p, x)
+        self._params = params
         known = ggn_trace(f, params, x, loss)
         outputs = f(params, x)
         self._roots = roots_of(loss, outputs, outputs.shape[0])
@@ -81,7 +82,7 @@ class Residual:
             here = R.xp.stack(
                 [(rows >= ends[k]) & (rows < ends[k] + self.sizes[k]) for k in leaves], axis=1
             )
-            normal: Array = tk.probes.normal(source, self.size, len(leaves))
+            normal = tk.probes.normal(source, self.size, len(leaves))
             zero = R.xp.zeros_like(normal)
             made = R.matmat(R.xp.where(here, normal, zero))
             done, width = done + len(leaves), at_once
@@ -124,7 +125,8 @@ class Residual:
             first, second = self._curve(Z)
             rest = self._gradient @ xp.astype(second, dtype, copy=False)
         else:
-            first, rest = self._jacobian.matmat(Z), self.residual.quad(Z)
+            first = self._jacobian.matmat(Z)
+            rest = self.residual.quad(Z)  # type: ignore[misc]
         S = self._roots.adjoint_product(xp.astype(first, dtype, copy=False))
         return xp.astype(rest, dtype, copy=False), xp.sum(S * S, axis=0) - self.known
 
@@ -139,8 +141,19 @@ class Residual:
             return False
         if is_traced(here):
             return True
-        made = R.matmat(z)
+        made = constant(R.matmat(z))
+        refuse_nan(made)
         size = float(xp.sqrt(xp.sum(z * z) * xp.sum(made * made)))
         leaves = [leaf for _, leaf in self._library.leaves(self._params)]
         coarsest = max(float(xp.finfo(leaf.dtype).eps) for leaf in leaves)
-        return bool(abs(float(here[0]) - float(xp.sum(z * made))) <= coarsest**0.5 * size)
+        off = abs(float(constant(here[0])) - float(xp.sum(z * made)))
+        return bool(off <= coarsest**0.5 * size)
+
+
+def refuse_nan(x: Array) -> None:
+    """Refuse second derivatives that are not finite."""
+    if not is_traced(x) and not bool(namespace(x).all(namespace(x).isfinite(x))):
+        raise tk.NotFiniteError(
+            "a second derivative of f is NaN or infinite at these parameters, so that the Hessian "
+            "has no trace; add a small number inside square roots, norms and logarithms"
+        )

@@ -63,7 +63,8 @@ def second_order(f: Callable[[Any], Any], params: Any) -> Callable[[Array], tupl
 
         def along(ts: list[Array]) -> tuple[Array, Array]:
             def first(values: Any) -> Array:
-                return jax.jvp(run, (values,), (ts,))[1]
+                made: Array = jax.jvp(run, (values,), (ts,))[1]
+                return made
 
             y, y2 = jax.jvp(first, (primals,), (ts,))
             return jnp.ravel(y), jnp.ravel(y2)
