@@ -121,7 +121,7 @@ def ggn_diagonal(
     products of squares, ``(X^2)^T (G^2)``, of N samples, d inputs and w outputs ``N (R + d) w``
     operations: no gradient is formed. At S > 1 positions, as in convolutions and sequences, or
     where several operations read the same entries, gradients of single samples are formed, a few
-    at a time: ``N R S d w``.
+    at a time: ``N R S d w``. An embedding of V rows costs ``N S (S R + V) w``.
 
     Examples
     --------
