@@ -107,8 +107,11 @@ def hessian_trace(
     budget = None if num_matvecs is None else _checked(num_matvecs)
     found = Residual(f, params, x, y, loss)
     at_once, spent = found.at_once(chunk_size), 0
-    if not is_traced(found.known) and (budget is None or budget >= len(found.sizes)):
-        spent, vanish = found.blocks_vanish(at_once)
+    if budget is None or budget >= len(
+        found.sizes
+    ):  # in compiled code as where the first is curved
+        look = not is_traced(found.known)
+        spent, vanish = found.blocks_vanish(at_once) if look else (1, False)
         if vanish:
             return _exact(found.known, spent, "linear in each parameter: that of the GGN")
     whole = found.size * found.cost
