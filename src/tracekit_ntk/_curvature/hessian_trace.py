@@ -107,9 +107,13 @@ def hessian_trace(
     budget = None if num_matvecs is None else _checked(num_matvecs)
     found = Residual(f, params, x, y, loss)
     at_once, spent = found.at_once(chunk_size), 0
-    if budget is None or budget >= len(
-        found.sizes
-    ):  # in compiled code as where the first is curved
+    if budget is not None and budget < found.cost:
+        raise ValueError(
+            f"`num_matvecs` must be at least {found.cost} here, where a direction takes a product "
+            f"with R and one with the Jacobian, got {budget}; pass more"
+        )
+    # in compiled code as much is spent as where the first leaf is curved
+    if budget is None or budget >= len(found.sizes) + found.cost:
         look = not is_traced(found.known)
         spent, vanish = found.blocks_vanish(at_once) if look else (1, False)
         if vanish:
@@ -118,7 +122,7 @@ def hessian_trace(
     if budget is None or budget - spent >= whole:
         value = found.known + found.total(found.units(at_once))
         return _exact(value, spent + whole, "by all directions")
-    m = max(1, (budget - spent) // found.cost)
+    m = (budget - spent) // found.cost
     source = tk.probes.Source(rng, found.residual)
     rest, surplus = found.forms(found.signs(source, _widths(m, at_once)))
     return _estimate(found.known + rest, surplus, spent + m * found.cost, "hessian_trace")
