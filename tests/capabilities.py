@@ -242,6 +242,25 @@ NETWORK_CASES = (
         REAL_OUTPUTS,
     ),
     NetworkCase(
+        "hessian",
+        lambda f, params, x, rng: (
+            tk.hutchinson(tkn.hessian(lambda p: LOSS(f(p, x), 6 * [1]), params), 4, rng=rng).value
+        ),
+        REAL_OUTPUTS,
+    ),
+    NetworkCase(
+        "hessian_trace",
+        lambda f, params, x, rng: tkn.hessian_trace(f, params, x, 6 * [1], LOSS, 4, rng=rng).value,
+        REAL_OUTPUTS,
+    ),
+    NetworkCase(
+        "minibatch_hessian_trace",
+        lambda f, params, x, rng: (
+            tkn.minibatch_hessian_trace(f, params, [(x, 6 * [1])], LOSS, 4, rng=rng).value
+        ),
+        REAL_OUTPUTS,
+    ),
+    NetworkCase(
         "jacobian_contraction",
         lambda f, params, x, rng: tkn.kernel(f, params, x, implementation=tkn.jacobian_contraction),
     ),

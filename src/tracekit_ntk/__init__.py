@@ -1,7 +1,15 @@
 """Neural tangent kernels as linear operators, on PyTorch, JAX, and by hand on NumPy and CuPy."""
 
 from . import losses
-from ._curvature import fisher, ggn, ggn_diagonal, ggn_trace
+from ._curvature import (
+    fisher,
+    ggn,
+    ggn_diagonal,
+    ggn_trace,
+    hessian,
+    hessian_trace,
+    minibatch_hessian_trace,
+)
 from ._jacobian import (
     cross_ntk,
     difference_basis,
@@ -39,12 +47,15 @@ __all__ = [
     "ggn",
     "ggn_diagonal",
     "ggn_trace",
+    "hessian",
+    "hessian_trace",
     "jacobian",
     "jacobian_contraction",
     "jacobian_from_pair",
     "kernel",
     "kernel_matrix",
     "losses",
+    "minibatch_hessian_trace",
     "ntk",
     "ntk_diagonal",
     "ntk_norm",

@@ -25,13 +25,16 @@ from .operators import (
 )
 from .patterns import check_name, dotted, matching
 from .processes import agreed, check_rows, held_rows, sharers
+from .quadratic import INEXACT, Quadratic, steps
 
 __all__ = [
+    "INEXACT",
     "PRODUCTS",
     "Backend",
     "KnownQuantity",
     "Linearised",
     "PerSample",
+    "Quadratic",
     "Transforms",
     "agreed",
     "both_parts",
@@ -56,4 +59,5 @@ __all__ = [
     "over_processes",
     "refuse_spent",
     "sharers",
+    "steps",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from tracekit._arrays import Array
 
 from .linearised import Linearised, PerSample
+from .quadratic import Quadratic
 
 
 class Backend(Protocol):
@@ -46,6 +47,23 @@ class Backend(Protocol):
         Takes `Linearised.known` of the same f at other inputs third, where the engine fills it.
         Raises TypeError for an output that is not one inexact array; ValueError for one that is
         empty or not finite, or that is not holomorphic in complex parameters.
+        """
+
+    @property
+    def quadratic(self) -> Callable[..., Quadratic]:
+        """Value and Hessian of ``loss(params)`` at params: ``quadratic(loss, params)``.
+
+        Takes `Quadratic.known` of the same loss on other data third, where the engine fills it.
+        Raises TypeError for a loss that is not one real number, or complex parameters; ValueError
+        for one that is not finite.
+        """
+
+    def second_order(
+        self, f: Callable[[Any], Any], params: Any
+    ) -> Callable[[Array], tuple[Array, Array]]:
+        """First and second derivatives of f along directions: (P, k) to twice (n, k).
+
+        Raises what the library raises where it has no forward mode of forward mode.
         """
 
     def per_sample(self, f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:

@@ -239,6 +239,87 @@ def no_forward_mode(error: Exception) -> str:
     )
 
 
+def scalar(y: Any, is_array: bool, is_complex: bool) -> None:
+    """Refuse losses that are not one real number."""
+    if not is_array or tuple(y.shape) != ():
+        made = f"an array of shape {tuple(y.shape)}" if is_array else f"a {type(y).__name__}"
+        raise TypeError(
+            f"loss returned {made}, not one number as an array without axes; return the sum, or "
+            "the mean, over samples"
+        )
+    if is_complex:
+        raise TypeError(
+            f"loss returned dtype {y.dtype}, and complex numbers have no order; return a real one, "
+            "such as the sum of squared absolute values"
+        )
+
+
+def real_parameters(are_complex: bool) -> None:
+    """Refuse Hessians by complex parameters."""
+    if are_complex:
+        raise TypeError(
+            "a real loss has no complex Hessian by complex parameters; pass their real and "
+            "imaginary parts as real parameters"
+        )
+
+
+def flat(depends: bool) -> None:
+    """Say that a Hessian is zero."""
+    if not depends:
+        warnings.warn(
+            "the loss does not depend on the parameters: its Hessian is 0", stacklevel=_outside()
+        )
+
+
+def same_loss(deviation: float, allowed: float) -> None:
+    """Refuse losses that are something else each time."""
+    if not deviation <= allowed:
+        raise ValueError(
+            f"two runs of loss at the same parameters differ (by {deviation:.1e} of its value), so "
+            "that it has no one Hessian, as with dropout in training mode or noise; put the module "
+            "in eval mode, or draw the noise once and close over it"
+        )
+
+
+def finite_loss(all_finite: bool) -> None:
+    """Refuse losses that have failed already."""
+    if not all_finite:
+        raise ValueError(
+            "loss returned NaN or infinity at these parameters, where it has no Hessian; look at "
+            "its inputs and parameters first"
+        )
+
+
+def differenced(reason: str, deviation: float, allowed: float) -> None:
+    """Tell of Hessians by differences of gradients; refuse those that are not smooth."""
+    if not deviation <= allowed:
+        raise NotImplementedError(
+            f"loss has no second derivative here ({reason}), and differences of its gradients are "
+            f"none either: two that should agree are {deviation:.1g} of their size apart; replace "
+            "the operation, or pass parameters in higher precision"
+        )
+    warnings.warn(
+        f"products with the Hessian are differences of gradients, column by column, right to about "
+        f"{deviation:.1g}: {reason}",
+        stacklevel=_outside(),
+    )
+
+
+def reason_of(error: Exception | None) -> str:
+    """Why there is no second derivative."""
+    if error is None:
+        return "a rule of its own has none"
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+
+
+def no_gradient() -> str:
+    """What to do where nothing can be differentiated twice."""
+    return (
+        "loss runs a while loop, through which JAX has no reverse mode; use lax.scan, or "
+        "lax.fori_loop with static bounds"
+    )
+
+
 def no_reverse_mode() -> str:
     """What to do where no pullback can be had."""
     return (

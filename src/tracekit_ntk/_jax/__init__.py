@@ -4,6 +4,7 @@ from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from .capture import capture
 from .derivatives import detached, leaves, linearise, on_copies, per_sample, unflatten
+from .hessian import quadratic, second_order
 
 __all__ = [
     "capture",
@@ -12,6 +13,8 @@ __all__ = [
     "linearise",
     "on_copies",
     "per_sample",
+    "quadratic",
+    "second_order",
     "tree_flatten",
     "tree_flatten_with_path",
     "unflatten",

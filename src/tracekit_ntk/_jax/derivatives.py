@@ -73,7 +73,7 @@ def linearise(f: Callable[[Any], Any], params: Any) -> Linearised:
     try:
         traced = trace(of_leaves, primals)
     except jax.errors.JAXTypeError as error:  # the Python code of f looks at values
-        _refuse_numpy(error, params)
+        refuse_numpy(error, params)
         y, derivative = jax.linearize(of_leaves, primals)
         _check_output(y)
     else:
@@ -104,10 +104,10 @@ def linearise(f: Callable[[Any], Any], params: Any) -> Linearised:
     elif jnp.iscomplexobj(primals[0]):
         checks.holomorphic(jnp.iscomplexobj(y) and (
             program.holomorphic(traced, primals) if program is not None
-            else is_complex_linear(pullback, y.size, dtype, jnp, _device(y))
+            else is_complex_linear(pullback, y.size, dtype, jnp, device_or_none(y))
         ))  # fmt: skip
     sizes = tuple(p.size for p in primals)
-    return Linearised(y, sizes, dtype, _device(y), *_cast(products, dtype))
+    return Linearised(y, sizes, dtype, device_or_none(y), *_cast(products, dtype))
 
 
 class _Linearisation:
@@ -179,7 +179,7 @@ def traced_whole(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Traced:
             lambda leaves, parts: f(tree.unflatten(leaves), form.unflatten(parts)), leaves, parts
         )
     except jax.errors.JAXTypeError as error:
-        _refuse_numpy(error, params)
+        refuse_numpy(error, params)
         raise
 
 
@@ -202,8 +202,8 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     checks.depends(program.depends)
     bound = {name: partial(p, one.consts, primals) for name, p in program.products.items()}
     return PerSample(
-        output=y, parameters=sum(p.size for p in primals), dtype=program.dtype, device=_device(y),
-        part=lambda s: [part[s] for part in x], **bound,
+        output=y, parameters=sum(p.size for p in primals), dtype=program.dtype,
+        device=device_or_none(y), part=lambda s: [part[s] for part in x], **bound,
     )  # fmt: skip
 
 
@@ -253,7 +253,7 @@ def _reads(f: Callable[..., Any], consts: Any, args: Any, last: Any) -> bool:
 
 
 def _push(push: Any, primals: list[Array], _: Array, X: Array) -> Array:
-    return jax.vmap(lambda ts: jnp.ravel(push(ts)))(_tangents(primals, X)).T
+    return jax.vmap(lambda ts: jnp.ravel(push(ts)))(tangents(primals, X)).T
 
 
 def _pull(push: Any, primals: list[Array], y: Array, U: Array) -> Array:
@@ -265,7 +265,7 @@ def _pull(push: Any, primals: list[Array], y: Array, U: Array) -> Array:
 def _push_by_transpose(back: Any, primals: list[Array], y: Array, X: Array) -> Array:
     """``J v`` as the transpose of ``u -> J^T u``."""
     push = jax.linear_transpose(back, y)
-    return jax.vmap(lambda ts: jnp.ravel(push((ts,))[0]))(_tangents(primals, X)).T
+    return jax.vmap(lambda ts: jnp.ravel(push((ts,))[0]))(tangents(primals, X)).T
 
 
 def _pull_by_rule(back: Any, _: list[Array], y: Array, U: Array) -> Array:
@@ -276,7 +276,7 @@ def _pull_by_rule(back: Any, _: list[Array], y: Array, U: Array) -> Array:
     return jnp.conj(jax.vmap(reverse)(V)).T
 
 
-def _tangents(primals: list[Array], X: Array) -> list[Array]:
+def tangents(primals: list[Array], X: Array) -> list[Array]:
     parts = cut(X.T, [p.size for p in primals], primals, jnp)
     return [t.astype(p.dtype) for t, p in zip(parts, primals, strict=True)]
 
@@ -298,7 +298,7 @@ def _jvp(f: Callable[..., Array], primals: Any, tangents: Any) -> tuple[Array, A
         raise NotImplementedError(checks.no_forward_mode(error)) from error
 
 
-def _refuse_numpy(error: Exception, params: Any) -> None:
+def refuse_numpy(error: Exception, params: Any) -> None:
     """Refuse functions of NumPy arrays that are no functions of JAX."""
     mine = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
     if isinstance(error, jax.errors.TracerArrayConversionError) and not mine:
@@ -316,5 +316,5 @@ def _check_output(y: Any) -> None:
         checks.finite(bool(jnp.all(jnp.isfinite(y))))
 
 
-def _device(y: Any) -> Any:
+def device_or_none(y: Any) -> Any:
     return None if is_traced(y) else device(y)

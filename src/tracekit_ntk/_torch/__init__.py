@@ -4,6 +4,7 @@ from torch.utils._pytree import tree_flatten, tree_flatten_with_path
 
 from .capture import capture
 from .derivatives import detached, leaves, linearise, per_sample, unflatten
+from .hessian import quadratic, second_order
 from .passes import on_copies
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "linearise",
     "on_copies",
     "per_sample",
+    "quadratic",
+    "second_order",
     "tree_flatten",
     "tree_flatten_with_path",
     "unflatten",

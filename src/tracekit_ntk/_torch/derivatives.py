@@ -66,7 +66,7 @@ def detached(leaf: Array) -> Array:
 
 def linearise(f: Callable[[Any], Any], params: Any, known: Known | None = None) -> Linearised:
     """The derivative of f at params: one forward pass, whose graph the pullback keeps."""
-    found, J = _linearised(f, params, _point(params), known)
+    found, J = _linearised(f, params, point(params), known)
     checks.finite(bool(torch.isfinite(J.output.detach()).all()))
     checks.depends(found.depends)
     if found.complex_parameters:
@@ -83,7 +83,7 @@ def linearise(f: Callable[[Any], Any], params: Any, known: Known | None = None) 
 
 def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     """The samples' own derivatives of f at params, after a check that samples do not mix."""
-    f, at, x = usable(on_copies(f)), _point(params), tree_map(normal, x)
+    f, at, x = usable(on_copies(f)), point(params), tree_map(normal, x)
     detached = [p.detach() for p in at]
     with passes(), whole_modules(), Lowest() as lowest:
         y = f(unflatten(params, detached), x)
@@ -107,7 +107,7 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
         return apart(values.detach().reshape(y.shape), y)
 
     mapped = True
-    with passes(), _quiet():
+    with passes(), quiet():
         try:
             mapped = deviation(vmap(value)(x)) <= known.allowed
         except Exception:  # it may be vmap alone that cannot do it
@@ -123,7 +123,7 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
         named = dict(zip(names, detached, strict=True))
         _check_gradients(lambda values, x: f(unflatten(params, values), x), named, x, known)
     linearise(lambda values: f(values, _part(x, slice(0, 1))), params)  # its checks
-    dtype = _common(at, y.dtype)
+    dtype = common(at, y.dtype)
     quick = of_samples(one, at, dtype, Transforms(vjp, forward, vmap, vmap, xp))
     sure = _one_by_one(f, params, at, known)
     first = _part(x, slice(0, 2))
@@ -131,7 +131,7 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
 
     def run(product: Callable[..., Array], *blocks: Any) -> Array:
         create = differentiated and torch.is_grad_enabled()
-        with passes(), _quiet():
+        with passes(), quiet():
             made = product(*tree_map(normal, blocks))
         return made if create else made.detach()
 
@@ -211,7 +211,7 @@ def _linearised(
     """The derivative of f, and its products with columns."""
     found = Derivative(lambda *values: f(unflatten(params, values)), at, known)
     y = found.output if found.differentiated else found.output.detach()
-    dtype = _common(at, y.dtype)
+    dtype = common(at, y.dtype)
     if known is None and goes_one_by_one(found.output):
         found.known.batched = False
 
@@ -228,7 +228,7 @@ def _linearised(
     return found, Linearised(y, sizes, dtype, y.device, *_cast(products, dtype), known=found.known)
 
 
-def _point(params: Any) -> list[Array]:
+def point(params: Any) -> list[Array]:
     """Copies of the parameters, with the caller's graph if there is one."""
     graph = torch.is_grad_enabled()
     with torch.inference_mode(False):
@@ -247,16 +247,16 @@ def _each(x: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the warning that vmap runs an operation in a loop: slower, but right."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop")
         yield
 
 
-def _common(arrays: list[Array], dtype: Any) -> Any:
-    common = reduce(torch.promote_types, [a.dtype for a in arrays], dtype)
-    return common if common.itemsize >= 4 else torch.float32
+def common(arrays: list[Array], dtype: Any) -> Any:
+    promoted = reduce(torch.promote_types, [a.dtype for a in arrays], dtype)
+    return promoted if promoted.itemsize >= 4 else torch.float32
 
 
 def _cast(products: tuple[Any, Any], dtype: Any) -> tuple[Any, Any]:

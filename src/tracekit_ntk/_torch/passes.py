@@ -31,13 +31,16 @@ MORE_RUNS = 8  # of a function that draws random numbers, and gave the same twic
 class Known:
     """What was found out about a function: the least precision in it, and which routes are right.
 
-    `batched`: whether reverse passes may run for all rows at once. `forward`: the name of the route
-    to products with J. None where nothing has asked yet.
+    `batched`: whether reverse passes may run for all rows at once. `forward`, `second`: names of
+    routes to products with J and with a Hessian. None where nothing asked yet. `numbers` are those
+    that f makes on the way.
     """
 
     eps: float
     batched: bool | None = None
     forward: str | None = None
+    second: str | None = None
+    numbers: int = 0
 
     @property
     def allowed(self) -> float:
@@ -76,6 +79,7 @@ class Derivative:
             if not torch.equal(generator_state(), self._generator):
                 runs += [self._values(*self._primals()).detach() for _ in range(MORE_RUNS)]
         self.known.eps = max(self.known.eps, lowest.eps)
+        self.known.numbers = lowest.numbers // len(runs)
         return max(apart(again, self.output.detach()) for again in runs)
 
     def pull(self, V: Array) -> Array:
@@ -237,9 +241,10 @@ class Derivative:
 
 
 class Lowest(TorchDispatchMode):  # type: ignore[misc]
-    """Notes the least precision that numbers have while it is entered."""
+    """Notes the least precision that numbers have while it is entered, and how many there are."""
 
     eps = 0.0
+    numbers = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -249,6 +254,7 @@ class Lowest(TorchDispatchMode):  # type: ignore[misc]
         for made in tree_leaves(out):
             if isinstance(made, torch.Tensor) and (made.is_floating_point() or made.is_complex()):
                 self.eps = max(self.eps, rounding(made))
+                self.numbers += made.numel()
         return out
 
 
