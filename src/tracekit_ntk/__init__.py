@@ -13,6 +13,7 @@ from ._jacobian import (
     track,
     track_module,
 )
+from ._recurrent import StateKernel, state_kernel
 from .kernel import (
     explain,
     factored_ntk,
@@ -27,6 +28,7 @@ from .kernel import (
 )
 
 __all__ = [
+    "StateKernel",
     "cross_ntk",
     "difference_basis",
     "explain",
@@ -45,6 +47,7 @@ __all__ = [
     "parameter_gram",
     "per_parameter",
     "sample_ntk",
+    "state_kernel",
     "structured_derivatives",
     "track",
     "track_module",

@@ -4,6 +4,7 @@ from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from .capture import capture
 from .derivatives import detached, leaves, linearise, on_copies, per_sample, unflatten
+from .recursions import propagate, propagate_back, unroll
 
 __all__ = [
     "capture",
@@ -12,7 +13,10 @@ __all__ = [
     "linearise",
     "on_copies",
     "per_sample",
+    "propagate",
+    "propagate_back",
     "tree_flatten",
     "tree_flatten_with_path",
     "unflatten",
+    "unroll",
 ]

@@ -5,6 +5,7 @@ from torch.utils._pytree import tree_flatten, tree_flatten_with_path
 from .capture import capture
 from .derivatives import detached, leaves, linearise, per_sample, unflatten
 from .passes import on_copies
+from .recursions import propagate, propagate_back, unroll
 
 __all__ = [
     "capture",
@@ -13,7 +14,10 @@ __all__ = [
     "linearise",
     "on_copies",
     "per_sample",
+    "propagate",
+    "propagate_back",
     "tree_flatten",
     "tree_flatten_with_path",
     "unflatten",
+    "unroll",
 ]
