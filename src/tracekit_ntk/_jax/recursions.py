@@ -33,7 +33,7 @@ def _unrolled(traced: Traced, consts: Any, leaves: Any, inputs: Array, h0: Array
     return _over_time(step, h0, inputs)
 
 
-@jax.jit
+@jax.jit  # type: ignore[untyped-decorator]
 def propagate(A: Array, V: Array) -> Array:
     """``y_t = v_t + A_t y_{t-1}`` with none before the first: A (B, T, U, U), V (B, T, U, k)."""
 
@@ -45,7 +45,7 @@ def propagate(A: Array, V: Array) -> Array:
     return _over_time(step, jnp.zeros_like(V[:, 0]), (A, V))
 
 
-@jax.jit
+@jax.jit  # type: ignore[untyped-decorator]
 def propagate_back(A: Array, V: Array) -> Array:
     """``c_t = v_t + A_{t+1}^H c_{t+1}`` with none after the last."""
 

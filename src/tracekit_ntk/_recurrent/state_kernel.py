@@ -225,7 +225,7 @@ class StateKernel:
             return tk.partial_trace(self.kernel, None, over).value
         traced = tuple(a - 1 for a in over if a)
         crossed = tuple(a for a in (0, 1) if a not in traced)
-        found = replace(self._unrolled, units_first=traced == (1,))
+        found = self._unrolled.unit_by_unit() if traced == (1,) else self._unrolled
         axes = OutputAxes(self.states.shape[1:], (), traced, crossed, paired=0 in over)
         K = kernel_in_chunks(found, found, axes, chunk_of(found, self._chunk_size), self._params)
         xp, R = namespace(K), K.shape[-1]
@@ -316,7 +316,7 @@ def state_kernel(
     >>> P = K.propagation
     >>> bool(torch.allclose(K.kernel @ v, P @ (K.parameter_kernel @ (P.H @ v))))
     True
-    >>> tk.trace(K.kernel).num_matvecs  # exact: 4 steps of 2 units
+    >>> tk.exact_trace(K.kernel).num_matvecs  # 4 steps of 2 units
     8
     """
     library = with_inputs(params, (inputs, h0))

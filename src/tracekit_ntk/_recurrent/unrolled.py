@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tracekit._arrays import Array, conj, device_of, namespace
 
@@ -14,65 +14,49 @@ from .transitions import Formed
 PARTS = 4  # in which the steps are cut, those that outputs cannot reach being left out
 
 
-@dataclass(frozen=True)
 class Unrolled:
     """A `factors.Capture` whose samples are sequences, and whose outputs are T by U states.
 
     `one` is the capture of a step, whose samples are the B T pairs of a sequence and a step, and
-    `of_step` gives its uses.
-    `units_first`: outputs are counted unit by unit instead of step by step. `initial`: the states
-    before the first step are parameters, one row each of a table.
+    `of_step` gives its uses. `units_first`: outputs are counted unit by unit instead of step by
+    step. `initial`: the states before the first step are parameters, one row each of a table.
     """
-
-    one: Capture
-    of_step: Callable[[], dict[str, list[Use]]]
-    transitions: Formed
-    initial: bool = False
-    units_first: bool = False
 
     bytes_at_once = 2**27
 
-    @property
-    def samples(self) -> int:
-        """Sequences."""
-        return int(self.transitions.A.shape[0])
+    def __init__(
+        self,
+        one: Capture,
+        of_step: Callable[[], dict[str, list[Use]]],
+        transitions: Formed,
+        initial: bool,
+        units_first: bool = False,
+    ) -> None:
+        self._one, self._of_step, self._transitions = one, of_step, transitions
+        self._initial, self._units_first = initial, units_first
+        self.samples, T, U, _ = (int(n) for n in transitions.A.shape)
+        self.output_shape: tuple[int, ...] = (U, T) if units_first else (T, U)
+        self.outputs = T * U
+        self.numbers = T * (one.numbers + 2 * U)
+        self.sizes = one.sizes | ({INITIAL: self.samples * U} if initial else {})
 
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Steps and units."""
-        T, U = (int(n) for n in self.transitions.A.shape[1:3])
-        return (U, T) if self.units_first else (T, U)
-
-    @property
-    def outputs(self) -> int:
-        """Of each sequence."""
-        return self.output_shape[0] * self.output_shape[1]
-
-    @property
-    def numbers(self) -> int:
-        """Of all cotangents that one output of one sequence has."""
-        _, T, U, _ = self.transitions.A.shape
-        return int(T * (self.one.numbers + 2 * U))
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Entries of every parameter."""
-        B, _, U, _ = self.transitions.A.shape
-        return self.one.sizes | ({INITIAL: int(B * U)} if self.initial else {})
+    def unit_by_unit(self) -> Unrolled:
+        """The same, with the outputs in the other order."""
+        return Unrolled(self._one, self._of_step, self._transitions, self._initial, True)
 
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
         """Every read in a step."""
-        return self.one.report
+        return self._one.report
 
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """All uses of every parameter, for the outputs start to stop of every sequence."""
-        A = self.transitions.A
+        A = self._transitions.A
         B, T, U, _ = A.shape
         xp, place = namespace(A), device_of(A)
         wanted = xp.arange(start, stop, device=place)
         reach = T
-        if self.units_first:
+        if self._units_first:
             wanted = wanted % T * U + wanted // T
         else:
             part = -(-T // PARTS)
@@ -86,16 +70,16 @@ class Unrolled:
         """The same for k combinations ``V^H y`` of each sequence's own states: V (B, T U, k)."""
         xp = namespace(V)
         V = xp.reshape(V, (self.samples, *self.output_shape, -1))
-        return self._pulled(xp.permute_dims(V, (0, 2, 1, 3)) if self.units_first else V)
+        return self._pulled(xp.permute_dims(V, (0, 2, 1, 3)) if self._units_first else V)
 
     def _pulled(self, V: Array) -> dict[str, list[Use]]:
         """Uses for cotangents V (B, S, U, k) of the first S steps."""
         xp = namespace(V)
-        C = self.transitions.backward(V)
+        C = self._transitions.backward(V)
         rows = xp.matrix_transpose(conj(C))  # B S k U
-        found = {name: [_unrolled(u, rows) for u in some] for name, some in self.of_step().items()}
-        if self.initial:
-            first = self.transitions.at_adjoint(0, C[:, 0, :, :])
+        found = {name: [_unrolled(u, rows) for u in some] for name, some in self._of_step().items()}
+        if self._initial:
+            first = self._transitions.at_adjoint(0, C[:, 0, :, :])
             G = xp.matrix_transpose(conj(first))[:, :, None, :]
             ids = xp.arange(self.samples, device=device_of(V))[:, None]
             found[INITIAL] = [Lookup(ids, G, self.samples)]
