@@ -5,8 +5,8 @@ A network that has to remember two bits is trained by gradient descent. What a s
 do to its hidden states is told by their neural tangent kernel, of every sample, time and unit with
 every other. It is what the parameters change at each step, carried on by the dynamics: P D D^T P^T.
 Partial traces along time and across units show how many directions that leaves, and Lyapunov
-exponents how far a change is carried. The view is that of Hazelden et al. (2025), "KPFlow: an
-operator perspective on dynamic collapse under gradient descent training of recurrent networks".
+exponents how far a change is carried. The view is that of Hazelden et al. (2025),
+`arXiv:2507.06381 <https://arxiv.org/abs/2507.06381>`_, on dynamic collapse in training.
 """
 
 # %%

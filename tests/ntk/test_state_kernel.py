@@ -356,9 +356,9 @@ def test_exponents_add_up_to_the_log_determinant(library, name) -> None:
     K, (B, T, U, _) = made(library, name), CASES[name].sizes
     found = np.asarray(K.lyapunov_exponents())
     assert found.shape == (B, U)
-    ways = K._transitions
+    ways = K._network.transitions
     for b in range(B):
-        logs = [np.linalg.slogdet(np.asarray(ways.A)[b, t])[1] for t in range(T)]
+        logs = [np.linalg.slogdet(np.asarray(ways.A)[t, b])[1] for t in range(T)]
         np.testing.assert_allclose(found[b].sum(), np.mean(logs), rtol=1e-9, atol=1e-12)
 
 
@@ -431,7 +431,9 @@ def test_samples_that_mix(library) -> None:
     cell, params, x, h0 = placed(library, CASES["rnn"])
     mixed = lambda p, h, x: cell(p, h - h.mean(0), x)  # noqa: E731
     refused(ValueError, "other states when it is run again", mixed, params, x, h0)
-    refused(ValueError, "samples", mixed, params, x[:, :1], h0)
+    refused(ValueError, "other states when it is run again", mixed, params, x[:, :1], h0)
+    tied = lambda p, h, x: cell(p, h, x) + 0 * h0  # noqa: E731
+    refused(ValueError, "runs on 3 samples, but not on 12", tied, params, x, h0)
 
 
 def test_noise() -> None:
@@ -439,6 +441,20 @@ def test_noise() -> None:
     cell, params, x, h0 = placed("torch", CASES["rnn"])
     noisy = lambda p, h, x: torch.dropout(cell(p, h, x), 0.5, True)  # noqa: E731
     refused(ValueError, "dropout", noisy, params, x, h0)
+
+
+def test_complex_states_without_a_complex_derivative() -> None:
+    torch = namespace("torch")
+    _, params, x, h0 = placed("torch", CASES["complex"])
+    cell = lambda w, h, x: torch.conj(h) * w + x[:, :1]  # noqa: E731
+    refused(ValueError, "not holomorphic in its complex state", cell, params["l"], x, h0)
+    real = {"w": params["w"].real.clone()}
+    turned = lambda p, h, x: 0.3 * torch.sin(h @ p["w"].to(h.dtype)) + x[:, :1]  # noqa: E731
+    K = tkn.state_kernel(turned, real, x, h0).kernel
+    N = tkn.ntk(lambda p: unrolled(turned, torch)(p, h0, x), real)
+    close(of_operator(K), of_operator(N))
+    with pytest.raises(TypeError, match="mixes real and complex"):
+        tkn.state_kernel(turned, real, x, h0, initial_state=True)
 
 
 def test_axes_that_there_are_not() -> None:
@@ -464,6 +480,20 @@ def test_parameters_are_left_alone() -> None:
     with namespace("torch").no_grad():
         params["w"] *= 2
     close(of_operator(K.kernel), before)
+
+
+def test_tensors_of_inference_mode() -> None:
+    torch = namespace("torch")
+    with torch.inference_mode():
+        K = tkn.state_kernel(*placed("torch", CASES["gru"]))
+        close(K.kernel @ torch.eye(30).double(), of_operator(made("torch", "gru").kernel))
+        close(tk.exact_trace(K.kernel), float(tk.exact_trace(made("torch", "gru").kernel)))
+
+
+def test_states_that_are_written_into() -> None:
+    cell, params, x, h0 = placed("torch", CASES["rnn"])
+    K = tkn.state_kernel(lambda p, h, x: cell(p, h.mul_(1), x.add_(0)), params, x, h0)
+    close(of_operator(K.kernel), of_operator(made("torch", "rnn").kernel))
 
 
 def test_programs_of_jax() -> None:

@@ -70,7 +70,7 @@ class Backend(Protocol):
         """
 
     def propagate(self, A: Array, V: Array) -> Array:
-        """``y_t = v_t + A_t y_{t-1}``, of A (B, T, U, U), V (B, T, U, k); none before the first."""
+        """``y_t = v_t + A_t y_{t-1}``, of A (T, B, U, U), V (B, T, U, k); none before the first."""
 
     def propagate_back(self, A: Array, V: Array) -> Array:
         """``c_t = v_t + A_{t+1}^H c_{t+1}`` with none after the last: the adjoint of that."""

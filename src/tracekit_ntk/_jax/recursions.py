@@ -30,19 +30,20 @@ def _unrolled(traced: Traced, consts: Any, leaves: Any, inputs: Array, h0: Array
         h = traced(consts, leaves, h, x)
         return h, h
 
-    return _over_time(step, h0, inputs)
+    return _turned(jax.lax.scan(step, h0, _turned(inputs))[1])
 
 
 @jax.jit  # type: ignore[untyped-decorator]
 def propagate(A: Array, V: Array) -> Array:
-    """``y_t = v_t + A_t y_{t-1}`` with none before the first: A (B, T, U, U), V (B, T, U, k)."""
+    """``y_t = v_t + A_t y_{t-1}``, of A (T, B, U, U), V (B, T, U, k); none before the first."""
 
     def step(before: Array, now: Any) -> tuple[Array, Array]:
         A, v = now
         y = v + A @ before
         return y, y
 
-    return _over_time(step, jnp.zeros_like(V[:, 0]), (A, V))
+    V = _turned(V)
+    return _turned(jax.lax.scan(step, jnp.zeros_like(V[0]), (A, V))[1])
 
 
 @jax.jit  # type: ignore[untyped-decorator]
@@ -52,12 +53,12 @@ def propagate_back(A: Array, V: Array) -> Array:
     def step(after: Array, now: Any) -> tuple[Array, Array]:
         A, v = now
         c = v + after
-        return jnp.conj(A).mT @ c, c
+        return jnp.einsum("bij,bik->bjk", jnp.conj(A), c), c
 
-    return _over_time(step, jnp.zeros_like(V[:, 0]), (A, V), reverse=True)
+    V = _turned(V)
+    return _turned(jax.lax.scan(step, jnp.zeros_like(V[0]), (A, V), reverse=True)[1])
 
 
-def _over_time(step: Any, start: Array, xs: Any, *, reverse: bool = False) -> Array:
-    """What a scan along axis 1 gives, with that axis where it was."""
-    xs = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), xs)
-    return jnp.moveaxis(jax.lax.scan(step, start, xs, reverse=reverse)[1], 0, 1)
+def _turned(X: Array) -> Array:
+    """Samples and steps in the other order."""
+    return jnp.swapaxes(X, 0, 1)

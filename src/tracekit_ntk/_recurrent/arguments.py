@@ -7,7 +7,7 @@ from typing import Any
 
 from tracekit._arrays import Array, is_array, is_traced, namespace
 
-from .._derivatives import Backend
+from .._derivatives import Backend, Linearised
 
 Step = Callable[[Any, Any], Array]
 
@@ -82,20 +82,49 @@ def check_finite(states: Array) -> None:
         )
 
 
-def check_same(at_once: Array, states: Array, eps: float) -> None:
-    """Refuse cells that give other states for all samples and steps at once than step by step."""
-    if is_traced(at_once):
+def run_again(
+    library: Backend, step: Step, params: Any, pairs: tuple[Array, Array], samples: int
+) -> Array:
+    """The states after one step of all pairs at once; of one, where there are no more than that."""
+    h, x = pairs
+    if h.shape[0] == samples:
+        h, x = h[:1, :], x[:1, :]
+    try:
+        return library.unroll(step, params, x[:, None, :], h)[:, 0, :]
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise ValueError(
+            f"`cell` runs on {samples} samples, but not on {h.shape[0]} ({reason}); it is run on "
+            "those of all steps at once, so pass what belongs to a sample as part of `inputs`"
+        ) from error
+
+
+def check_same(again: Array, states: Array, eps: float) -> None:
+    """Refuse cells that give other states beside other samples than step by step."""
+    if is_traced(again):
         return
-    xp = namespace(states)
-    off = float(xp.max(xp.abs(at_once - states)))
+    xp, states = namespace(states), states[: again.shape[0], :]
+    off = float(xp.max(xp.abs(again - states)))
     size = float(xp.max(xp.abs(states)))
     if not off <= eps**0.5 * size:
         raise ValueError(
-            f"`cell` gives other states when it is run again, on the samples of all steps at once "
-            f"(they differ by {off:.1e}, the largest state is {size:.1e}), as with dropout, noise, "
+            f"`cell` gives other states when it is run again, beside other samples (they differ by {off:.1e}, the largest state is {size:.1e}), as with dropout, noise, "
             "BatchNorm in training mode or a counter inside; put the module in eval mode, or pass "
             "noise that is drawn once as part of `inputs`"
         )
+
+
+def check_holomorphic(linearise: Callable[[], Linearised]) -> Linearised:
+    """Refuse cells whose complex states have no complex derivative by the states before."""
+    try:
+        return linearise()
+    except ValueError as error:
+        if "holomorphic" not in str(error):
+            raise
+        raise ValueError(
+            "`cell` is not holomorphic in its complex state, so that steps have no complex "
+            "derivatives; pass real and imaginary parts side by side, as one real state"
+        ) from error
 
 
 def axes_of(axis: Any) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import tracekit as tk
 from tracekit._arrays import (
@@ -24,7 +24,7 @@ from .._derivatives import KnownQuantity, chunk, gram_in_chunks, in_chunks, item
 from .._kernel import OutputAxes, captured, chunk_of, diagonal_of, trace_of
 from .._kernel import in_chunks as kernel_in_chunks
 from ..factors import Capture
-from .arguments import arrays, as_step, axes_of, check_finite, check_same
+from .arguments import arrays, as_step, axes_of, check_finite, check_same, run_again
 from .transitions import (
     Formed,
     Transitions,
@@ -35,11 +35,21 @@ from .transitions import (
 from .unrolled import Unrolled
 
 
+class _Network(NamedTuple):
+    """What a record of states asks for exact numbers."""
+
+    transitions: Transitions
+    unrolled: Unrolled | None
+    params: Any
+    chunk_size: int | None
+    traces: dict[tuple[int, ...], Array]  # that have been asked for
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class StateKernel:
     """The kernel of hidden states and its parts; what `state_kernel` returns.
 
-    Attributes
+    Parameters
     ----------
     states : (B, T, U) array
         The states after every step, for B samples, T steps and U units.
@@ -70,11 +80,7 @@ class StateKernel:
     parameter_kernel: tk.LinearOperator
     propagation: tk.LinearOperator
     propagation_inverse: tk.LinearOperator
-    _transitions: Transitions
-    _unrolled: Unrolled | None
-    _params: Any
-    _chunk_size: int | None
-    _traces: dict[tuple[int, ...], Array] = field(default_factory=dict)
+    _network: _Network = field(init=False)
 
     def __repr__(self) -> str:
         B, T, U = self.states.shape
@@ -120,9 +126,10 @@ class StateKernel:
         [0.0, 12.0, 108.0, 432.0]
         """
         over = axes_of(axis)
-        if over not in self._traces:
-            self._traces[over] = self._partial_trace(over)
-        return self._traces[over]
+        traces = self._network.traces
+        if over not in traces:
+            traces[over] = self._partial_trace(over)
+        return traces[over]
 
     def frobenius_norm(self, axis: int | tuple[int, ...]) -> Array:
         """The Frobenius norm of a partial trace.
@@ -215,19 +222,20 @@ class StateKernel:
         Q = xp.broadcast_to(xp.eye(U, dtype=K.dtype, device=K.device), (B, U, U))
         total = None
         for t in range(T):
-            Q, R = xp.linalg.qr(self._transitions.at(t, Q))
+            Q, R = xp.linalg.qr(self._network.transitions.at(t, Q))
             rates = xp.log(xp.abs(xp.linalg.diagonal(R)))
             total = rates if total is None else total + rates
         return total / T
 
     def _partial_trace(self, over: tuple[int, ...]) -> Array:
-        if self._unrolled is None:
+        found, params, chunk_size = self._network[1:4]
+        if found is None:
             return tk.partial_trace(self.kernel, None, over).value
         traced = tuple(a - 1 for a in over if a)
         crossed = tuple(a for a in (0, 1) if a not in traced)
-        found = self._unrolled.unit_by_unit() if traced == (1,) else self._unrolled
+        found = found.unit_by_unit() if traced == (1,) else found
         axes = OutputAxes(self.states.shape[1:], (), traced, crossed, paired=0 in over)
-        K = kernel_in_chunks(found, found, axes, chunk_of(found, self._chunk_size), self._params)
+        K = kernel_in_chunks(found, found, axes, chunk_of(found, chunk_size), params)
         xp, R = namespace(K), K.shape[-1]
         if axes.paired:
             return xp.sum(K[:, 0, 0, :, :], axis=0)
@@ -300,8 +308,9 @@ def state_kernel(
 
     References
     ----------
-    Hazelden et al. (2025), "KPFlow: an operator perspective on dynamic collapse under gradient
-    descent training of recurrent networks", whose K and P are `parameter_kernel` and `propagation`.
+    Hazelden, Driscoll, Shlizerman, Shea-Brown (2025), "KPFlow: an operator perspective on dynamic
+    collapse under gradient descent training of recurrent networks", arXiv:2507.06381, whose
+    operators K and P are `parameter_kernel` and `propagation`.
 
     Examples
     --------
@@ -324,16 +333,19 @@ def state_kernel(
     leaves = [library.detached(leaf) for _, leaf in library.leaves(params)]
     params = library.unflatten(params, leaves)
     inputs, h0 = arrays(library, inputs, h0)
+    if initial_state:
+        library.leaves({"params": params, "h0": h0})  # parameters of one field
     states = library.unroll(step, params, inputs, h0)
     check_finite(states)
     xp, (B, T, U) = namespace(states), states.shape
     before = xp.concat([h0[:, None, :], states[:, :-1, :]], axis=1)
     pairs = tuple(xp.reshape(x, (B * T, x.shape[2])) for x in (before, inputs))
 
+    again = run_again(library, step, params, pairs, B)
     lin = library.linearise(lambda p: step(p, pairs), params)
     lin.check()
     eps = max(eps_of(states), getattr(lin.known, "eps", 0.0))
-    check_same(lin.output, xp.reshape(states, (B * T, U)), eps)
+    check_same(again, xp.reshape(states, (B * T, U)), eps)
     D = operator(lin, chunk_size)
     ways = transitions(library, step, params, before, inputs, D.dtype)
     one = captured(step, params, pairs) if isinstance(ways, Formed) else None
@@ -360,7 +372,7 @@ def state_kernel(
     P = of_states(ways.forward, ways.backward)
     inverse = of_states(partial(backward_differences, ways), partial(forward_differences, ways))
     K, own = gram_in_chunks(P @ D, chunk_size), gram_in_chunks(D, chunk_size)
-    return StateKernel(
+    made = StateKernel(
         states,
         replace(K, dims=(B, T, U), exact=_known(unrolled, params, chunk_size)),
         replace(
@@ -368,11 +380,9 @@ def state_kernel(
         ),
         P,
         inverse,
-        ways,
-        unrolled,
-        params,
-        chunk_size,
     )
+    object.__setattr__(made, "_network", _Network(ways, unrolled, params, chunk_size, {}))
+    return made
 
 
 def _by_initial_state(

@@ -11,7 +11,7 @@ from tracekit._arrays import Array, adjoint, namespace
 from .._derivatives import Backend, itemsize, operator
 from .._factors import dense, spans
 from .._kernel import chunk_of
-from .arguments import Step
+from .arguments import Step, check_holomorphic
 
 BYTES_FORMED = 2**28  # of the derivatives of all states, if they are to be formed
 
@@ -33,18 +33,18 @@ class Transitions(Protocol):
 
 
 class Formed:
-    """All derivatives as one array, (B, T, U, U)."""
+    """All derivatives as one array, (T, B, U, U): a step's lie beside each other in memory."""
 
     def __init__(self, A: Array, library: Backend) -> None:
         self.A, self._library = A, library
 
     def at(self, t: int, Y: Array) -> Array:
         """See `Transitions`."""
-        return namespace(Y).matmul(self.A[:, t, :, :], Y)
+        return namespace(Y).matmul(self.A[t, :, :, :], Y)
 
     def at_adjoint(self, t: int, Y: Array) -> Array:
         """See `Transitions`."""
-        return namespace(Y).matmul(adjoint(self.A[:, t, :, :]), Y)
+        return namespace(Y).matmul(adjoint(self.A[t, :, :, :]), Y)
 
     def forward(self, V: Array) -> Array:
         """See `Transitions`."""
@@ -52,7 +52,7 @@ class Formed:
 
     def backward(self, V: Array) -> Array:
         """See `Transitions`; V may end before the last step."""
-        return self._library.propagate_back(self.A[:, : V.shape[1], :, :], V)
+        return self._library.propagate_back(self.A[: V.shape[1], :, :, :], V)
 
 
 class ByPasses:
@@ -91,15 +91,17 @@ def transitions(
     B, T, U = before.shape
     xp = namespace(before)
     if B * T * U * U * itemsize(dtype, xp) <= BYTES_FORMED:
-        h, x = (xp.reshape(X, (B * T, X.shape[2])) for X in (before, inputs))
+        h, x = (xp.permute_dims(X, (1, 0, 2)) for X in (before, inputs))
+        h, x = (xp.reshape(X, (T * B, X.shape[2])) for X in (h, x))
         J = xp.astype(_by_state(library, step, params, h, x), dtype, copy=False)
-        return Formed(xp.reshape(J, (B, T, U, U)), library)
+        return Formed(xp.reshape(J, (T, B, U, U)), library)
 
     def one(t: int) -> tk.LinearOperator:
         def of_state(h: Array) -> Array:
             return step(params, (h, inputs[:, t, :]))
 
-        return operator(library.linearise(of_state, before[:, t, :]), None)
+        made = check_holomorphic(lambda: library.linearise(of_state, before[:, t, :]))
+        return operator(made, None)
 
     return ByPasses([one(t) for t in range(T)])
 
@@ -124,7 +126,10 @@ def _by_state(library: Backend, step: Step, params: Any, h: Array, x: Array) -> 
     def shifted(shift: Array, pair: tuple[Array, Array]) -> Array:
         return step(params, (pair[0] + shift, pair[1]))
 
-    found = library.capture(shifted, xp.zeros_like(h[0, :]), (h, x))
+    zero = xp.zeros_like(h[0, :])
+    if xp.isdtype(h.dtype, "complex floating"):
+        check_holomorphic(lambda: library.linearise(lambda s: shifted(s, (h, x)), zero))
+    found = library.capture(shifted, zero, (h, x))
     [name] = found.sizes
     parts = []
     for low, high in spans(U, chunk_of(found, None)):

@@ -34,7 +34,7 @@ class Unrolled:
     ) -> None:
         self._one, self._of_step, self._transitions = one, of_step, transitions
         self._initial, self._units_first = initial, units_first
-        self.samples, T, U, _ = (int(n) for n in transitions.A.shape)
+        T, self.samples, U, _ = (int(n) for n in transitions.A.shape)
         self.output_shape: tuple[int, ...] = (U, T) if units_first else (T, U)
         self.outputs = T * U
         self.numbers = T * (one.numbers + 2 * U)
@@ -52,7 +52,7 @@ class Unrolled:
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """All uses of every parameter, for the outputs start to stop of every sequence."""
         A = self._transitions.A
-        B, T, U, _ = A.shape
+        T, B, U, _ = A.shape
         xp, place = namespace(A), device_of(A)
         wanted = xp.arange(start, stop, device=place)
         reach = T

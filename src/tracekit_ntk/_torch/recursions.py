@@ -20,10 +20,10 @@ def unroll(f: Callable[[Any, Any], Array], params: Any, inputs: Array, h0: Array
 
 
 def propagate(A: Array, V: Array) -> Array:
-    """``y_t = v_t + A_t y_{t-1}`` with none before the first: A (B, T, U, U), V (B, T, U, k)."""
+    """``y_t = v_t + A_t y_{t-1}``, of A (T, B, U, U), V (B, T, U, k); none before the first."""
     Y = [V[:, 0]]
     for t in range(1, V.shape[1]):
-        Y.append(torch.baddbmm(V[:, t], A[:, t], Y[-1]))
+        Y.append(torch.baddbmm(V[:, t], A[t], Y[-1]))
     return torch.stack(Y, 1)
 
 
@@ -31,5 +31,5 @@ def propagate_back(A: Array, V: Array) -> Array:
     """``c_t = v_t + A_{t+1}^H c_{t+1}`` with none after the last."""
     C = [V[:, -1]]
     for t in range(V.shape[1] - 1, 0, -1):
-        C.append(torch.baddbmm(V[:, t - 1], A[:, t].mH, C[-1]))
+        C.append(torch.baddbmm(V[:, t - 1], A[t].mH, C[-1]))
     return torch.stack(C[::-1], 1)
