@@ -53,7 +53,10 @@ def propagate_back(A: Array, V: Array) -> Array:
     def step(after: Array, now: Any) -> tuple[Array, Array]:
         A, v = now
         c = v + after
-        return jnp.einsum("bij,bik->bjk", jnp.conj(A), c), c
+        A = jnp.conj(A)
+        if V.shape[-1] == 1:  # as a product of vectors it does not go along the rows of A
+            return jnp.sum(A * c, axis=1)[..., None], c
+        return A.mT @ c, c
 
     V = _turned(V)
     return _turned(jax.lax.scan(step, jnp.zeros_like(V[0]), (A, V), reverse=True)[1])

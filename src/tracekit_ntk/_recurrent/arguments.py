@@ -108,9 +108,10 @@ def check_same(again: Array, states: Array, eps: float) -> None:
     size = float(xp.max(xp.abs(states)))
     if not off <= eps**0.5 * size:
         raise ValueError(
-            f"`cell` gives other states when it is run again, beside other samples (they differ by {off:.1e}, the largest state is {size:.1e}), as with dropout, noise, "
-            "BatchNorm in training mode or a counter inside; put the module in eval mode, or pass "
-            "noise that is drawn once as part of `inputs`"
+            "`cell` gives other states when it is run again, beside other samples (they differ by "
+            f"{off:.1e}, the largest state is {size:.1e}), as with dropout, noise, BatchNorm in "
+            "training mode or a counter inside; put the module in eval mode, or pass noise that is "
+            "drawn once as part of `inputs`"
         )
 
 
