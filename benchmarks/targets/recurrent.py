@@ -2,9 +2,9 @@
 
 The network is the GRU of Hazelden (2025), arXiv:2511.10796: 64 units, 10 inputs, the states of 15
 samples at 50 steps. A figure is our CPU time over that of one reverse and one forward pass through
-the unrolled network (vjp, then jvp; of several columns at once by vmap; compiled in JAX, where ours is
-the less of a product compiled as a whole and part by part) in the same run, each the least of a few repeats in float32 on one thread. Each framework is a process of
-its own.
+the unrolled network (vjp, then jvp; of several columns at once by vmap) in the same run, each the
+least of a few repeats in float32 on one thread. In JAX the passes are compiled, and ours the less
+of a product compiled as a whole and part by part. Each framework is a process of its own.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from .transitions import (
     Formed,
     Transitions,
     backward_differences,
+    by_initial_state,
     forward_differences,
     transitions,
 )
@@ -354,7 +355,7 @@ def state_kernel(
         of_step = cache(lambda: one.uses(0, one.outputs))
         unrolled = Unrolled(one, of_step, ways, initial_state)
     if initial_state:
-        D = tk.vstack([D.H, _by_initial_state(ways, D, (B, T, U)).H]).H
+        D = tk.vstack([D.H, by_initial_state(ways, D, (B, T, U)).H]).H
 
     def over_states(product: Product) -> Product:
         def run(X: Array) -> Array:
@@ -383,27 +384,6 @@ def state_kernel(
     )
     object.__setattr__(made, "_network", _Network(ways, unrolled, params, chunk_size, {}))
     return made
-
-
-def _by_initial_state(
-    ways: Transitions, D: tk.LinearOperator, shape: tuple[int, int, int]
-) -> tk.LinearOperator:
-    """The derivatives of the first states by the initial ones, and of the others: zero."""
-    (B, T, U), xp = shape, D.xp
-
-    def pushforward(X: Array) -> Array:
-        k = X.shape[1]
-        first = ways.at(0, xp.reshape(xp.astype(X, D.dtype, copy=False), (B, U, k)))
-        rest = xp.zeros((B, T - 1, U, k), dtype=D.dtype, device=D.device)
-        return xp.reshape(xp.concat([first[:, None, :, :], rest], axis=1), (B * T * U, k))
-
-    def pullback(V: Array) -> Array:
-        V = xp.reshape(xp.astype(V, D.dtype, copy=False), (B, T, U, V.shape[1]))
-        return xp.reshape(ways.at_adjoint(0, V[:, 0, :, :]), (B * U, V.shape[3]))
-
-    return tk.LinearOperator(
-        (B * T * U, B * U), pushforward, pullback, dtype=D.dtype, xp=xp, device=D.device
-    )
 
 
 def _known(

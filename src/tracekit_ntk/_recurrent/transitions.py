@@ -119,6 +119,27 @@ def forward_differences(ways: Transitions, C: Array) -> Array:
     return namespace(C).stack([*steps, C[:, last, :, :]], axis=1)
 
 
+def by_initial_state(
+    ways: Transitions, D: tk.LinearOperator, shape: tuple[int, int, int]
+) -> tk.LinearOperator:
+    """The derivatives of the first states by the initial ones, and of the others: zero."""
+    (B, T, U), xp = shape, D.xp
+
+    def pushforward(X: Array) -> Array:
+        k = X.shape[1]
+        first = ways.at(0, xp.reshape(xp.astype(X, D.dtype, copy=False), (B, U, k)))
+        rest = xp.zeros((B, T - 1, U, k), dtype=D.dtype, device=D.device)
+        return xp.reshape(xp.concat([first[:, None, :, :], rest], axis=1), (B * T * U, k))
+
+    def pullback(V: Array) -> Array:
+        V = xp.reshape(xp.astype(V, D.dtype, copy=False), (B, T, U, V.shape[1]))
+        return xp.reshape(ways.at_adjoint(0, V[:, 0, :, :]), (B * U, V.shape[3]))
+
+    return tk.LinearOperator(
+        (B * T * U, B * U), pushforward, pullback, dtype=D.dtype, xp=xp, device=D.device
+    )
+
+
 def _by_state(library: Backend, step: Step, params: Any, h: Array, x: Array) -> Array:
     """Derivatives (N, U, U) of N states by those before: by a shift that all samples share."""
     xp, U = namespace(h), h.shape[1]
