@@ -171,6 +171,14 @@ class NetworkCase(NamedTuple):
 LOSS = tkn.losses.softmax_cross_entropy
 REAL_OUTPUTS = {"complex": "losses are of real outputs"}
 
+
+def states(f: Callable[..., Any], params: Any, x: Any) -> tkn.StateKernel:
+    """A network as what multiplies a state, run for two steps."""
+    return tkn.state_kernel(
+        lambda p, h, x: h + h * f(p, x), params, x.reshape(3, 2, 4), x[:3, :3], initial_state=True
+    )
+
+
 NETWORK_CASES = (
     NetworkCase(
         "jacobian",
@@ -211,6 +219,10 @@ NETWORK_CASES = (
     NetworkCase(
         "factored_ntk",
         lambda f, params, x, rng: tk.hutchinson(tkn.factored_ntk(f, params, x), 4, rng=rng).value,
+    ),
+    NetworkCase(
+        "state_kernel",
+        lambda f, params, x, rng: tk.hutchinson(states(f, params, x).kernel, 4, rng=rng).value,
     ),
     NetworkCase("kernel", lambda f, params, x, rng: tkn.kernel(f, params, x)),
     NetworkCase("project", lambda f, params, x, rng: tkn.project(f, params, x, 6, rng=rng)),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from capabilities import CASES, NETWORK_CASES, Case
+from capabilities import CASES, NETWORK_CASES, Case, states
 from conftest import Library, library
 from test_capabilities import network, positive
 
@@ -255,7 +255,14 @@ def of_module(f: Any, params: Any, x: Any) -> tuple[Array, Array]:
     return tkn.ntk_trace(g, weights, x), tracker.points[0].trace.value
 
 
+def of_states(f: Any, params: Any, x: Any) -> tuple[Array, ...]:
+    K = states(f, params, x)
+    inverse = K.propagation_inverse @ K.states.reshape(-1)
+    return K.states, K.partial_trace((0, 2)), inverse, K.lyapunov_exponents()
+
+
 OTHERS_OF_NETWORKS: dict[str, Callable[..., Any]] = {
+    "StateKernel": of_states,
     "difference_basis": by_difference,
     "explain": lambda f, params, x: tkn.explain(f, params, x),
     "jacobian_from_pair": by_hand,

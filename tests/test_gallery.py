@@ -157,3 +157,15 @@ def test_training_tracked() -> None:
     held([point.alignment for point in points[1:]], found["alignments"][1:])
     assert found["alignments"][-1] < 0.9
     assert found["tracker"].num_matvecs < len(points) * len(found["start"]) / 10
+
+
+def test_recurrent_states() -> None:
+    found = run("recurrent_states", "torch")
+    looks, losses = found["looks"], found["losses"]
+    first, last = looks[min(looks)], looks[max(looks)]
+    assert losses[-1] < 0.05 * losses[0]
+    assert last["trace"] < 0.1 * first["trace"]
+    assert last["of steps"] == pytest.approx(first["of steps"], rel=0.3)
+    assert first["exponents"].max() > last["exponents"].max() + 0.1
+    for look in looks.values():
+        assert np.trace(look["time"]) == pytest.approx(look["trace"], rel=1e-4)

@@ -24,6 +24,7 @@ from ._jacobian import (
     track_module,
 )
 from ._projections import project, projected_kernel
+from ._recurrent import StateKernel, state_kernel
 from .kernel import (
     explain,
     factored_ntk,
@@ -38,6 +39,7 @@ from .kernel import (
 )
 
 __all__ = [
+    "StateKernel",
     "cross_ntk",
     "difference_basis",
     "explain",
@@ -66,6 +68,7 @@ __all__ = [
     "project",
     "projected_kernel",
     "sample_ntk",
+    "state_kernel",
     "structured_derivatives",
     "track",
     "track_module",

@@ -35,8 +35,9 @@ class Residual:
         self._params = params
         known = ggn_trace(f, params, x, loss)
         outputs = f(params, x)
-        self._roots = roots_of(loss, outputs, outputs.shape[0])
-        xp, gradient = namespace(outputs), label_roots(loss, outputs, y).rows.columns(0, 1)
+        samples = outputs.shape[0]
+        self._roots = roots_of(loss, outputs, samples)
+        xp, gradient = namespace(outputs), label_roots(loss, y, outputs, samples).rows.columns(0, 1)
         self._gradient = xp.reshape(gradient, (-1,))
         self.known = xp.astype(known, self._gradient.dtype, copy=False)
         self.sizes = [math.prod(leaf.shape) for _, leaf in library.leaves(params)]

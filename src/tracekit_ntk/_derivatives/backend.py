@@ -78,3 +78,17 @@ class Backend(Protocol):
 
         Raises what `per_sample` raises; with `whole` the batch is one sample, and may mix.
         """
+
+    def unroll(
+        self, f: Callable[[Any, Any], Array], params: Any, inputs: Array, h0: Array
+    ) -> Array:
+        """The states (B, T, U) that ``h = f(params, (h, x))`` runs through from h0, (B, U).
+
+        x are the steps of inputs, (B, T, I). No gradient reaches the states.
+        """
+
+    def propagate(self, A: Array, V: Array) -> Array:
+        """``y_t = v_t + A_t y_{t-1}``, of A (T, B, U, U), V (B, T, U, k); none before the first."""
+
+    def propagate_back(self, A: Array, V: Array) -> Array:
+        """``c_t = v_t + A_{t+1}^H c_{t+1}`` with none after the last: the adjoint of that."""

@@ -5,6 +5,7 @@ from jax.tree_util import tree_flatten, tree_flatten_with_path
 from .capture import capture
 from .derivatives import detached, leaves, linearise, on_copies, per_sample, unflatten
 from .hessian import quadratic, second_order
+from .recursions import propagate, propagate_back, unroll
 
 __all__ = [
     "capture",
@@ -13,9 +14,12 @@ __all__ = [
     "linearise",
     "on_copies",
     "per_sample",
+    "propagate",
+    "propagate_back",
     "quadratic",
     "second_order",
     "tree_flatten",
     "tree_flatten_with_path",
     "unflatten",
+    "unroll",
 ]

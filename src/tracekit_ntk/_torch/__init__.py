@@ -6,6 +6,7 @@ from .capture import capture
 from .derivatives import detached, leaves, linearise, per_sample, unflatten
 from .hessian import quadratic, second_order
 from .passes import on_copies
+from .recursions import propagate, propagate_back, unroll
 
 __all__ = [
     "capture",
@@ -14,9 +15,12 @@ __all__ = [
     "linearise",
     "on_copies",
     "per_sample",
+    "propagate",
+    "propagate_back",
     "quadratic",
     "second_order",
     "tree_flatten",
     "tree_flatten_with_path",
     "unflatten",
+    "unroll",
 ]

@@ -61,7 +61,8 @@ def unflatten(params: Any, values: Any) -> Any:
 
 def detached(leaf: Array) -> Array:
     """A copy of a parameter that no gradient reaches."""
-    return leaf.detach().clone()
+    with torch.inference_mode(False):
+        return leaf.detach().clone()
 
 
 def linearise(f: Callable[[Any], Any], params: Any, known: Known | None = None) -> Linearised:
