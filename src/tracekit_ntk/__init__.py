@@ -1,5 +1,6 @@
 """Neural tangent kernels as linear operators, on PyTorch, JAX, and by hand on NumPy and CuPy."""
 
+from ._inputs import batch_mean, divergence, laplacian
 from ._jacobian import (
     cross_ntk,
     difference_basis,
@@ -27,8 +28,10 @@ from .kernel import (
 )
 
 __all__ = [
+    "batch_mean",
     "cross_ntk",
     "difference_basis",
+    "divergence",
     "explain",
     "factored_ntk",
     "functional",
@@ -37,6 +40,7 @@ __all__ = [
     "jacobian_from_pair",
     "kernel",
     "kernel_matrix",
+    "laplacian",
     "ntk",
     "ntk_diagonal",
     "ntk_norm",

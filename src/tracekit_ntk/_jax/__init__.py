@@ -4,10 +4,15 @@ from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from .capture import capture
 from .derivatives import detached, leaves, linearise, on_copies, per_sample, unflatten
+from .inputs import add_up, input_derivative, input_gradient, least_precision
 
 __all__ = [
+    "add_up",
     "capture",
     "detached",
+    "input_derivative",
+    "input_gradient",
+    "least_precision",
     "leaves",
     "linearise",
     "on_copies",

@@ -55,7 +55,7 @@ class Derivative:
         self, values: Callable[..., Array], at: Sequence[Array], known: Known | None = None
     ) -> None:
         self._values = usable(values)
-        self._differentiated = any(p.requires_grad for p in at)
+        self.differentiated = any(p.requires_grad for p in at)
         self.complex_parameters = at[0].is_complex()
         self._sizes = [p.numel() for p in at]
         self._twice: tuple[Array, list[Array | None]] | None = None
@@ -85,17 +85,24 @@ class Derivative:
             return V.new_zeros((len(V), sum(self._sizes)), dtype=self._active[0].dtype)
         return self._again(partial(self._pull, normal(V), create))
 
+    def reads_more(self) -> bool:
+        """Whether the graph of the output ends at anything else, too."""
+        own = {_node(p) for p in self._active}
+        return any(not n.next_functions and n not in own for n in self._nodes())
+
     def _reads(self) -> bool:
         """Whether the graph of the output ends at one of the parameters."""
         wanted = {_node(p) for p in self._active}
+        return any(n in wanted for n in self._nodes())
+
+    def _nodes(self) -> Iterator[Any]:
+        """The nodes of the graph of the output."""
         seen, nodes = set(), [_node(self._flat)] if self._flat.requires_grad else []
         while nodes:
             node = nodes.pop()
-            if node in wanted:
-                return True
+            yield node
             seen.add(node)
             nodes += [n for n, _ in node.next_functions if n is not None and n not in seen]
-        return False
 
     def _pull(self, V: Array, create: bool) -> Array:
         if len(V) > 1 and self.known.batched is not False:
@@ -223,7 +230,7 @@ class Derivative:
         return [p.detach() for p in self._active]
 
     def _creates(self) -> bool:
-        return self._differentiated and torch.is_grad_enabled()
+        return self.differentiated and torch.is_grad_enabled()
 
     def _again(self, run: Callable[[], Array]) -> Array:
         """Run a reverse pass, for which modules have the parameters and modes of the forward one.
