@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tracekit as tk
 from tracekit._arrays import Array, Probes, Rng
@@ -98,6 +97,4 @@ def divergence(
         return y
 
     derivative = Derivative(backend, field, field, x, "v")
-    return traces(
-        backend, derivative, shape, num_matvecs, rng, probes, chunk_size, "divergence"
-    )
+    return traces(backend, derivative, shape, num_matvecs, rng, probes, chunk_size, "divergence")

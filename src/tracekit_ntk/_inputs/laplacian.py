@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tracekit as tk
 from tracekit._arrays import Array, Probes, Rng, device_of, namespace
@@ -89,7 +88,5 @@ def laplacian(
         found = backend.input_gradient(lambda x: numbers(x) * w)(x)
         return found / namespace(x).reshape(w, (-1,) + (1,) * (len(shape) - 1))
 
-    derivative = Derivative(
-        backend, backend.input_gradient(numbers), again, x, "the gradient of f"
-    )
+    derivative = Derivative(backend, backend.input_gradient(numbers), again, x, "the gradient of f")
     return traces(backend, derivative, shape, num_matvecs, rng, probes, chunk_size, "laplacian")

@@ -12,7 +12,7 @@ from tracekit._arrays import Array, device_of, floating, namespace
 from .._backend import adapter
 from .._derivatives import Backend, KnownQuantity, chunk, itemsize
 from . import checks
-from .derivative import Derivative, Function
+from .derivative import Derivative
 from .probes import for_samples
 
 BYTES_AT_ONCE = 2**22  # of directions: a network has several, and wider, arrays of this kind
