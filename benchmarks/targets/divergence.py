@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Run = Callable[[], Any]
 
 N, D, WIDTH, PRODUCTS = 1000, 64, 256, 16
-SMALL, SAMPLES = 32, 4000  # of the Laplacian
+SMALL, SAMPLES = 32, 2000  # of the Laplacian
 COVERED, SEEDS, LEVEL, LEAST = 200, seeds(400), 0.95, 0.9
 TIME = 1.2
 
@@ -159,11 +159,11 @@ def intervals(lib: Any) -> Iterator[Row]:
         low, high = map(float, batch_mean(found).confidence_interval(LEVEL))
         means.append(low <= exact.mean() <= high)
     name = "divergence: 95 % intervals of samples cover"
-    yield figure(name, np.mean(hits), least=LEAST)
-    yield figure(f"{name}, the worst sample", np.min(np.mean(hits, axis=0)), least=LEAST)
-    yield figure("divergence: 95 % interval of the mean covers", np.mean(means), least=LEAST)
+    yield figure(name, float(np.mean(hits)), least=LEAST)
+    yield figure(f"{name}, the worst sample", float(np.min(np.mean(hits, axis=0))), least=LEAST)
+    yield figure("divergence: 95 % interval of the mean covers", float(np.mean(means)), least=LEAST)
     ratio = np.sqrt(np.mean(np.square(told)) / np.mean(np.square(errors)))
-    yield figure("divergence: standard error, over the error seen", ratio)
+    yield figure("divergence: standard error, over the error seen", float(ratio))
 
 
 def laplacians(lib: Any) -> Iterator[Row]:

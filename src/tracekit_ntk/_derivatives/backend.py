@@ -78,3 +78,6 @@ class Backend(Protocol):
 
     def add_up(self, term: Callable[[Any], Array], count: int) -> Array:
         """The sum of ``term(0)``, ``term(1)``, ...: one loop in a program that is compiled."""
+
+    def in_turn(self, product: Callable[[Array], Array], T: Array, size: int) -> Array:
+        """Products of rows (k, n), `size` of them at a time, as `add_up` goes."""

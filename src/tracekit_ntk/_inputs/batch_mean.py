@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import tracekit as tk
-from tracekit._arrays import Array, is_traced, namespace
+from tracekit._arrays import Array, constant, is_traced, namespace
 
 
 def batch_mean(estimate: tk.Estimate) -> tk.Estimate:
@@ -63,7 +63,7 @@ def batch_mean(estimate: tk.Estimate) -> tk.Estimate:
         estimate,
         value=xp.mean(estimate.value),
         standard_error=xp.sqrt(xp.sum(squares)) * unit / N,
-        dof=_dof(squares, estimate.dof),
+        dof=_dof(constant(squares), estimate.dof),
         skewness=None,
         origin=None,
     )

@@ -40,8 +40,9 @@ def divergence(
     probes : callable, optional
         A distribution of vectors of length D, drawn for every sample on its own.
     chunk_size : int, optional
-        Products at once; as many as have 4 MB of directions if not given. A network holds several
-        arrays of the width of its layers for each.
+        Products at once; as many as have 1 MB of directions if not given, which is fast on CPUs and
+        bounds the memory: a network holds several arrays of the width of its layers for each. More
+        may be faster on an accelerator.
 
     Returns
     -------

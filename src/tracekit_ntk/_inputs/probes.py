@@ -44,8 +44,8 @@ def _hadamard(N: int) -> Probes:
 
     def start(source: Any, n: int, m: int) -> Callable[[int], Array]:
         xp, D, size, done = source.xp, n // N, order(n), 0
-        signs = xp.reshape(source.signs((n, 1)), (N, D))
-        shuffled = xp.argsort(xp.reshape(source.normal((N * size, 1)), (N, size)), axis=1)
+        signs = _numbers(source.signs, (N, D), xp)
+        shuffled = xp.argsort(_numbers(source.normal, (N, size), xp), axis=1)
         numbers = xp.astype(xp.matrix_transpose(shuffled[:, :m]), xp.int32)
 
         def rows(numbers: Array) -> Array:
@@ -75,3 +75,10 @@ def _hadamard(N: int) -> Probes:
     drawn.joint, drawn.tiles = True, tk.probes.hadamard  # type: ignore[attr-defined]
     drawn.population, drawn.stream = order, start  # type: ignore[attr-defined]
     return drawn
+
+
+def _numbers(draw: Callable[[tuple[int, int]], Array], shape: tuple[int, int], xp: Any) -> Array:
+    """Numbers of a distribution, all those that generators draw at a time, which is 32 columns."""
+    count = shape[0] * shape[1]
+    drawn = xp.reshape(draw((-(-count // 32), 32)), (-1,))
+    return xp.reshape(drawn[:count], shape)

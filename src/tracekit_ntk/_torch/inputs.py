@@ -37,7 +37,7 @@ def input_gradient(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
     def gradient(x: Array) -> Array:
         if peek_interpreter_stack() is not None:
-            return grad(lambda x: f(x).sum())(x)  # type: ignore[no-any-return]
+            return grad(lambda x: f(x).sum())(x)
         y = f(x.clone())
         if not y.requires_grad:
             return torch.zeros_like(x)
@@ -53,7 +53,7 @@ def least_precision(v: Callable[[Array], Any], x: Array) -> float:
     at = x.detach().clone().requires_grad_()
     with passes(), Lowest() as lowest:
         y = usable(v)(at.clone())
-    return max(lowest.eps, coarsest(y, x))
+    return max(float(lowest.eps), coarsest(y, x))
 
 
 def add_up(term: Callable[[Any], Array], count: int) -> Array:
@@ -62,3 +62,8 @@ def add_up(term: Callable[[Any], Array], count: int) -> Array:
     for number in range(1, count):
         total = total + term(number)
     return total
+
+
+def in_turn(product: Callable[[Array], Array], T: Array, size: int) -> Array:
+    """Products of rows, `size` of them at a time."""
+    return torch.cat([product(part) for part in T.split(size)]) if len(T) > size else product(T)

@@ -88,12 +88,11 @@ class Derivative:
     def reads_more(self) -> bool:
         """Whether the graph of the output ends at anything else, too."""
         own = {_node(p) for p in self._active}
-        return any(not n.next_functions and n not in own for n in self._nodes())
+        return not all(n.next_functions or n in own for n in self._nodes())
 
     def _reads(self) -> bool:
         """Whether the graph of the output ends at one of the parameters."""
-        wanted = {_node(p) for p in self._active}
-        return any(n in wanted for n in self._nodes())
+        return not {_node(p) for p in self._active}.isdisjoint(self._nodes())
 
     def _nodes(self) -> Iterator[Any]:
         """The nodes of the graph of the output."""
