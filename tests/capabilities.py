@@ -179,6 +179,13 @@ def states(f: Callable[..., Any], params: Any, x: Any) -> tkn.StateKernel:
     )
 
 
+def inwards(f: Callable[..., Any], params: Any) -> Callable[[Any], Any]:
+    """A network as a field on the space of its samples."""
+    return lambda x: f(params, x) @ params["V"].T @ params["U"].T
+
+
+OF_REAL_INPUTS = {"complex": "differentiates by real inputs"}
+
 NETWORK_CASES = (
     NetworkCase(
         "jacobian",
@@ -279,5 +286,24 @@ NETWORK_CASES = (
     NetworkCase(
         "ntk_vector_products",
         lambda f, params, x, rng: tkn.kernel(f, params, x, implementation=tkn.ntk_vector_products),
+    ),
+    NetworkCase(
+        "divergence",
+        lambda f, params, x, rng: tkn.divergence(inwards(f, params), x, 2, rng=rng).value,
+        OF_REAL_INPUTS,
+    ),
+    NetworkCase(
+        "laplacian",
+        lambda f, params, x, rng: (
+            tkn.laplacian(lambda x: (f(params, x) ** 2).sum(1), x, 2, rng=rng).value
+        ),
+        OF_REAL_INPUTS,
+    ),
+    NetworkCase(
+        "batch_mean",
+        lambda f, params, x, rng: (
+            tkn.batch_mean(tkn.divergence(inwards(f, params), x, 2, rng=rng)).value
+        ),
+        OF_REAL_INPUTS,
     ),
 )

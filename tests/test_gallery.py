@@ -78,6 +78,17 @@ def test_choosing() -> None:
     assert max(costs) < found["n"] / 2
 
 
+def test_flow_divergence() -> None:
+    found = run("flow_divergence", "jax")
+    truth = np.asarray(found["truth"])
+    np.testing.assert_allclose(found["found"][None][0], truth, atol=0.1)
+    for m in found["some"]:
+        values, bars, bar = found["found"][m]
+        assert abs(values.mean() - truth.mean()) < 3.3 * bar
+        assert m == 2 or np.mean(np.abs(values - truth) < 2.5 * bars) > 0.9
+    assert found["found"][8][2] < 0.1 * np.std(truth)
+
+
 def test_gaussian_process() -> None:
     found = run("gaussian_process", "jax")
     held([logdet for (_, logdet), _ in found["runs"]][1:], found["logdets"][1:])

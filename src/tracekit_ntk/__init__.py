@@ -10,6 +10,7 @@ from ._curvature import (
     hessian_trace,
     minibatch_hessian_trace,
 )
+from ._inputs import batch_mean, divergence, laplacian
 from ._jacobian import (
     cross_ntk,
     difference_basis,
@@ -40,8 +41,10 @@ from .kernel import (
 
 __all__ = [
     "StateKernel",
+    "batch_mean",
     "cross_ntk",
     "difference_basis",
+    "divergence",
     "explain",
     "factored_ntk",
     "fisher",
@@ -56,6 +59,7 @@ __all__ = [
     "jacobian_from_pair",
     "kernel",
     "kernel_matrix",
+    "laplacian",
     "losses",
     "minibatch_hessian_trace",
     "ntk",

@@ -92,3 +92,24 @@ class Backend(Protocol):
 
     def propagate_back(self, A: Array, V: Array) -> Array:
         """``c_t = v_t + A_{t+1}^H c_{t+1}`` with none after the last: the adjoint of that."""
+
+    def input_derivative(
+        self, v: Callable[[Array], Any], x: Array, *, graph: bool = True
+    ) -> tuple[Array, Callable[[Array], Array]]:
+        """The value v(x), and its products of rows (k, *x.shape) with the derivative by x.
+
+        Or with its transpose. Derivatives of the products exist where the caller differentiates,
+        unless there is to be no `graph`. v returns an array of the shape of x.
+        """
+
+    def input_gradient(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        """The gradient by x of the sum of f(x), which `input_derivative` takes."""
+
+    def least_precision(self, v: Callable[[Array], Any], x: Array) -> float:
+        """The rounding unit of the least precise numbers that v(x) meets on the way."""
+
+    def add_up(self, term: Callable[[Any], Array], count: int) -> Array:
+        """The sum of ``term(0)``, ``term(1)``, ...: one loop in a program that is compiled."""
+
+    def in_turn(self, product: Callable[[Array], Array], T: Array, size: int) -> Array:
+        """Products of rows (k, n), `size` of them at a time, as `add_up` goes."""

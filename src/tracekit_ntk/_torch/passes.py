@@ -89,17 +89,23 @@ class Derivative:
             return V.new_zeros((len(V), sum(self._sizes)), dtype=self._active[0].dtype)
         return self._again(partial(self._pull, normal(V), create))
 
+    def reads_more(self) -> bool:
+        """Whether the graph of the output ends at anything else, too."""
+        own = {_node(p) for p in self._active}
+        return not all(n.next_functions or n in own for n in self._nodes())
+
     def _reads(self) -> bool:
         """Whether the graph of the output ends at one of the parameters."""
-        wanted = {_node(p) for p in self._active}
+        return not {_node(p) for p in self._active}.isdisjoint(self._nodes())
+
+    def _nodes(self) -> Iterator[Any]:
+        """The nodes of the graph of the output."""
         seen, nodes = set(), [_node(self._flat)] if self._flat.requires_grad else []
         while nodes:
             node = nodes.pop()
-            if node in wanted:
-                return True
+            yield node
             seen.add(node)
             nodes += [n for n, _ in node.next_functions if n is not None and n not in seen]
-        return False
 
     def _pull(self, V: Array, create: bool) -> Array:
         if len(V) > 1 and self.known.batched is not False:
