@@ -2,61 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
-import mmap
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import array_api_compat
 import numpy as np
 import pytest
+from haste import hasten
 
 # What is started in the background by a shell ignores Ctrl-C, and so would what the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
-def _knows(flag: str) -> bool:
-    """Whether the compiler of JAX that is installed has a flag; it ends the process at others."""
-    jaxlib = importlib.util.find_spec("jaxlib")
-    folders = jaxlib.submodule_search_locations if jaxlib is not None else None
-    for path in (path for folder in folders or () for path in Path(folder).glob("*.so")):
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code:
-            if code.find(flag.encode()) >= 0:
-                return True
-    return False
-
-
-# Read when JAX is first imported: a second device, half the time to compile small programs, each as
-# one module without fusion, and no claim to a GPU's whole memory.
-for _flag, _value in (
-    ("xla_force_host_platform_device_count", "2"),
-    ("xla_cpu_use_fusion_emitters", "false"),
-    ("xla_cpu_parallel_codegen_split_count", "1"),
-):
-    if _flag not in os.environ.get("XLA_FLAGS", "") and _knows(_flag):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{_flag}={_value}"
+# Read when JAX is first imported: a second device, haste, and no claim to a GPU's whole memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+hasten(devices=2)
 
-# Double precision is a process-wide switch of JAX: thrown once, before any array is made.
 if importlib.util.find_spec("jax") is not None:
     import jax
-
-    jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_disable_most_optimizations", True)  # most of the time is compilation
-
-    # Every program is lowered in a context of its own, which takes a quarter of the time to compile
-    # a small one: here they share one, where this JAX makes it by a function of that name.
-    with suppress(ImportError, AttributeError):
-        from jax._src.interpreters import mlir
-
-        mlir.make_ir_context = cache(mlir.make_ir_context)
 
 # PyTorch's autograd counts the devices at the first backward pass: what is emulated comes before.
 if importlib.util.find_spec("torch") is not None:
@@ -67,6 +37,17 @@ if importlib.util.find_spec("torch") is not None:
 
         if not torch.cuda.is_available():
             accelerator.device()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: not (item.path.suffix == ".md" or "distributed" in item.path.parts))
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the collector of garbage need not go through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 class Library:

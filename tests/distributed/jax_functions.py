@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
-
-os.environ["XLA_FLAGS"] = " ".join((
-    "--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
-))  # fmt: skip
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +19,6 @@ from test_capabilities import SEED, positive
 
 
 def main() -> None:
-    jax.config.update("jax_enable_x64", True)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     rows, A, report = NamedSharding(mesh, P("data", None)), positive(), {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import tracekit as tk
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from haste import hasten
 
 N, M = 512, 24
 CALLS: dict[str, Callable[[tk.LinearOperator, Any], Any]] = {
@@ -31,7 +35,7 @@ def operator(d: Any) -> tk.LinearOperator:
 
 
 def main(rank: int, address: str) -> None:
-    jax.config.update("jax_enable_x64", True)
+    hasten()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, 2, rank)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
-
-os.environ["XLA_FLAGS"] = (  # the compiler of machine code in haste: memory is laid out before it
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-)
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +20,11 @@ import tracekit as tk
 from tracekit import _arrays
 from tracekit.probes import counters
 
-jax.config.update("jax_enable_x64", True)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from haste import hasten
+
+hasten()  # the compiler of machine code: memory is laid out before it
+
 Estimator = Callable[[tk.LinearOperator, Any], Any]
 
 N, M = 2048, 24

@@ -1,9 +1,7 @@
-"""One of several processes of PyTorch, which hold samples of a network: started by `test_ntk`."""
+"""One of several processes of PyTorch, holding samples of a network: by `torch_groups`."""
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 import torch
@@ -57,7 +55,7 @@ def differences(found: dict[str, Any], alone: dict[str, Any]) -> dict[str, float
     return {name: apart(x, alone["values"][name]) for name, x in found["values"].items()}
 
 
-def main(where: str, rank: int, size: int) -> None:
+def main(where: str, rank: int, size: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=size)
@@ -133,15 +131,11 @@ def main(where: str, rank: int, size: int) -> None:
             lambda: tkn.jacobian(lambda p: f(p, x) / (1 - rank), params, layout=layout)
         ),
     }  # fmt: skip
-    print(json.dumps(report))
     torch.distributed.destroy_process_group()
+    return report
 
 
 def _summed(x: Any) -> Any:
     x = x.clone()
     torch.distributed.all_reduce(x)
     return x
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

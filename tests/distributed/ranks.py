@@ -39,10 +39,13 @@ def printed(
     return [json.loads(found.splitlines()[-1]) for found, _ in said]
 
 
-def of_torch(program: Path, size: int, folder: Path) -> list[dict[str, Any]]:
-    """The same of processes of PyTorch, which meet in a folder of their own."""
-    where = f"file://{folder / 'meeting'}"
-    return printed(program, size, lambda rank: [where, str(rank), str(size)])
+def run(*command: str) -> str:
+    """What a command prints that must not fail."""
+    found = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
 
 
 def apart(found: Any, expected: Any) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,14 @@ import tracekit as tk
 
 PROGRAM = Path(__file__).with_name("jax_program.py")
 M = 24  # as there
-ENVIRONMENT = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": os.pathsep.join(sys.path),
-    "XLA_FLAGS": "",  # one device, where the program does not ask for more
-}
+ENVIRONMENT = ranks.ENVIRONMENT | {"JAX_PLATFORMS": "cpu"}
+DEVICES = "--xla_force_host_platform_device_count"
 
 
 def printed(program: Path) -> dict[str, Any]:
-    """What a program of one process told."""
-    return ranks.printed(program, 1, lambda rank: [], ENVIRONMENT)[0]
+    """What a program of one process with four devices told."""
+    four = ENVIRONMENT | {"XLA_FLAGS": f"{DEVICES}=4"}
+    return ranks.printed(program, 1, lambda rank: [], four)[0]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +87,8 @@ def test_two_processes_find_what_one_finds() -> None:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     program = PROGRAM.with_name("jax_process.py")
-    for report in ranks.printed(program, 2, lambda rank: [str(rank), address], ENVIRONMENT):
+    one = ENVIRONMENT | {"XLA_FLAGS": f"{DEVICES}=1"}
+    for report in ranks.printed(program, 2, lambda rank: [str(rank), address], one):
         for name, apart in report.items():
             assert abs(apart) < 1e-10, name
 

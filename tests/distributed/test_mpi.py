@@ -1,14 +1,13 @@
-"""Several processes of MPI, or of PyTorch, agree on every digit, or are told why not."""
+"""Several processes of MPI agree on every digit, or are told why not."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ranks import run
 
 import tracekit as tk
 
@@ -25,25 +24,6 @@ except ValueError as error:
     print(str(error))
 print(float(tk.hutchinson(np.eye(3), 2, rng=np.random.default_rng())))
 """
-OF_TORCH = """
-import sys, numpy as np, torch, tracekit as tk
-torch.distributed.init_process_group(
-    "gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
-try:
-    tk.hutchinson(np.eye(3), 2)
-except ValueError as error:
-    print(str(error))
-torch.distributed.destroy_process_group()
-"""
-
-
-def run(*command: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment, check=False
-    )
-    assert found.returncode == 0, found.stderr
-    return found.stdout
 
 
 @pytest.fixture
@@ -83,18 +63,3 @@ def test_processes_that_hold_rows_agree(examples):
 def test_processes_without_a_seed_are_refused():
     told = run(str(MPIEXEC), "-n", "2", sys.executable, "-c", UNLIKE)
     assert told.count("each of 2 processes") == told.count("3.0") == 2
-
-
-def test_processes_of_torch_without_a_seed_are_refused(tmp_path):
-    pytest.importorskip("torch")
-    where = f"file://{tmp_path / 'meeting'}"
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", OF_TORCH, where, rank], stdout=subprocess.PIPE, text=True
-        )
-        for rank in ("0", "1")
-    ]
-    for process in both:
-        out, _ = process.communicate(timeout=300)
-        assert process.returncode == 0
-        assert "each of 2 processes" in out

@@ -1,10 +1,14 @@
-"""One of several processes of PyTorch, which hold rows of DTensors: started by `test_torch`."""
+"""One of several processes of PyTorch, which hold rows of DTensors: started by `torch_groups`."""
 
 from __future__ import annotations
 
-import json
+import io
+import os
+import runpy
 import sys
 import traceback
+from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,26 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import tracekit as tk
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "torch_rows.py"
 
-def main(where: str, rank: int, size: int) -> None:
+
+@cache
+def alone() -> dict[str, Any]:
+    """What one process finds."""
+    torch.set_num_threads(1)
+    A = torch.asarray(positive())
+    return {c.name: c.read(c.run(*c.operands(A), c.budget, rng=SEED), A) for c in CASES}
+
+
+def example(where: str, rank: int, size: int) -> dict[str, Any]:
+    """What the example prints in a process that torchrun has started by itself."""
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    with redirect_stdout(io.StringIO()) as told:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    return {"printed": told.getvalue()}
+
+
+def main(where: str, rank: int, size: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=size)
     mesh = init_device_mesh("cpu", (size,))
@@ -32,11 +54,9 @@ def main(where: str, rank: int, size: int) -> None:
         return distribute_tensor(X, mesh, [placement or Shard(0)]) if X.ndim == 2 else X
 
     for case in CASES:
-        operands = case.operands(A)
-        alone = case.read(case.run(*operands, case.budget, rng=SEED), A)
         try:
-            found = case.run(*map(cut, operands), case.budget, rng=SEED)
-            report["functions"][case.name] = apart(case.read(found, A), alone)
+            found = case.run(*map(cut, case.operands(A)), case.budget, rng=SEED)
+            report["functions"][case.name] = apart(case.read(found, A), alone()[case.name])
         except Exception:
             report["functions"][case.name] = traceback.format_exc()
     B = torch.asarray(np.random.default_rng(0).standard_normal((26, 26)))  # of unequal parts
@@ -69,13 +89,10 @@ def main(where: str, rank: int, size: int) -> None:
         "integers": told(lambda: tk.hutchinson(cut(B.long()), 3, rng=0)),
         "undeclared": told(lambda: tk.hutchinson(tk.LinearOperator(
             (26, 26), lambda X: cut(B) @ cut(X), xp=torch, dtype=B.dtype), 3, rng=0)),
+        "no seed": told(lambda: tk.hutchinson(np.eye(3), 2)),
         "plain": told(lambda: tk.hutchinson(tk.LinearOperator(
             (4, 4), lambda X: X.to_local(), xp=torch, layout=(mesh, [Shard(0)])), 2, rng=0)),
     }  # fmt: skip
     report["no seed"] = float(tk.hutchpp(cut(B), 9).value)
-    print(json.dumps(report))
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    return report
