@@ -6,7 +6,7 @@ from typing import Protocol
 
 from tracekit._arrays import Array
 
-from ._factors import Dense, Lookup, Outer, Use, dense, stack
+from ._factors import Dense, Head, Lookup, Outer, Use, dense, stack
 
 __all__ = ["Capture", "Dense", "Lookup", "Outer", "Use", "dense", "stack"]
 
@@ -23,6 +23,10 @@ class Capture(Protocol):
     numbers: int  # of all cotangents that one output of one sample has
     bytes_at_once: int  # of cotangents, where no chunk size is asked for
     sizes: dict[str, int]  # entries of every parameter, in the order of the tree
+
+    @property
+    def head(self) -> Head | None:
+        """The linear map from fewer features that the outputs are, if that is known for certain."""
 
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """All uses of every parameter, for the outputs start to stop of every sample.

@@ -1,16 +1,45 @@
 """Jacobians in factored form, on any array library."""
 
-from .contraction_orders import Order, cheapest, orders
-from .contractions import Form
+from .contraction_orders import Order, cheapest, orders, sized
+from .contractions import NUMBERS_AT_ONCE, Form
+from .head import (
+    Head,
+    Mixed,
+    OwnBias,
+    OwnWeight,
+    grams,
+    hot,
+    is_alone,
+    lengths,
+    met,
+    row_ties,
+)
 from .tiles import Uses, gram, overlap, permuted, spans, tiles
-from .uses import Dense, Lookup, Outer, Shared, Use, cotangent, dense, pad, stack, with_cotangent
+from .uses import (
+    Dense,
+    Lookup,
+    Outer,
+    Shared,
+    Use,
+    cotangent,
+    dense,
+    pad,
+    stack,
+    take_samples,
+    with_cotangent,
+)
 
 __all__ = [
+    "NUMBERS_AT_ONCE",
     "Dense",
     "Form",
+    "Head",
     "Lookup",
+    "Mixed",
     "Order",
     "Outer",
+    "OwnBias",
+    "OwnWeight",
     "Shared",
     "Use",
     "Uses",
@@ -18,12 +47,20 @@ __all__ = [
     "cotangent",
     "dense",
     "gram",
+    "grams",
+    "hot",
+    "is_alone",
+    "lengths",
+    "met",
     "orders",
     "overlap",
     "pad",
     "permuted",
+    "row_ties",
+    "sized",
     "spans",
     "stack",
+    "take_samples",
     "tiles",
     "with_cotangent",
 ]

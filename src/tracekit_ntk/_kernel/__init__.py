@@ -1,10 +1,10 @@
 """Kernels, and exact numbers and operators made of factors."""
 
+from .chunks import in_chunks
 from .exact import captured, diagonal_of, from_factors, ntk_diagonal, ntk_norm, ntk_trace, trace_of
 from .explain import explain
 from .factored_ntk import factored_ntk
 from .implementations import (
-    in_chunks,
     jacobian_contraction,
     ntk_vector_products,
     structured_derivatives,

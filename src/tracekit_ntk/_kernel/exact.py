@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from tracekit._arrays import Array, abs2, namespace, real
+from tracekit._arrays import Array, is_differentiated, namespace, real
 
 from .._backend import adapter, capture, shared
 from .._derivatives import agreed
 from .._factors import Form, Uses, gram, spans, tiles
 from ..factors import Capture
+from .head import diagonals_of_head, is_shorter, squares_of_head, traces_of_head
 from .output_axes import BYTES_KEPT, chunk_of, zeros
+from .sums import parts_of, root_of, scaled_squares, sum_of, total_of
 
 
 def ntk_trace(
@@ -192,17 +194,20 @@ def ntk_norm(
     """
     found = capture(f, params, x, whole=whole)
     names = list(found.sizes)
+    if found.head is not None and not is_differentiated(found.head.weight):
+        parts = squares_of_head(found.head, chunk_size, per_parameter)
+        return _tree(params, _joined(parts, root_of), names, per_parameter)
     cuts = spans(found.outputs, chunk_of(found, chunk_size, BYTES_KEPT))
     squares: dict[str, list[tuple[float, Array, Array]]] = {}
     for k, span in enumerate(cuts):
         left = found.uses(*span)
         for other in cuts[k:]:
             right = left if other is span else found.uses(*other)
-            for key, u, v in _parts(left, right, names, per_parameter):
+            for key, u, v in parts_of(left, right, names, per_parameter):
                 for i, j, K in tiles(u, v, Form()):
                     twice = 2 if u is not v or i != j else 1
-                    squares.setdefault(key, []).append((twice, *_scaled_squares(K)))
-    roots = {key: _root(parts) for key, parts in squares.items()}
+                    squares.setdefault(key, []).append((twice, *scaled_squares(K)))
+    roots = {key: root_of(parts) for key, parts in squares.items()}
     return _tree(params, roots, names, per_parameter)
 
 
@@ -219,12 +224,15 @@ def trace_of(
     found: Capture, params: Any, chunk_size: int | None, per_parameter: bool = False
 ) -> Array:
     """The trace, or that of each parameter's part."""
+    if found.head is not None:
+        parts = traces_of_head(found.head, chunk_size, per_parameter)
+        return _tree(params, _joined(parts, total_of), list(found.sizes), per_parameter)
 
     def of(uses: Uses, count: int) -> Array:
         K = gram(uses, uses, Form(1, count, paired=True))
-        return None if K is None else _sum(K)
+        return None if K is None else sum_of(K)
 
-    return _by_chunks(found, params, chunk_size, of, per_parameter, _total)
+    return _by_chunks(found, params, chunk_size, of, per_parameter, total_of)
 
 
 def diagonal_of(
@@ -241,6 +249,9 @@ def diagonal_of(
         xp = namespace(parts[0])
         return xp.reshape(xp.concat(parts, axis=1), shape)
 
+    if found.head is not None and is_shorter(found.head):
+        parts = diagonals_of_head(found.head, chunk_size, per_parameter)
+        return _tree(params, _joined(parts, joined), list(found.sizes), per_parameter)
     return _by_chunks(found, params, chunk_size, of, per_parameter, joined)
 
 
@@ -265,25 +276,25 @@ def _by_chunks(
     join: Callable[[list[Array]], Array],
 ) -> Array:
     names = list(found.sizes)
-    parts: dict[str, list[Array]] = {}
-    for low, high in spans(found.outputs, chunk_of(found, chunk_size)):
-        uses = found.uses(low, high)
-        for key, u, _ in _parts(uses, uses, names, per_parameter):
-            part = of(u, high - low)
-            if part is not None:
-                parts.setdefault(key, []).append(part)
-    return _tree(params, {key: join(p) for key, p in parts.items()}, names, per_parameter)
+
+    def parts() -> Iterator[tuple[str, Array]]:
+        for low, high in spans(found.outputs, chunk_of(found, chunk_size)):
+            uses = found.uses(low, high)
+            for key, u, _ in parts_of(uses, uses, names, per_parameter):
+                part = of(u, high - low)
+                if part is not None:
+                    yield key, part
+
+    return _tree(params, _joined(parts(), join), names, per_parameter)
 
 
-def _parts(
-    left: Uses, right: Uses, names: list[str], per_parameter: bool
-) -> Iterator[tuple[str, Uses, Uses]]:
-    if not per_parameter:
-        yield "", left, right
-        return
-    for name in names:
-        one = {name: left[name]}
-        yield name, one, one if left is right else {name: right[name]}
+def _joined(
+    parts: Iterable[tuple[str, Any]], join: Callable[[list[Any]], Array]
+) -> dict[str, Array]:
+    found: dict[str, list[Any]] = {}
+    for key, part in parts:
+        found.setdefault(key, []).append(part)
+    return {key: join(some) for key, some in found.items()}
 
 
 def _tree(params: Any, values: dict[str, Array], names: list[str], per_parameter: bool) -> Any:
@@ -293,35 +304,3 @@ def _tree(params: Any, values: dict[str, Array], names: list[str], per_parameter
     keys = names if per_parameter else [""]
     given = [xp.astype(values.get(key, zero), zero.dtype) for key in keys]
     return adapter(params).unflatten(params, given) if per_parameter else given[0]
-
-
-def _sum(K: Array) -> Array:
-    """The sum of the real part, in the widest precision there is."""
-    xp = namespace(K)
-    kinds = xp.__array_namespace_info__().dtypes(kind="real floating")
-    K = real(K)
-    return xp.sum(K, dtype=kinds.get("float64", K.dtype))
-
-
-def _scaled_squares(K: Array) -> tuple[Array, Array]:
-    """The largest absolute value, and the sum of squares over its square."""
-    xp = namespace(K)
-    size = xp.max(xp.abs(K))
-    return size, _sum(abs2(K / _divisor(size)))
-
-
-def _root(parts: list[tuple[float, Array, Array]]) -> Array:
-    """The root of sums of squares, which are weighted and scaled: no square is too small."""
-    xp = namespace(parts[0][1])
-    most = xp.max(xp.stack([size for _, size, _ in parts]))
-    total = _total([weight * s * (size / _divisor(most)) ** 2 for weight, size, s in parts])
-    return xp.sqrt(total) * most
-
-
-def _divisor(size: Array) -> Array:
-    xp = namespace(size)
-    return xp.where(size > 0, size, xp.ones_like(size))
-
-
-def _total(parts: list[Array]) -> Array:
-    return sum(parts[1:], start=parts[0])

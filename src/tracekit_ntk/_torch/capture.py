@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import Any
@@ -13,10 +14,11 @@ import torch
 from tracekit._arrays import Array
 
 from .._derivatives import checks
-from .._factors import Dense, Lookup, Shared, Use, cotangent, stack
+from .._factors import Dense, Head, Lookup, Shared, Use, cotangent, is_alone, pad, stack
 from .check import Check
 from .cotangents import Cotangents, Plain, largest, largest_of_rows
 from .derivatives import leaves
+from .head import Body, Found
 from .noted import Noted, Part, in_precision
 from .placement import Placement
 from .record import Network, tensors
@@ -99,6 +101,40 @@ class Capture:
         y = self._network.output
         return self._pulled(V.to(y.dtype).permute(2, 0, 1).reshape(-1, *y.shape), True)
 
+    @cached_property
+    def head(self) -> Head | None:
+        """The linear map with more outputs than inputs that the network ends in, if it does."""
+        last = self._network.last
+        if last is None or last.out.dtype not in _FULL:
+            return None
+        with torch.inference_mode(False):
+            self._settle()
+            found = Found(last, self.samples, self._network.way.graph)
+            if self._missed or not found.fits:
+                return None
+            body = Body(self, found.given, self._pulled_body)
+            own, one = (found.own, found.bias), body.uses(0, 1)
+            head = Head(body, found.weight, found.features, *own, one)
+            return head if is_alone(head) and self._holds(head, found.given) else None
+
+    def _pulled_body(self, given: Array, rows: Array) -> dict[str, list[Use]]:
+        with torch.inference_mode(False):
+            return self._stacked(self._network.reverse(rows, root=given))
+
+    def _holds(self, head: Head, given: Array) -> bool:
+        """Whether head and body make the gradients that all factors do, which are right."""
+        network, rows = self._network, self._cotangents.rows
+        W = head.weight.detach()
+        below = network.reverse(rows @ W.conj(), root=given)
+        truth = self._check.gradients(each(torch.Tensor.detach, network.reverse(rows)))
+        made = self._check.gradients(each(torch.Tensor.detach, below))
+        V = rows.reshape(len(rows), self.samples, -1, head.outputs).transpose(0, 1)
+        for name, uses in head.direct(V.conj()).items():
+            for use in uses:
+                J = pad(use.dense(), use.start, self.sizes[name]).sum(0).detach()
+                made[name] = made[name] + J if name in made else J
+        return self._check.agree(truth, made)
+
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
         """Every read: parameter, operation, positions, why its Jacobian is formed (or "")."""
@@ -124,11 +160,15 @@ class Capture:
             grads = self._checked(rows, check)
             if not self._told:
                 self._tell()
-            found: dict[str, list[Use]] = {name: [] for name in self.sizes}
-            shared: dict[Any, tuple[Array, Shared]] = {}
-            for name, kinds in self._noted.by_kind(grads, self._missed).items():
-                found[name] = stack([self._use(parts, shared) for parts in kinds])
-            return found | self._formed(rows)
+            return self._stacked(grads) | self._formed(rows)
+
+    def _stacked(self, grads: list[Array | None]) -> dict[str, list[Use]]:
+        """The uses that derivatives by what every operation gave make."""
+        found: dict[str, list[Use]] = {name: [] for name in self.sizes}
+        shared: dict[Any, tuple[Array, Shared]] = {}
+        for name, kinds in self._noted.by_kind(grads, self._missed).items():
+            found[name] = stack([self._use(parts, shared) for parts in kinds])
+        return found
 
     def _checked(self, rows: Array, check: bool) -> list[Array | None]:
         """Derivatives for each row, of a network that has been checked."""
@@ -280,6 +320,9 @@ class Capture:
         self._told = True
         missed = {name: why for name, why in self._missed.items() if self.sizes[name]}
         checks.slow(missed, not self._network.way.mapped)
+
+
+_FULL = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def _same_entries(a: Array, b: Array) -> bool:
