@@ -40,6 +40,17 @@ class OwnBias(NamedTuple):
     scale: Any
 
 
+class Seen(NamedTuple):
+    """The outputs of a head at every position seen through a root S (O, R) of its own.
+
+    The trace is then that of ``S^H K S``: of a Gauss-Newton matrix, for roots of a loss's Hessians.
+    """
+
+    gram: Array  # W^H S S^H W, (N, S, d, d)
+    squares: Array  # |S|_F^2, (N, S)
+    products: Array | None = None  # S S^H W, (N, S, O, d); needed where the body reads W too
+
+
 @dataclass(frozen=True, eq=False)
 class Head:
     """The linear map that a network ends in, and its body.
@@ -122,8 +133,9 @@ class Mixed:
     ----------
     head : Head
         Whose body it is.
-    mix : (d, d) array, optional
-        Rows are combinations of the features, the same at each position; features if not given.
+    mix : (d, d) or (N, S, d, d) array, optional
+        Rows are combinations of the features, the same at each position of each sample or its own;
+        features if not given.
     order : (S d,) array of integers, optional
         Which output comes when; in C order of positions and combinations if not given.
     """
@@ -154,17 +166,19 @@ class Mixed:
         return self._body.combined(U)  # type: ignore[no-any-return]
 
     def _columns(self, start: int, stop: int) -> Array:
-        """Cotangents of the features, (1, S d, stop - start)."""
-        xp, like, d = namespace(self._like), self._like, self._d
+        """Cotangents of the features, (N, S d, stop - start), or (1, ...) of all samples."""
+        xp, like, d, size = namespace(self._like), self._like, self._d, self.outputs
         where = device_of(like)
         rows = xp.arange(start, stop, device=where)
         rows = rows if self._order is None else xp.take(self._order, rows, axis=0)
-        unit = xp.eye(self.outputs // d, dtype=like.dtype, device=where)
+        unit = xp.eye(size // d, dtype=like.dtype, device=where)
         mix = xp.eye(d, dtype=like.dtype, device=where) if self._mix is None else self._mix
-        at = xp.take(unit, rows // d, axis=0)
-        taken = xp.take(mix, rows % d, axis=0)
-        block = xp.reshape(at[:, :, None] * taken[:, None, :], (stop - start, self.outputs))
-        return adjoint(block)[None, :, :]
+        shared = mix.ndim == 2
+        mix = mix[None, ...] if shared else xp.reshape(mix, (-1, size, d))
+        taken = xp.take(mix, rows % d if shared else rows, axis=1)  # N k d
+        at = xp.take(unit, rows // d, axis=0)  # k S
+        block = at[None, :, :, None] * taken[:, :, None, :]
+        return adjoint(xp.reshape(block, (-1, stop - start, size)))
 
 
 # --- the head's own part ------------------------------------------------------------------------
@@ -228,19 +242,30 @@ def met(features: Array, tie: Lookup, *, paired: bool = False) -> Array:
 def row_ties(head: Head, uses: Uses, basis: Array, start: int) -> Array | None:
     """The part that ties make of the trace, by single outputs from number `start`: (N, count).
 
-    `uses` are of cotangents R with ``basis R = W``; None where nothing is tied.
+    `uses` are of cotangents R with ``basis R = W``, or of the features with ``S S^H W`` for a
+    basis (N, S, O, d) of outputs that are seen through roots S; None where nothing is tied.
     """
     total = None
     for tie in head.ties(uses):
-        xp, (N, M, U, d) = namespace(tie.G), tie.G.shape
+        xp, M, d = namespace(tie.G), tie.G.shape[1], head.width
         rows = xp.arange(start, start + M, device=device_of(tie.G))
         h = xp.take(head.features, rows // d, axis=1)  # N M d
         T = xp.matmul(conj(tie.G), h[..., None])[..., 0]  # N M U
-        B = xp.take(conj(basis), xp.reshape(tie.ids, (-1,)), axis=0)
-        B = xp.take(xp.reshape(B, (N, U, d)), rows % d, axis=2)  # N U M
+        B = xp.take(_at_tokens(conj(basis), tie), rows if basis.ndim > 2 else rows % d, axis=2)
         part = 2 * real(xp.sum(T * xp.matrix_transpose(B), axis=2))
         total = part if total is None else total + part
     return total
+
+
+def _at_tokens(basis: Array, tie: Lookup) -> Array:
+    """The rows of a basis that tokens read, (N, U, d), or (N, U, S d) of one for each position."""
+    xp, (N, U) = namespace(basis), tie.ids.shape
+    if basis.ndim == 2:
+        return xp.reshape(xp.take(basis, xp.reshape(tie.ids, (-1,)), axis=0), (N, U, -1))
+    S, d = basis.shape[1], basis.shape[3]
+    where = xp.broadcast_to(tie.ids[:, None, :, None], (N, S, U, d))
+    found = xp.take_along_axis(basis, where, axis=2)
+    return xp.reshape(xp.permute_dims(found, (0, 2, 1, 3)), (N, U, S * d))
 
 
 def hot(head: Head, tie: Lookup) -> Array:

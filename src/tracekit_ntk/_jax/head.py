@@ -55,6 +55,7 @@ def find_head(one: Traced, parameters: int) -> Found | None:
             if len(terms) != 1:
                 return None
             [y] = terms
+            moves.append(None)  # the bias is added here
             bias = eqn.invars[1] if eqn.invars[0] is y else eqn.invars[0]
         else:
             break
@@ -78,9 +79,12 @@ class _Graph:
         self._by_all = self._reached(jaxpr.invars)
 
     def is_product(self, v: Any) -> bool:
-        """Whether a variable is a product of arrays."""
-        eqn = None if isinstance(v, Literal) else self.maker.get(v)
-        return eqn is not None and eqn.primitive.name == "dot_general"
+        """Whether a variable is a product of arrays, up to moves."""
+        while not isinstance(v, Literal) and (eqn := self.maker.get(v)) is not None:
+            if eqn.primitive.name not in _MOVES or not self.is_fixed(eqn.invars[1:]):
+                return bool(eqn.primitive.name == "dot_general")
+            v = eqn.invars[0]
+        return False
 
     def is_fixed(self, variables: Sequence[Any]) -> bool:
         """Whether variables are numbers of the program."""
@@ -181,9 +185,9 @@ class _Side:
         both = self._weight_view is not None and self._bias_view is not None
         return (not both or len(own) == 2) and self._rows is not None
 
-    def found(self) -> Found:
+    def found(self) -> Found | None:
         """The head; only where it fits."""
-        graph, rows, d = self._graph, self._rows, self._weight.aval.shape[self._inner]
+        graph, (rows, _), d = self._graph, self._rows, self._weight.aval.shape[self._inner]
         shape = (*self._output.shape[:-1], d)
         alike = np.array_equal(rows.reshape(-1), np.arange(self._product.size // self._outputs))
 
@@ -194,6 +198,8 @@ class _Side:
 
         consts, args = graph.one.shapes
         closed = jax.make_jaxpr(features)(consts, rows, args)
+        if closed.consts:  # values within, which are of one call alone
+            return None
         n = len(consts) + 1
         jaxpr = closed.jaxpr
         body = Traced(
@@ -238,12 +244,15 @@ class _Side:
     @cached_property
     def _start(self) -> int | None:
         """Where the bias begins in its parameter, if that has an entry for each output."""
-        view, last = self._bias_view, self._last
-        if view is None or len(view.axes) != self._product.ndim:
+        view = self._bias_view
+        found = None if self._rows is None else self._rows[1]
+        if view is None or found is None or len(view.axes) != found.ndim:
             return None
-        others = [axis.stride for k, axis in enumerate(view.axes) if k != last]
-        row = view.axes[last].length == self._outputs and view.axes[last].stride == 1
-        return view.offset if row and not any(others) else None
+        # each entry of the sum must take the one of the number of its output
+        numbers = np.lib.stride_tricks.as_strided(
+            np.arange(self._outputs), found.shape, [8 * axis.stride for axis in view.axes]
+        ) if _within(view, self._outputs) else None  # fmt: skip
+        return view.offset if numbers is not None and np.array_equal(numbers, found) else None
 
     @property
     def _last(self) -> int:
@@ -252,7 +261,10 @@ class _Side:
 
     @cached_property
     def _rows(self) -> Any:
-        """Which row of features each output is of; None where outputs are not whole rows."""
+        """Which row of features each output is of; and the outputs' numbers at the bias.
+
+        None where the outputs are not whole rows.
+        """
         shape, O = self._product.shape, self._outputs  # noqa: E741
         places = [n for k, n in enumerate(shape) if k != self._last]
         rows = np.arange(int(np.prod(places, dtype=int)), dtype=np.int32).reshape(places)
@@ -261,12 +273,22 @@ class _Side:
             [O if k == self._last else 1 for k in range(len(shape))]
         )
         columns = np.broadcast_to(columns, shape)
+        there = None
         with jax.ensure_compile_time_eval():
             for eqn in reversed(self._moves):
-                rows, columns = (np.asarray(_moved(eqn, t)) for t in (rows, columns))
+                if eqn is None:
+                    there = columns
+                else:
+                    rows, columns = (np.asarray(_moved(eqn, t)) for t in (rows, columns))
         if rows.shape != self._output.shape or (columns != np.arange(O)).any():
             return None
-        return np.ascontiguousarray(rows[..., 0])
+        return np.ascontiguousarray(rows[..., 0]), there
+
+
+def _within(view: View, outputs: int) -> bool:
+    """Whether a view has no more than so many entries of a parameter, one after the other."""
+    reach = sum(axis.stride * (axis.length - 1) for axis in view.axes)
+    return reach < outputs and all(axis.stride >= 0 for axis in view.axes)
 
 
 def _moved(eqn: Any, t: Any) -> Any:

@@ -10,7 +10,7 @@ from tracekit._arrays import Array, is_differentiated, namespace, real
 
 from .._backend import adapter, capture, shared
 from .._derivatives import agreed
-from .._factors import Form, Uses, gram, spans, tiles
+from .._factors import Form, Seen, Uses, gram, spans, tiles
 from ..factors import Capture
 from .head import diagonals_of_head, is_shorter, squares_of_head, traces_of_head
 from .output_axes import BYTES_KEPT, chunk_of, zeros
@@ -233,6 +233,15 @@ def trace_of(
         return None if K is None else sum_of(K)
 
     return _by_chunks(found, params, chunk_size, of, per_parameter, total_of)
+
+
+def trace_of_seen(
+    found: Capture, params: Any, chunk_size: int | None, seen: Seen, per_parameter: bool = False
+) -> Array:
+    """The same of outputs that are seen through roots, of a network with a head."""
+    assert found.head is not None
+    parts = traces_of_head(found.head, chunk_size, per_parameter, seen)
+    return _tree(params, _joined(parts, total_of), list(found.sizes), per_parameter)
 
 
 def diagonal_of(

@@ -24,6 +24,7 @@ from .._factors import (
     Head,
     Lookup,
     Mixed,
+    Seen,
     Use,
     Uses,
     cheapest,
@@ -68,10 +69,15 @@ def road_of(first: Head, second: Head, order: Array | None = None) -> Road:
 
 
 def traces_of_head(
-    head: Head, chunk_size: int | None, per_parameter: bool
+    head: Head, chunk_size: int | None, per_parameter: bool, seen: Seen | None = None
 ) -> Iterator[tuple[str, Array]]:
     """Parts that the trace, or that of each parameter's part, is the sum of."""
-    left, right, basis = road_of(head, head)
+    if seen is None:
+        left, right, basis = road_of(head, head)
+        weight: Any = head.outputs
+    else:
+        left, right, basis = Mixed(head, seen.gram), Mixed(head), seen.products
+        weight = seen.squares
     names = list(left.sizes)
     for low, high in spans(left.outputs, chunk_of(left, chunk_size)):
         a = left.uses(low, high)
@@ -80,11 +86,11 @@ def traces_of_head(
             K = gram(u, v, Form(1, high - low, paired=True))
             if K is not None:
                 yield key, sum_of(K)
-        tied = row_ties(head, b, basis, low)
+        tied = row_ties(head, b, basis, low)  # type: ignore[arg-type]
         if tied is not None:
             yield head.own.name if per_parameter else "", sum_of(tied)  # type: ignore[union-attr]
     for name, squares in lengths(head).items():
-        yield name if per_parameter else "", head.outputs * sum_of(squares)
+        yield name if per_parameter else "", sum_of(weight * squares)
 
 
 def diagonals_of_head(
