@@ -64,7 +64,7 @@ class Model(nn.Module):
         nn.init.normal_(self.words.weight, std=width**-0.5)
 
     def forward(self, tokens):
-        h = self.words(tokens) + self.places(torch.arange(tokens.shape[1]))
+        h = self.words(tokens) + self.places(torch.arange(length).expand_as(tokens))
         return self.norm(self.layers(h)) @ self.words.weight.T
 
 
@@ -99,7 +99,7 @@ optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
 manual = torch.cat([texts(name, len(words[name]) // length) for name in chosen])
 for _ in range(150):
     batch = manual[torch.randint(len(manual), (32,))]
-    logits = model(batch[:, :-1]).flatten(0, 1)
+    logits = model(batch)[:, :-1].flatten(0, 1)
     loss = nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
     optimiser.zero_grad()
     loss.backward()

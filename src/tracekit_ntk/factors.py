@@ -26,7 +26,10 @@ class Capture(Protocol):
 
     @property
     def head(self) -> Head | None:
-        """The linear map from fewer features that the outputs are, if that is known for certain."""
+        """The linear map from fewer features that the outputs are, if that is known for certain.
+
+        It has been held to a plain gradient; its body is a capture whose outputs are the features.
+        """
 
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """All uses of every parameter, for the outputs start to stop of every sample.
@@ -36,7 +39,10 @@ class Capture(Protocol):
         """
 
     def combined(self, V: Array) -> dict[str, list[Use]]:
-        """The same for k combinations ``V^H y`` of each sample's own outputs, V (N, O, k)."""
+        """The same for k combinations ``V^H y`` of each sample's own outputs, V (N, O, k).
+
+        Or (1, O, k) of combinations that all samples share.
+        """
 
     @property
     def report(self) -> list[tuple[str, str, int, str]]:

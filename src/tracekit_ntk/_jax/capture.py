@@ -146,11 +146,9 @@ class Capture:
         below = Capture(body, names, own._replace(apart=[*own.apart, found.rows]))
         h = body.outputs(self._leaves, below._consts, self._x)
         one = jax.eval_shape(lambda x: body.one_output(self._leaves, below._consts, x), self._x)
-        made = Head(
-            below, found.weight(self._consts, self._leaves),
-            h.reshape(self.samples, -1, h.shape[-1]), *named(found, names),
-            dict(zip(names, one, strict=True)),
-        )  # fmt: skip
+        W, h = found.weight(self._consts, self._leaves), h.reshape(self.samples, -1, h.shape[-1])
+        parts, one = named(found, names), dict(zip(names, one, strict=True))
+        made = Head(below, W, h, *parts, one)
         return made if is_alone(made) else None
 
     @property
@@ -241,7 +239,7 @@ class Plan:
 
     def outputs(self, leaves: list[Array], consts: list[Array], x: Any) -> Array:
         """The outputs of the samples one by one."""
-        return self._values(leaves, consts, x)  # type: ignore[no-any-return]
+        return self._values(leaves, consts, x)
 
     def one_output(self, leaves: list[Array], consts: list[Array], x: Any) -> list[list[Use]]:
         """All uses of each parameter by the first output."""
@@ -391,7 +389,8 @@ class Plan:
             leaves, [*consts, found.rows], x, jnp.matmul(cotangent, W)[:, None], (), True
         )
         h = hs.reshape(len(hs), -1, W.shape[1])
-        head = Head(None, W, h, *named(found, names), {})
+        parts = named(found, names)
+        head = Head(None, W, h, *parts, {})
         own = head.direct(cotangent.reshape(len(hs), 1, -1, len(W)))
         every = [[*some, *own.get(k, [])] for k, some in zip(names, uses, strict=True)]  # type: ignore[call-overload]
         ys = jax.vmap(lambda x: self._run(leaves, consts, x))(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -296,7 +296,10 @@ def _moved(eqn: Any, t: Any) -> Any:
     return eqn.primitive.bind(jnp.asarray(t), *rest, **eqn.params)
 
 
-def named(found: Found, names: Sequence[Any]) -> Iterator[Any]:
+def named(found: Found, names: Sequence[Any]) -> tuple[OwnWeight | None, OwnBias | None]:
     """The parameters of weight and bias, by their names."""
-    for part in (found.own, found.bias):
-        yield None if part is None else part[1]._replace(name=names[part[0]])
+    own, bias = found.own, found.bias
+    return (
+        None if own is None else own[1]._replace(name=names[own[0]]),
+        None if bias is None else bias[1]._replace(name=names[bias[0]]),
+    )

@@ -78,9 +78,8 @@ def explain(
     if head is not None:
         flops, held = _through(head, trace)
         work, numbers = work + flops, numbers + held
-        positions = str(head.features.shape[1])
         costs = (f"{head.width} for {head.outputs}", str(flops), str(held * bytes_each))
-        rows.append(("head", "", "", positions, *costs, ""))
+        rows.append(("head", "", "", str(head.features.shape[1]), *costs, ""))
     total = str(sum(found.sizes.values()))
     rows.append(("total", total, "", "", "", str(work), str(numbers * bytes_each), ""))
     widths = [max(len(row[k]) for row in (HEAD, *rows)) for k in range(len(HEAD))]

@@ -166,10 +166,8 @@ def kernel_of_head(
     """The kernel between outputs of two batches, (N1, N2, D, R, R)."""
     xp, W, last = namespace(first.weight), first.weight, len(axes.shape) - 1
     shape, d = (*axes.shape[:-1], first.width), first.width
-    places = axes._replace(
-        shape=axes.shape[:-1],
-        **{k: tuple(a for a in getattr(axes, k) if a != last) for k in _KINDS},
-    )
+    kinds = (tuple(a for a in kind if a != last) for kind in axes[1:4])
+    places = OutputAxes(axes.shape[:-1], *kinds, axes.paired)
     crossed = OutputAxes(
         shape, places.diagonal, places.traced, (*places.crossed, last), axes.paired
     )
@@ -184,7 +182,7 @@ def kernel_of_head(
         left = Mixed(first, None, order)
         right = left if second is first else Mixed(second, None, order)
     K = _of_bodies(left, right, features, chunk_size, params)
-    N1, N2, D, R = *K.shape[:3], places.sizes[2]
+    (N1, N2, D), R = K.shape[:3], places.sizes[2]
     own = _own(first, second, paired=axes.paired)
     own = None if own is None else _of_positions(own, places)
     tied = _tied(first, second, places, axes)
@@ -209,9 +207,6 @@ def kernel_of_head(
     return xp.reshape(K, (N1, N2, D, size, size))
 
 
-_KINDS = ("diagonal", "traced", "crossed")
-
-
 def is_shorter(head: Head) -> bool:
     """Whether a diagonal costs less by way of all pairs of features than by O outputs."""
     d, O, (N, S, _) = head.width, head.outputs, head.features.shape  # noqa: E741
@@ -221,7 +216,7 @@ def is_shorter(head: Head) -> bool:
         a_pass = N * positions * use.size
         through += S * d * a_pass + _work(use, Form(S, 1, paired=True), S * d)
         ordinary += S * O * a_pass + _work(use, Form(S * O, 1, paired=True), S * O)
-    return through < ordinary
+    return bool(through < ordinary)
 
 
 def _work(use: Use, form: Form, outputs: int) -> int:
@@ -307,7 +302,7 @@ def _half_tied(first: Head, second: Head, places: OutputAxes, axes: OutputAxes) 
         each = S * S * d * U * (1 if axes.paired else N2)
         blocks = []
         for low, high in spans(N1, max(1, NUMBERS_AT_ONCE // each)):
-            some = take_samples(tie, low, high) if axes.paired else tie
+            some: Any = take_samples(tie, low, high) if axes.paired else tie
             T = met(first.features[low:high, ...], some, paired=axes.paired)
             T = _of_positions(xp.reshape(T, (*T.shape[:3], S, d, U)), places)  # ... d U
             around = (slice(None), None) if axes.paired else (None, slice(None))
@@ -345,7 +340,7 @@ def _tied_block(head: Head, Q: Array, u: Uses, v: Uses, samples: Any, rows: Any)
     def half(here: Any, there: Any, uses: Uses, span: Any) -> Any:
         total: Any = 0
         for tie in head.ties(uses):
-            some = take_samples(tie, *there)
+            some: Any = take_samples(tie, *there)
             X = _in_basis(met(head.of_samples(*here).features, some), Q, some)
             total = total + X[:, :, span[0] : span[1], :]
         return total

@@ -62,8 +62,8 @@ def _from_factors(
 ) -> Array:
     """The kernel of two captures, at once where all outputs fit, else in chunks of them."""
     (x1, x2), (first, second), (D, T, R) = samples, captures, axes.sizes
-    if first.head is not None and (second is first or second.head is not None):
-        return kernel_of_head(first.head, second.head, axes, chunk_size, params)
+    if (head := first.head) is not None and (other := second.head) is not None:
+        return kernel_of_head(head, other, axes, chunk_size, params)
     chunk = chunk_of(first, chunk_size, BYTES_KEPT)
     if chunk >= first.outputs:
         a = permuted(first.uses(0, first.outputs), axes.shape, axes.axes)

@@ -97,9 +97,13 @@ class Capture:
         return self._pulled(rows, (start, stop) == (0, self.outputs))
 
     def combined(self, V: Array) -> dict[str, list[Use]]:
-        """The same for k combinations ``V^H y`` of each sample's own outputs: V (N, O, k)."""
+        """The same for k combinations ``V^H y`` of each sample's own outputs: V (N, O, k).
+
+        Or (1, O, k) of combinations that all samples share.
+        """
         y = self._network.output
-        return self._pulled(V.to(y.dtype).permute(2, 0, 1).reshape(-1, *y.shape), True)
+        rows = V.to(y.dtype).permute(2, 0, 1).expand(-1, self.samples, -1)
+        return self._pulled(rows.reshape(-1, *y.shape), True)
 
     @cached_property
     def head(self) -> Head | None:
@@ -109,8 +113,11 @@ class Capture:
             return None
         with torch.inference_mode(False):
             self._settle()
-            found = Found(last, self.samples, self._network.way.graph)
-            if self._missed or not found.fits:
+            y, way = self._end
+            if y is not self._network.output:
+                return None
+            found = Found(last, self.samples, way.graph)
+            if not found.fits or {part.name for part in found.parts} & self._missed.keys():
                 return None
             body = Body(self, found.given, self._pulled_body)
             own, one = (found.own, found.bias), body.uses(0, 1)
@@ -119,21 +126,34 @@ class Capture:
 
     def _pulled_body(self, given: Array, rows: Array) -> dict[str, list[Use]]:
         with torch.inference_mode(False):
-            return self._stacked(self._network.reverse(rows, root=given))
+            if not self._told:
+                self._tell()
+            found = self._stacked(self._network.reverse(rows, root=given))
+            return found | self._formed(rows, given)
 
     def _holds(self, head: Head, given: Array) -> bool:
         """Whether head and body make the gradients that all factors do, which are right."""
-        network, rows = self._network, self._cotangents.rows
-        W = head.weight.detach()
-        below = network.reverse(rows @ W.conj(), root=given)
-        truth = self._check.gradients(each(torch.Tensor.detach, network.reverse(rows)))
-        made = self._check.gradients(each(torch.Tensor.detach, below))
+        rows = self._cotangents.rows
+        truth = self._summed(self._network.output, rows)
+        made = self._summed(given, rows @ head.weight.detach().conj())
         V = rows.reshape(len(rows), self.samples, -1, head.outputs).transpose(0, 1)
         for name, uses in head.direct(V.conj()).items():
             for use in uses:
                 J = pad(use.dense(), use.start, self.sizes[name]).sum(0).detach()
                 made[name] = made[name] + J if name in made else J
         return self._check.agree(truth, made)
+
+    def _summed(self, root: Array, rows: Array) -> dict[str, Array]:
+        """Gradients for rows of cotangents of an output, or of what leads to it."""
+        grads = each(torch.Tensor.detach, self._network.reverse(rows, root=root))
+        found = self._check.gradients(grads, self._missed)
+        if self._missed and root.requires_grad:
+            p = [self._network.leaves[name] for name in self._missed]
+            plain = batched_grad([root], p, [rows], Way(mapped=False))
+            for name, g in zip(self._missed, plain, strict=True):
+                if g is not None:
+                    found[name] = g.detach().reshape(len(rows), -1)
+        return found
 
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
@@ -202,14 +222,17 @@ class Capture:
             self._data[i] = X if X is None else self._placement.by_sample(i, X, 0)
         return self._data[i], in_precision(self._placement.by_sample(i, read.arrange(G), 1), read)
 
-    def _formed(self, rows: Array) -> dict[str, list[Use]]:
+    def _formed(self, rows: Array, root: Array | None = None) -> dict[str, list[Use]]:
         """Jacobians of parameters on their own: a reverse pass for each output of a sample."""
         names, N, M = list(self._missed), self.samples, len(rows)
         if not names:
             return {}
         p = [self._network.leaves[name] for name in names]
         at_once = max(1, self.bytes_at_once // (8 * M * N * max(1, self.numbers)))
-        y, way = self._end
+        end, way = self._end
+        y = end if root is None else root
+        if not y.requires_grad:
+            return {name: [] for name in names}
         parts: list[list[Array]] = [[] for _ in names]
         for low in range(0, N, at_once):
             n = range(low, min(low + at_once, N))
@@ -221,7 +244,7 @@ class Capture:
             found = batched_grad([y], p, [one], way)
             if way.mapped and not self._sums_up(y, p, one, found):
                 way = Way(False, way.graph)
-                self._end = y, way
+                self._end = end, way
                 found = batched_grad([y], p, [one], way)
             for leaf, g, part in zip(p, found, parts, strict=True):
                 g = rows.new_zeros(len(n), M, leaf.numel()) if g is None else g

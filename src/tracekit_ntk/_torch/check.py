@@ -49,11 +49,11 @@ class Check:
         unlike = dict.fromkeys(compress(far, differ), checks.DISAGREES)
         return dict.fromkeys(unseen, "read where nothing was seen") | failed | unlike
 
-    def gradients(self, grads: Sequence[Array | None]) -> dict[str, Array]:
+    def gradients(self, grads: Sequence[Array | None], missed: Collection[str]) -> dict[str, Array]:
         """What the factors of each parameter sum up to, (rows, size)."""
         return {
             name: _gradient([self._noted.whole_use(parts) for parts in kinds], self._sizes[name])
-            for name, kinds in self._noted.by_kind(grads, ()).items()
+            for name, kinds in self._noted.by_kind(grads, missed).items()
         }
 
     def agree(self, truth: Mapping[str, Array], made: Mapping[str, Array]) -> bool:

@@ -120,7 +120,7 @@ _PRODUCTS = (linear, matmul, addmm)
 
 
 def _is_row(bias: Array, outputs: int) -> bool:
-    return bias.numel() == bias.shape[-1] == outputs and bias.stride(-1) == 1
+    return bool(bias.numel() == bias.shape[-1] == outputs and bias.stride(-1) == 1)
 
 
 def _moved(
@@ -152,7 +152,7 @@ class Found:
     """A network's head, as its run shows it: not yet held to anything."""
 
     def __init__(self, last: Last, samples: int, graph: bool) -> None:
-        self.edges, (weight, bias), (factor, by) = last.edges, last.own, last.factors
+        (weight, bias), (factor, by) = last.own, last.factors
         with torch.set_grad_enabled(graph or last.given.requires_grad):
             flat, rows = last.given.reshape(-1, last.given.shape[-1]), last.rows
             flat = flat if rows is None else flat[rows.reshape(-1)]
@@ -174,6 +174,11 @@ class Found:
         if bias is not None:
             start = int(bias.storage_view.storage_offset())
             self.bias = OwnBias(bias.name, start, by * bias.scale)
+
+    @property
+    def parts(self) -> list[OwnWeight | OwnBias]:
+        """The parameters of the head."""
+        return [part for part in (self.own, self.bias) if part is not None]
 
 
 class Body:
