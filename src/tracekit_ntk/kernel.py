@@ -19,6 +19,7 @@ from ._kernel import (
     factored_ntk,
     in_chunks,
     jacobian_contraction,
+    kernel_of_head,
     ntk_diagonal,
     ntk_norm,
     ntk_trace,
@@ -222,7 +223,10 @@ def _as_one(f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any) -> Prep
     def kernel(axes: OutputAxes, chunk_size: int | None) -> Array:
         if second is first:
             every = OutputAxes(first.output_shape, (), (), tuple(range(len(first.output_shape))))
-            K = in_chunks(first, first, every, chunk_of(first, chunk_size, BYTES_KEPT), params)
+            if (head := first.head) is not None:
+                K = kernel_of_head(head, head, every, chunk_size, params)
+            else:
+                K = in_chunks(first, first, every, chunk_of(first, chunk_size, BYTES_KEPT), params)
         else:
             K = gram(first.uses(0, first.outputs), second.uses(0, second.outputs), Form())
             K = zeros(params, (first.outputs, second.outputs)) if K is None else K

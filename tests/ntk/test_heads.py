@@ -14,7 +14,7 @@ import tracekit as tk
 import tracekit_ntk as tkn
 from tracekit_ntk._backend import capture
 from tracekit_ntk._factors import Head, Seen
-from tracekit_ntk._kernel.exact import trace_of_seen
+from tracekit_ntk._kernel import trace_of_seen
 from tracekit_ntk.kernel import (
     explain,
     jacobian_contraction,
@@ -237,6 +237,7 @@ def test_chunks_and_whole_batches(world: World, name: str) -> None:
     close(ntk_norm(f, params, x, chunk_size=2), np.linalg.norm(K))
     made = kernel(f, params, x, x2, trace_axes=1, chunk_size=2)
     close(made, kernel(f, params, x, x2, trace_axes=1))
+    close(kernel(f, params, x, whole=True).reshape(K.shape), K)
     close(ntk_trace(f, params, x, whole=True), diagonal.sum())
     close(ntk_norm(f, params, x, whole=True), np.linalg.norm(K))
     close(ntk_diagonal(f, params, x, whole=True), diagonal.reshape(f(params, x).shape))
@@ -377,6 +378,47 @@ def test_a_head_that_is_told_wrongly_is_not_believed(
     if world.xp is not world.lib:
         g = lambda p, ids: f(p, ids)[:, :2]  # noqa: E731
     assert capture(g, turned, x).head is None
+
+
+def spellings(world: World) -> dict[str, Callable[[Any, Any], Array]]:
+    xp, lib, last = world.xp, world.lib, world.array([2, 0])
+
+    def body(p: Any, ids: Array) -> Array:
+        return xp.tanh(p["E"][ids] @ p["M"])
+
+    if xp is not lib:
+        return {
+            "mapped": lib.vmap(lambda p, ids: p["W"].T @ body(p, ids)[0] + p["b"], (None, 0)),
+            "einsum": lambda p, ids: xp.einsum("nsd,do->nso", body(p, ids), p["W"]) + p["b"],
+            "compiled": lib.jit(lambda p, ids: (body(p, ids) @ p["W"] + p["b"])[:, 0]),
+            "turned": lambda p, ids: xp.swapaxes(xp.swapaxes(body(p, ids), 0, 1) @ p["W"], 0, 1),
+            "reversed": lambda p, ids: (body(p, ids) @ p["W"])[:, ::-1] + p["b"],
+        }
+    F = lib.nn.functional
+
+    def flat(p: Any, ids: Array) -> Array:
+        return F.linear(body(p, ids).flatten(0, 1), p["W"].t()).unflatten(0, (len(ids), -1))
+
+    return {
+        "linear": lambda p, ids: F.linear(body(p, ids), p["W"].t(), p["b"]),
+        "addmm": lambda p, ids: lib.addmm(p["b"], body(p, ids)[:, 0], p["W"], beta=2, alpha=3),
+        "in place": lambda p, ids: (body(p, ids) @ (p["W"] * 2)).add_(p["b"]),
+        "chosen": lambda p, ids: (body(p, ids) @ p["W"] + p["b"])[lib.arange(2), last],
+        "turned": lambda p, ids: (body(p, ids).transpose(0, 1) @ p["W"]).transpose(0, 1),
+        "flat": flat,
+            0, (2, -1)
+        ),
+    }
+
+
+def test_other_spellings(world: World) -> None:
+    params = {name: world.large[name] for name in ("E", "M", "W", "b")}
+    for name, f in spellings(world).items():
+        assert capture(f, params, world.ids).head is not None, name
+        K = np.asarray(kernel(f, params, world.ids, implementation=jacobian_contraction))
+        close(kernel(f, params, world.ids), K)
+        size = int(np.prod(K.shape[2 : 2 + (K.ndim - 2) // 2]))
+        close(ntk_trace(f, params, world.ids), np.einsum("nnoo->", K.reshape(2, 2, size, size)))
 
 
 def test_it_compiles(world: World) -> None:

@@ -1,9 +1,19 @@
 """Kernels, and exact numbers and operators made of factors."""
 
 from .chunks import in_chunks
-from .exact import captured, diagonal_of, from_factors, ntk_diagonal, ntk_norm, ntk_trace, trace_of
+from .exact import (
+    captured,
+    diagonal_of,
+    from_factors,
+    ntk_diagonal,
+    ntk_norm,
+    ntk_trace,
+    trace_of,
+    trace_of_seen,
+)
 from .explain import explain
 from .factored_ntk import factored_ntk
+from .head import kernel_of_head
 from .implementations import (
     jacobian_contraction,
     ntk_vector_products,
@@ -23,6 +33,7 @@ __all__ = [
     "from_factors",
     "in_chunks",
     "jacobian_contraction",
+    "kernel_of_head",
     "ntk_diagonal",
     "ntk_norm",
     "ntk_trace",
@@ -30,5 +41,6 @@ __all__ = [
     "reduced",
     "structured_derivatives",
     "trace_of",
+    "trace_of_seen",
     "zeros",
 ]
