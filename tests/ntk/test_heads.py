@@ -406,8 +406,6 @@ def spellings(world: World) -> dict[str, Callable[[Any, Any], Array]]:
         "chosen": lambda p, ids: (body(p, ids) @ p["W"] + p["b"])[lib.arange(2), last],
         "turned": lambda p, ids: (body(p, ids).transpose(0, 1) @ p["W"]).transpose(0, 1),
         "flat": flat,
-            0, (2, -1)
-        ),
     }
 
 
