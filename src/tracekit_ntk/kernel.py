@@ -114,7 +114,9 @@ def kernel(
     outputs gives for all samples and parameters: its Jacobian is not formed. Memory, in numbers:
     the kernel three times over, the factors ``N C (X + G)`` for a chunk of C outputs, and at most
     16.8 million of intermediate arrays, for which samples are taken in tiles. The kernel can be
-    differentiated; in PyTorch where a parameter or an input requires a gradient.
+    differentiated; in PyTorch where a parameter or an input requires a gradient. Where f ends in a
+    linear map W from d features to O > d outputs, the kernel is ``W K' W^H`` with K' that of the
+    features, from d cotangents, and what the map's own parameters add.
 
     Where several processes hold samples, ``kernel(f, params, own, all)`` gives each its rows of the
     kernel, and no process waits for another; `ntk` with a `layout` needs no other's samples.

@@ -78,8 +78,10 @@ def ntk_trace(
     with S positions, d inputs and w outputs costs ``N O w`` for S = 1 and otherwise the least of
     ``N S^2 (d + O w)`` and ``N O S d w``, after one batched reverse pass over the O outputs.
     Outputs that cannot see some of the positions, as in recurrent networks, are not charged for
-    them. In PyTorch f runs twice, and two plain reverse passes check what was recorded. The trace
-    can be differentiated where a parameter or an input requires a gradient.
+    them. Where f ends in a linear map from d features to O > d outputs, such as the head of a
+    language model, d cotangents of the features are pulled back in place of O; 2 d where that map
+    is differentiated by. In PyTorch f runs twice, and two plain reverse passes check what was
+    recorded. The trace can be differentiated where a parameter or an input requires a gradient.
 
     Examples
     --------
@@ -182,7 +184,8 @@ def ntk_norm(
     Notes
     -----
     Costs what the kernel costs, of which only the upper triangle is computed, tile by tile: the
-    kernel is never there as a whole.
+    kernel is never there as a whole. Where f ends in a linear map from d features to O > d outputs,
+    that of the features is what it costs, if nothing is differentiated by the map.
 
     Examples
     --------
