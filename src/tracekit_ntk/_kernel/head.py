@@ -86,7 +86,7 @@ def traces_of_head(
             K = gram(u, v, Form(1, high - low, paired=True))
             if K is not None:
                 yield key, sum_of(K)
-        tied = row_ties(head, b, basis, low)  # type: ignore[arg-type]
+        tied = row_ties(head, b, basis, low)
         if tied is not None:
             yield head.own.name if per_parameter else "", sum_of(tied)  # type: ignore[union-attr]
     for name, squares in lengths(head).items():
@@ -166,8 +166,8 @@ def kernel_of_head(
     """The kernel between outputs of two batches, (N1, N2, D, R, R)."""
     xp, W, last = namespace(first.weight), first.weight, len(axes.shape) - 1
     shape, d = (*axes.shape[:-1], first.width), first.width
-    kinds = (tuple(a for a in kind if a != last) for kind in axes[1:4])
-    places = OutputAxes(axes.shape[:-1], *kinds, axes.paired)
+    diagonal, over, rest = (tuple(a for a in kind if a != last) for kind in axes[1:4])
+    places = OutputAxes(axes.shape[:-1], diagonal, over, rest, axes.paired)
     crossed = OutputAxes(
         shape, places.diagonal, places.traced, (*places.crossed, last), axes.paired
     )

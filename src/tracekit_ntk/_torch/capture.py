@@ -133,13 +133,14 @@ class Capture:
 
     def _holds(self, head: Head, given: Array) -> bool:
         """Whether head and body make the gradients that all factors do, which are right."""
-        rows = self._cotangents.rows
+        rows, d = self._cotangents.plain, head.width
         truth = self._summed(self._network.output, rows)
         made = self._summed(given, rows @ head.weight.detach().conj())
-        V = rows.reshape(len(rows), self.samples, -1, head.outputs).transpose(0, 1)
-        for name, uses in head.direct(V.conj()).items():
+        V = rows.reshape(1, len(rows), -1, head.outputs)
+        whole = replace(head, features=head.features.detach().reshape(1, -1, d))
+        for name, uses in whole.direct(V.conj()).items():
             for use in uses:
-                J = pad(use.dense(), use.start, self.sizes[name]).sum(0).detach()
+                J = pad(use.dense(), use.start, self.sizes[name])[0]
                 made[name] = made[name] + J if name in made else J
         return self._check.agree(truth, made)
 
