@@ -15,7 +15,6 @@ from tracekit._arrays import Array
 from .._factors import OwnBias, OwnWeight, Use
 from .reads import Call, TrackedView, layout
 from .reverse import Edge, edge_of
-from .rules import COPIES, RULES, VIEWS, added, addmm, linear, matmul
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +42,22 @@ class Last:
 
 
 class Ending:
-    """Follows the last linear operation of a run to its output."""
+    """Follows the last linear operation of a run to its output.
 
-    def __init__(self, seen: dict[int, TrackedView]) -> None:
-        self._seen = seen
+    Which rule an operation follows is told by its name; `views` and `copies` are operations that
+    but show or copy entries.
+    """
+
+    def __init__(
+        self, seen: dict[int, TrackedView], rules: dict[Any, Any], views: set[Any], copies: set[Any]
+    ) -> None:
+        self._seen, self._views, self._copies = seen, views, copies
+        self._names = {func: rule.__name__ for func, rule in rules.items()}
         self.last: Last | None = None
 
     def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """See an operation and what it gave."""
-        rule, last = RULES.get(func), self.last
+        rule, last = self._names.get(func), self.last
         if not isinstance(out, torch.Tensor) or not out.requires_grad:
             return
         if is_functorch_wrapped_tensor(out):
@@ -60,11 +66,15 @@ class Ending:
             self.last = self._product(rule, Call(args, kwargs, out))
         elif last is not None and any(a is last.out for a in args):
             self.last = None
-            if rule is added and len(args) == 2 and not kwargs and out.shape == last.out.shape:
+            if rule == "added" and len(args) == 2 and not kwargs and out.shape == last.out.shape:
                 other = args[1] if args[0] is last.out else args[0]
                 self.last = self._with_bias(last, other, 1.0, out)
-            elif func in VIEWS and args[0] is last.out and out.dtype == last.out.dtype:
-                self.last = _moved(last, func, args[1:], kwargs, out)
+            elif func in self._views and args[0] is last.out and out.dtype == last.out.dtype:
+                self.last = (
+                    replace(last, out=out, edges=(*last.edges, edge_of(out)))
+                    if func in self._copies and out.shape == last.out.shape
+                    else _moved(last, func, args[1:], kwargs, out)
+                )
 
     def at(self, y: Array) -> Last | None:
         """That operation, if a network's output is what was made of it."""
@@ -74,11 +84,11 @@ class Ending:
         whole = last.given_at is None or last.given_at == edge_of(last.given)
         return last if whole else None  # else changed in place after it was read
 
-    def _product(self, rule: Any, call: Call) -> Last | None:
-        if rule is linear:
+    def _product(self, rule: str, call: Call) -> Last | None:
+        if rule == "linear":
             got = call.bind("input weight bias")
             x, weight, bias, factors = got["input"], got["weight"], got.get("bias"), (1.0, 1.0)
-        elif rule is addmm:
+        elif rule == "addmm":
             got = call.bind("input mat1 mat2")
             x, weight, bias = got["mat1"], got["mat2"], got["input"]
             factors = float(got.get("alpha", 1)), float(got.get("beta", 1))
@@ -88,17 +98,17 @@ class Ending:
         if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or x.ndim < 2:
             return None
         own, out = self._seen.get(id(weight)), call.out
-        d, O = weight.shape[:: -1 if rule is linear else 1]  # noqa: E741
+        d, O = weight.shape[:: -1 if rule == "linear" else 1]  # noqa: E741
         if d >= O or (own is None and weight.requires_grad):
             return None
         if not x.dtype == weight.dtype == out.dtype or out.shape != (*x.shape[:-1], O):
             return None
         with torch.enable_grad():
-            W = weight if rule is linear else weight.t()
+            W = weight if rule == "linear" else weight.t()
             W = W if factors[0] == 1 else W * factors[0]
         at = edge_of(x) if x.requires_grad else None
         last = Last(
-            x, at, W, rule is linear, None, (own, None), (factors[0], 1.0), out, (edge_of(out),)
+            x, at, W, rule == "linear", None, (own, None), (factors[0], 1.0), out, (edge_of(out),)
         )
         return last if bias is None else self._with_bias(last, bias, factors[1], out)
 
@@ -116,7 +126,7 @@ class Ending:
         )  # fmt: skip
 
 
-_PRODUCTS = (linear, matmul, addmm)
+_PRODUCTS = ("linear", "matmul", "addmm")
 
 
 def _is_row(bias: Array, outputs: int) -> bool:
@@ -130,21 +140,20 @@ def _moved(
     O, rows = last.outputs, last.rows  # noqa: E741
     if out.shape[-1:] != (O,):
         return None
-    if func not in COPIES:
-        if rows is None:
-            lead = last.out.shape[:-1]
-            rows = torch.arange(prod(lead), device=out.device).reshape(lead)
-        numbers = rows[..., None].expand(last.out.shape)
-        every = torch.arange(O, device=out.device)
-        columns = every.expand(last.out.shape)
-        try:
-            with torch.no_grad():
-                numbers, columns = (func(t, *args, **kwargs) for t in (numbers, columns))
-        except RuntimeError:  # a view of memory that is laid out otherwise
-            return None
-        if numbers.shape != out.shape or bool((columns != every).any()):
-            return None
-        rows = numbers[..., 0]
+    if rows is None:
+        lead = last.out.shape[:-1]
+        rows = torch.arange(prod(lead), device=out.device).reshape(lead)
+    numbers = rows[..., None].expand(last.out.shape)
+    every = torch.arange(O, device=out.device)
+    columns = every.expand(last.out.shape)
+    try:
+        with torch.no_grad():
+            numbers, columns = (func(t, *args, **kwargs) for t in (numbers, columns))
+    except RuntimeError:  # a view of memory that is laid out otherwise
+        return None
+    if numbers.shape != out.shape or bool((columns != every).any()):
+        return None
+    rows = numbers[..., 0]
     return replace(last, out=out, edges=(*last.edges, edge_of(out)), rows=rows)
 
 

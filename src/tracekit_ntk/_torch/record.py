@@ -169,7 +169,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         self.versions: list[tuple[Array, int]] = []
         self._seen: dict[int, TrackedView] = {}
         self._events: list[tuple[TrackedView, Any]] = []
-        self.ending = Ending(self._seen)
+        self.ending = Ending(self._seen, RULES, VIEWS, COPIES)
         for name, p in params.items():
             if p.numel() == 0:
                 continue
