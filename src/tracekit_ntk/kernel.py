@@ -21,6 +21,7 @@ from ._kernel import (
     factored_ntk,
     in_chunks,
     jacobian_contraction,
+    kernel_of_head,
     ntk_diagonal,
     ntk_norm,
     ntk_trace,
@@ -124,7 +125,9 @@ def kernel(
     outputs gives for all samples and parameters: its Jacobian is not formed. Memory, in numbers:
     the kernel three times over, the factors ``N C (X + G)`` for a chunk of C outputs, and at most
     16.8 million of intermediate arrays, for which samples are taken in tiles. The kernel can be
-    differentiated; in PyTorch where a parameter or an input requires a gradient.
+    differentiated; in PyTorch where a parameter or an input requires a gradient. Where f ends in a
+    linear map W from d features to O > d outputs, the kernel is ``W K' W^H`` with K' that of the
+    features, from d cotangents, and what the map's own parameters add.
 
     Where several processes hold samples, ``kernel(f, params, own, all)`` gives each its rows of the
     kernel, and no process waits for another; `ntk` with a `layout` needs no other's samples.
@@ -212,7 +215,10 @@ def _as_one(f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any) -> Prep
     def kernel(axes: OutputAxes, chunk_size: int | None) -> Array:
         if second is first:
             every = OutputAxes(first.output_shape, (), (), tuple(range(len(first.output_shape))))
-            K = in_chunks(first, first, every, chunk_of(first, chunk_size, BYTES_KEPT), params)
+            if (head := first.head) is not None:
+                K = kernel_of_head(head, head, every, chunk_size, params)
+            else:
+                K = in_chunks(first, first, every, chunk_of(first, chunk_size, BYTES_KEPT), params)
         else:
             K = gram(first.uses(0, first.outputs), second.uses(0, second.outputs), Form())
             K = zeros(params, (first.outputs, second.outputs)) if K is None else K

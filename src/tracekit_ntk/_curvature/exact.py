@@ -10,7 +10,7 @@ from tracekit._arrays import Array, device_of, namespace
 from .._backend import adapter, capture
 from .._factors import spans
 from .._kernel import chunk_of, trace_of
-from ..factors import Capture
+from ..factors import Factored
 from .roots import Weighted, roots_of
 from .squares import squared_entries
 
@@ -138,7 +138,7 @@ def ggn_diagonal(
     return adapter(params).unflatten(params, shaped)
 
 
-def flat_diagonals(found: Capture, leaves: list[Array], chunk_size: int | None) -> list[Array]:
+def flat_diagonals(found: Factored, leaves: list[Array], chunk_size: int | None) -> list[Array]:
     """The diagonal of ``J^T J``, (size,) for each parameter."""
     totals: dict[str, Array] = {}
     for low, high in spans(found.outputs, chunk_of(found, chunk_size)):

@@ -14,7 +14,7 @@ from tracekit._arrays import Array, namespace
 from .._backend import adapter, with_inputs
 from .._derivatives import KnownQuantity, gram_in_chunks, operator
 from .._kernel import captured, trace_of
-from ..factors import Capture
+from ..factors import Factored
 from .exact import flat_diagonals
 from .roots import SampleRoots, Weighted, label_roots, roots_of
 
@@ -196,7 +196,7 @@ def _operator(
 
 
 def _exact(
-    found: Capture, params: Any, chunk_size: int | None, dtype: Any
+    found: Factored, params: Any, chunk_size: int | None, dtype: Any
 ) -> dict[str, KnownQuantity]:
     leaves = [leaf for _, leaf in adapter(params).leaves(params)]
 

@@ -107,6 +107,8 @@ class SampleRoots:
 class Weighted:
     """The capture of ``S^T f(x)``, S held fixed: the trace of its kernel is that of the GGN."""
 
+    head = None
+
     def __init__(self, found: Capture, roots: SampleRoots) -> None:
         self._found, self._roots = found, roots
         self.samples, self.numbers, self.sizes = found.samples, found.numbers, found.sizes
@@ -114,20 +116,9 @@ class Weighted:
         self.output_shape: tuple[int, ...] = (roots.count,)
 
     @property
-    def output(self) -> Array:
-        """``S^T f(x)``, (N, R)."""
-        y = self._found.output
-        flat = self._roots.adjoint_product(namespace(y).reshape(y, (-1, 1)))
-        return namespace(y).reshape(flat, (self.samples, self.outputs))
-
-    @property
     def report(self) -> list[tuple[str, str, int, str]]:
         """Every read of the network."""
         return self._found.report
-
-    def outline(self) -> dict[str, list[Use]]:
-        """Uses of one output, by their shapes alone."""
-        return self._found.outline()
 
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """All uses of every parameter, for columns start to stop: here cotangents meet factors."""

@@ -1,7 +1,20 @@
 """Jacobians in factored form, on any array library."""
 
-from .contraction_orders import Order, cheapest, orders
+from .contraction_orders import Order, cheapest, orders, sized
 from .contractions import NUMBERS_AT_ONCE, Form
+from .head import (
+    Head,
+    Mixed,
+    OwnBias,
+    OwnWeight,
+    Seen,
+    grams,
+    hot,
+    is_alone,
+    lengths,
+    met,
+    row_ties,
+)
 from .tiles import Uses, gram, overlap, permuted, spans, tiles
 from .uses import (
     Dense,
@@ -21,9 +34,14 @@ __all__ = [
     "NUMBERS_AT_ONCE",
     "Dense",
     "Form",
+    "Head",
     "Lookup",
+    "Mixed",
     "Order",
     "Outer",
+    "OwnBias",
+    "OwnWeight",
+    "Seen",
     "Shared",
     "Use",
     "Uses",
@@ -31,10 +49,17 @@ __all__ = [
     "cotangent",
     "dense",
     "gram",
+    "grams",
+    "hot",
+    "is_alone",
+    "lengths",
+    "met",
     "orders",
     "overlap",
     "pad",
     "permuted",
+    "row_ties",
+    "sized",
     "spans",
     "stack",
     "take_samples",

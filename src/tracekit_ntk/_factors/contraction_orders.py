@@ -23,7 +23,7 @@ from .contractions import (
     outside_in,
     squares,
 )
-from .uses import Dense, Lookup, Outer, Use, pad
+from .uses import Dense, Lookup, Outer, Use, cotangent, pad, with_cotangent
 
 
 class Sizes(NamedTuple):
@@ -126,6 +126,19 @@ class Order(NamedTuple):
 def contract(a: Use, b: Use, form: Form) -> Array:
     """The part of the kernel that two uses of one parameter make, by the cheapest order."""
     return cheapest(orders(a, b, form)).run(a, b, form)
+
+
+class _Sizes(NamedTuple):
+    """Stands for an array of which the shape alone is asked."""
+
+    shape: tuple[int, ...]
+
+
+def sized(use: Use, outputs: int) -> Use:
+    """The same use with so many outputs, of which nothing but the work can be told."""
+    G = cotangent(use)
+    made: Any = _Sizes((G.shape[0], outputs, *G.shape[2:]))
+    return with_cotangent(use, made)
 
 
 def cheapest(found: Sequence[Order]) -> Order:

@@ -26,7 +26,7 @@ from .._derivatives import (
     over_batches,
     over_processes,
 )
-from .._kernel import captured, diagonal_of, fits, kernel_cost, matrix_of, norm_of, trace_of
+from .._kernel import captured, diagonal_of, fits, kernel_cost, matrix_of, norm_of_one, trace_of
 from ..factors import Capture
 
 
@@ -364,7 +364,7 @@ def _crossed(
 ) -> dict[str, KnownQuantity]:
     """What is known of the kernel between samples, where one process holds them all."""
     cost = cache(partial(kernel_cost, found, chunk_size))
-    norm = partial(norm_of, [(found, found)], params, chunk_size)
+    norm = partial(norm_of_one, found, params, chunk_size)
     known = {"norm": KnownQuantity(norm, cost, "ntk_norm")}
     if fits(found, itemsize(J.dtype, J.xp)):
         matrix = partial(matrix_of, found, params, chunk_size, J.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -15,9 +15,10 @@ from jax.tree_util import tree_flatten, tree_map
 from tracekit._arrays import Array, is_traced
 
 from .._derivatives import checks
-from .._factors import Dense, Use, stack
+from .._factors import Dense, Head, Use, is_alone, stack
 from .derivatives import detached, inputs, traced_batch, traced_whole
 from .derivatives import leaves as named_leaves
+from .head import find_head, named
 from .interpreter import find_reads, perturbed
 from .programs import Traced, keep, replaced, reverses, wide
 from .reads import Loop, Read, each_read, zeros
@@ -85,22 +86,21 @@ def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = 
         replaced(key, plan)
     if slow:
         checks.slow({names[k]: checks.DISAGREES for k in sorted(slow)})
-    return Capture(plan, names, leaves, one.consts, x)
+    return Capture(plan, names, own)
 
 
 class Capture:
     """A function's Jacobian at one point, in factors; see `factors.Capture`."""
 
-    def __init__(
-        self, plan: Plan, names: list[str], leaves: list[Array], consts: list[Array], x: list[Array]
-    ) -> None:
-        self._plan, self._leaves, self._consts = plan, leaves, consts
+    def __init__(self, plan: Plan, names: list[str], own: Values) -> None:
+        self._plan, self._names, self._own = plan, names, own
+        self._leaves, self._consts, x = own.leaves, own.apart, own.x
         self._x = [part[None] for part in x] if plan.whole else x
         self.samples = len(self._x[0]) if self._x else 1
         self.output_shape = tuple(plan.output.shape)
         self.outputs = math.prod(self.output_shape)
-        self.dtype = wide(plan.output, *leaves)
-        self.sizes = {name: leaf.size for name, leaf in zip(names, leaves, strict=True)}
+        self.dtype = wide(plan.output, *own.leaves)
+        self.sizes = {name: leaf.size for name, leaf in zip(names, own.leaves, strict=True)}
         self.numbers = plan.numbers
         self.bytes_at_once = 2**24 if plan.loops else 2**27  # scans are fastest within the cache
         self._steps: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
@@ -131,15 +131,35 @@ class Capture:
         return dict(zip(self.sizes, found, strict=True))
 
     def combined(self, V: Array) -> dict[str, list[Use]]:
-        """The factors of k combinations ``V^H y`` of each sample's own outputs, V (N, O, k)."""
+        """The factors of k combinations ``V^H y`` of each sample's own outputs, V (N, O, k).
+
+        Or (1, O, k) of combinations that all samples share.
+        """
         columns = jnp.moveaxis(jnp.conj(V), 2, 1).astype(self._plan.output.dtype)
-        columns = columns.reshape(self.samples, -1, *self.output_shape)
-        found = self._plan.uses(self._leaves, self._consts, self._x, columns, (), each=True)
+        columns = columns.reshape(len(V), -1, *self.output_shape)
+        each = len(V) == self.samples
+        columns = columns if each else columns[0]
+        found = self._plan.uses(self._leaves, self._consts, self._x, columns, (), each=each)
         return dict(zip(self.sizes, found, strict=True))
 
     def outline(self) -> dict[str, list[Use]]:
         """Uses for all outputs, as shapes alone."""
         return jax.eval_shape(lambda: self.uses(0, self.outputs))  # type: ignore[no-any-return]
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The linear map with more outputs than inputs that the function ends in, if it does."""
+        plan, names = self._plan, self._names
+        if not plan.has_head(self._own):
+            return None
+        found, body, own = plan.head, plan.body, self._own
+        below = Capture(body, names, own._replace(apart=[*own.apart, found.rows]))
+        h = body.outputs(self._leaves, below._consts, self._x)
+        one = jax.eval_shape(lambda x: body.one_output(self._leaves, below._consts, x), self._x)
+        W, h = found.weight(self._consts, self._leaves), h.reshape(self.samples, -1, h.shape[-1])
+        parts, one = named(found, names), dict(zip(names, one, strict=True))
+        made = Head(below, W, h, *parts, one)
+        return made if is_alone(made) else None
 
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
@@ -163,13 +183,17 @@ class Plan:
         How many of the arguments are parameters.
     apart : frozenset of int
         Parameters that are differentiated by on their own, whatever reads them.
+    whole : bool, optional
+        Whether the batch is the sample, where the functions do not tell.
     """
 
     def __init__(
-        self, batch: Traced, one: Traced, parameters: int, apart: frozenset[int] = frozenset()
-    ) -> None:
+        self, batch: Traced, one: Traced, parameters: int, apart: frozenset[int] = frozenset(),
+        whole: bool | None = None,
+    ) -> None:  # fmt: skip
         self.batch, self.one, self.parameters, self.apart = batch, one, parameters, apart
-        self.whole, self.tried = one is batch, False
+        self.whole, self.tried = one is batch if whole is None else whole, False
+        self._head_holds: bool | None = None
         self.output = one.output
         self.reads = find_reads(one, parameters, apart)
         slots = dict(enumerate(self.reads.slots))
@@ -183,7 +207,7 @@ class Plan:
         sweep = self._forward if self.while_loop else self._reverse
         self._sweep = jax.jit(sweep, static_argnames=("steps", "each"))
         self._reached = jax.jit(self._reach)
-        self.outputs = jax.jit(jax.vmap(self._run, (None, None, 0)))
+        self._values = jax.jit(jax.vmap(self._run, (None, None, 0)))
         self._trials = Trials(batch, self._apart, whole=self.whole, reverse=not self.while_loop)
 
     def check(self, own: Values, names: Sequence[str]) -> set[int]:
@@ -200,6 +224,37 @@ class Plan:
             checks.holomorphic(cplx and self._trials.holomorphic(own, first=first))
         self.tried = self.tried or not bad
         return bad
+
+    @cached_property
+    def head(self) -> Any:
+        """The head that the equations of one sample show."""
+        if self.apart or self.while_loop or self.both_parts:
+            return None
+        return find_head(self.one, self.parameters)
+
+    @cached_property
+    def body(self) -> Plan:
+        """The plan of what the head is given."""
+        return Plan(self.batch, self.head.features, self.parameters, whole=self.whole)
+
+    def has_head(self, own: Values) -> bool:
+        """Whether there is a head, which with its body makes the gradients of the batch."""
+        if self.head is None:
+            return False
+        if self._head_holds is None:
+            trials = Trials(self.batch, self._through_head, whole=self.whole)
+            names = [str(k) for k in range(self.parameters)]
+            self._head_holds = not trials.disagreeing(own, names, first=True)
+        return self._head_holds
+
+    def outputs(self, leaves: list[Array], consts: list[Array], x: Any) -> Array:
+        """The outputs of the samples one by one."""
+        return self._values(leaves, consts, x)
+
+    def one_output(self, leaves: list[Array], consts: list[Array], x: Any) -> list[list[Use]]:
+        """All uses of each parameter by the first output."""
+        columns = jnp.zeros((1, *self.output.shape), self.output.dtype)
+        return self._reverse(leaves, consts, x, columns)
 
     def uses(
         self, leaves: list[Array], consts: list[Array], x: Any, columns: Array,
@@ -331,6 +386,25 @@ class Plan:
             return jax.vmap(lambda x: self._run(leaves, consts, x))(x), []
         ys, found = self._outputs_and_uses(leaves, consts, x, cotangent[:, None], (), True)
         return ys, [gradient(uses, leaf) for uses, leaf in zip(found, leaves, strict=True)]
+
+    def _through_head(
+        self, leaves: list[Array], consts: list[Array], x: Any, cotangent: Array
+    ) -> tuple[Array, list[Array]]:
+        """The same as `_apart`, by way of the head and its body."""
+        if self.whole:
+            x, cotangent = [part[None] for part in x], cotangent[None]
+        found, names = self.head, range(self.parameters)
+        W = found.weight(consts, leaves)
+        hs, uses = self.body._outputs_and_uses(
+            leaves, [*consts, found.rows], x, jnp.matmul(cotangent, W)[:, None], (), True
+        )
+        h = hs.reshape(len(hs), -1, W.shape[1])
+        parts = named(found, names)
+        head = Head(None, W, h, *parts, {})
+        own = head.direct(cotangent.reshape(len(hs), 1, -1, len(W)))
+        every = [[*some, *own.get(k, [])] for k, some in zip(names, uses, strict=True)]  # type: ignore[call-overload]
+        ys = jax.vmap(lambda x: self._run(leaves, consts, x))(x)
+        return ys, [gradient(some, leaf) for some, leaf in zip(every, leaves, strict=True)]
 
     def _no_reverse(self) -> bool:
         consts, args = self.one.shapes

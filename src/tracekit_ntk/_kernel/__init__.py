@@ -1,12 +1,23 @@
 """Kernels, and exact numbers and operators made of factors."""
 
+from .chunks import in_chunks
 from .cotangents import cotangent_columns, of_each
-from .exact import captured, diagonal_of, from_factors, ntk_diagonal, ntk_norm, ntk_trace, trace_of
+from .exact import (
+    captured,
+    diagonal_of,
+    from_factors,
+    norm_of_one,
+    ntk_diagonal,
+    ntk_norm,
+    ntk_trace,
+    trace_of,
+    trace_of_seen,
+)
 from .explain import explain
 from .factored_ntk import factored_ntk
+from .head import kernel_of_head
 from .implementations import (
     combined,
-    in_chunks,
     jacobian_contraction,
     ntk_vector_products,
     structured_derivatives,
@@ -40,9 +51,11 @@ __all__ = [
     "in_chunks",
     "jacobian_contraction",
     "kernel_cost",
+    "kernel_of_head",
     "matrix_of",
     "matrix_of_samples",
     "norm_of",
+    "norm_of_one",
     "ntk_diagonal",
     "ntk_norm",
     "ntk_trace",
@@ -51,6 +64,7 @@ __all__ = [
     "reduced",
     "structured_derivatives",
     "trace_of",
+    "trace_of_seen",
     "unfolded",
     "zeros",
 ]

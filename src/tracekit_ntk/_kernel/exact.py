@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from tracekit._arrays import Array, namespace, real
+from tracekit._arrays import Array, is_differentiated, namespace, real
 
 from .._backend import adapter, capture, shared
 from .._derivatives import agreed
-from .._factors import Form, Uses, gram, spans
-from ..factors import Capture
+from .._factors import Form, Seen, Uses, gram, spans
+from ..factors import Capture, Factored
 from .batches import captures, joined, pairs
-from .norms import norm_of, parts, total, tree_of, wide_sum
+from .head import diagonals_of_head, is_shorter, squares_of_head, traces_of_head
+from .norms import norm_of
 from .output_axes import chunk_of, zeros
+from .sums import parts_of, root_of, sum_of, total_of, tree_of
 
 
 def ntk_trace(
@@ -82,8 +84,10 @@ def ntk_trace(
     with S positions, d inputs and w outputs costs ``N O w`` for S = 1 and otherwise the least of
     ``N S^2 (d + O w)`` and ``N O S d w``, after one batched reverse pass over the O outputs.
     Outputs that cannot see some of the positions, as in recurrent networks, are not charged for
-    them. In PyTorch f runs twice, and two plain reverse passes check what was recorded. The trace
-    can be differentiated where a parameter or an input requires a gradient.
+    them. Where f ends in a linear map from d features to O > d outputs, such as the head of a
+    language model, d cotangents of the features are pulled back in place of O; 2 d where that map
+    is differentiated by. In PyTorch f runs twice, and two plain reverse passes check what was
+    recorded. The trace can be differentiated where a parameter or an input requires a gradient.
 
     Examples
     --------
@@ -199,6 +203,8 @@ def ntk_norm(
     Costs what the kernel costs, of which only the upper triangle is computed, tile by tile: the
     kernel is never there as a whole. Of B batches two at a time are held, and every pair of them is
     met: B (B + 1) / 2 captures, each with a reverse pass over all outputs.
+    Where f ends in a linear map from d features to O > d outputs, that of the features is what one
+    batch costs, if nothing is differentiated by the map.
 
     Examples
     --------
@@ -209,7 +215,19 @@ def ntk_norm(
     3.0
     """
     met = pairs(f, params, x, batches, whole)
+    if batches is None:
+        return norm_of_one(next(met)[0], params, chunk_size, per_parameter)
     return norm_of(met, params, chunk_size, per_parameter)
+
+
+def norm_of_one(
+    found: Factored, params: Any, chunk_size: int | None, per_parameter: bool = False
+) -> Array:
+    """The norm, or that of each parameter's part."""
+    if found.head is not None and not is_differentiated(found.head.weight):
+        parts = squares_of_head(found.head, chunk_size, per_parameter)
+        return tree_of(params, _joined(parts, root_of), list(found.sizes), per_parameter)
+    return norm_of([(found, found)], params, chunk_size, per_parameter)
 
 
 def captured(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Capture | None:
@@ -222,19 +240,31 @@ def captured(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Capture | Non
 
 
 def trace_of(
-    found: Capture, params: Any, chunk_size: int | None, per_parameter: bool = False
+    found: Factored, params: Any, chunk_size: int | None, per_parameter: bool = False
 ) -> Array:
     """The trace, or that of each parameter's part."""
+    if found.head is not None:
+        parts = traces_of_head(found.head, chunk_size, per_parameter)
+        return tree_of(params, _joined(parts, total_of), list(found.sizes), per_parameter)
 
     def of(uses: Uses, count: int) -> Array:
         K = gram(uses, uses, Form(1, count, paired=True))
-        return None if K is None else wide_sum(K)
+        return None if K is None else sum_of(K)
 
-    return _by_chunks(found, params, chunk_size, of, per_parameter, total)
+    return _by_chunks(found, params, chunk_size, of, per_parameter, total_of)
+
+
+def trace_of_seen(
+    found: Factored, params: Any, chunk_size: int | None, seen: Seen, per_parameter: bool = False
+) -> Array:
+    """The same of outputs that are seen through roots, of a network with a head."""
+    assert found.head is not None
+    parts = traces_of_head(found.head, chunk_size, per_parameter, seen)
+    return tree_of(params, _joined(parts, total_of), list(found.sizes), per_parameter)
 
 
 def diagonal_of(
-    found: Capture, params: Any, chunk_size: int | None, per_parameter: bool = False,
+    found: Factored, params: Any, chunk_size: int | None, per_parameter: bool = False,
     shape: tuple[int, ...] = (-1,),
 ) -> Array:  # fmt: skip
     """The diagonal, or that of each parameter's part."""
@@ -247,10 +277,13 @@ def diagonal_of(
         xp = namespace(parts[0])
         return xp.reshape(xp.concat(parts, axis=1), shape)
 
+    if found.head is not None and is_shorter(found.head):
+        parts = diagonals_of_head(found.head, chunk_size, per_parameter)
+        return tree_of(params, _joined(parts, joined), list(found.sizes), per_parameter)
     return _by_chunks(found, params, chunk_size, of, per_parameter, joined)
 
 
-def from_factors(found: Capture, V: Array, chunk_size: int | None) -> Array:
+def from_factors(found: Factored, V: Array, chunk_size: int | None) -> Array:
     """Squared lengths ``|J_s^H v|^2`` of cotangents V (N, O, k): (N, k), of no gradient."""
     xp, parts = namespace(V), []
     for low, high in spans(V.shape[2], chunk_of(found, chunk_size)):
@@ -263,7 +296,7 @@ def from_factors(found: Capture, V: Array, chunk_size: int | None) -> Array:
 
 
 def _by_chunks(
-    found: Capture,
+    found: Factored,
     params: Any,
     chunk_size: int | None,
     of: Callable[[Uses, int], Array],
@@ -271,17 +304,28 @@ def _by_chunks(
     join: Callable[[list[Array]], Array],
 ) -> Array:
     names = list(found.sizes)
-    made: dict[str, list[Array]] = {}
-    for low, high in spans(found.outputs, chunk_of(found, chunk_size)):
-        uses = found.uses(low, high)
-        for key, u, _ in parts(uses, uses, names, per_parameter):
-            part = of(u, high - low)
-            if part is not None:
-                made.setdefault(key, []).append(part)
-    return tree_of(params, {key: join(p) for key, p in made.items()}, names, per_parameter)
+
+    def parts() -> Iterator[tuple[str, Array]]:
+        for low, high in spans(found.outputs, chunk_of(found, chunk_size)):
+            uses = found.uses(low, high)
+            for key, u, _ in parts_of(uses, uses, names, per_parameter):
+                part = of(u, high - low)
+                if part is not None:
+                    yield key, part
+
+    return tree_of(params, _joined(parts(), join), names, per_parameter)
+
+
+def _joined(
+    parts: Iterable[tuple[str, Any]], join: Callable[[list[Any]], Array]
+) -> dict[str, Array]:
+    found: dict[str, list[Any]] = {}
+    for key, part in parts:
+        found.setdefault(key, []).append(part)
+    return {key: join(some) for key, some in found.items()}
 
 
 def _added(values: list[Array]) -> Array:
     """The sum of numbers, in the widest precision there is, in their dtype."""
     xp = namespace(*values)
-    return xp.astype(wide_sum(xp.stack(values)), values[0].dtype)
+    return xp.astype(sum_of(xp.stack(values)), values[0].dtype)

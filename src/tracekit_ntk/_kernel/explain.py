@@ -9,7 +9,7 @@ from tracekit._arrays import Array, namespace
 
 from .._backend import capture
 from .._derivatives import itemsize
-from .._factors import Form, Order, Use, cheapest, cotangent, orders, overlap, with_cotangent
+from .._factors import Form, Head, Order, Use, cheapest, cotangent, orders, overlap, sized
 
 HEAD = ("parameter", "size", "read by", "positions", "order", "multiply-adds", "bytes", "fall-back")
 
@@ -38,7 +38,8 @@ def explain(
         A table, to be printed: a line for each operation that reads a parameter, with the number
         of positions that it is read at for each sample; for each parameter the order of
         contraction, its multiply-adds and the bytes of its intermediate arrays before tiling; and
-        the reason where its Jacobian is formed instead. A reverse pass comes on top.
+        the reason where its Jacobian is formed instead. A reverse pass comes on top. A head
+        with more outputs than features has a line of its own, and is told of at the end.
 
     Examples
     --------
@@ -52,8 +53,11 @@ def explain(
     total      8                                     860            240
     """
     found = capture(f, params, x, whole=whole)
-    report, M = found.report, found.outputs
-    uses = {name: [_widened(use, M) for use in some] for name, some in found.uses(0, 1).items()}
+    head, report = found.head, found.report
+    M = found.outputs if head is None else head.body.outputs
+    one = found.uses(0, 1) if head is None else head.one
+    own = set() if head is None else {part.name for part in (head.own, head.bias) if part}
+    uses = {name: [sized(use, M) for use in some] for name, some in one.items()}
     form = Form(1, M, paired=True) if trace else Form()
     rows: list[tuple[str, ...]] = []
     work = numbers = 0
@@ -61,17 +65,21 @@ def explain(
     seen: set[str] = set()
     for path, op, positions, reason in report:
         costs = ("", "", "") if path in seen else ("-", "0", "0")
-        if path not in seen and uses[path]:
+        if path not in seen and (uses[path] or path in own):
             chosen = _chosen(uses[path], form)
-            G = cotangent(uses[path][0])
-            bytes_each = itemsize(G.dtype, namespace(G))
+            bytes_each = _itemsize(head.features if head else cotangent(one[path][0]))
             flops, held = sum(o.flops for o in chosen), sum(o.numbers for o in chosen)
             work, numbers = work + flops, numbers + held
-            names = "+".join(dict.fromkeys(o.name for o in chosen))
+            names = "+".join(dict.fromkeys([o.name for o in chosen] + ["head"] * (path in own)))
             costs = (names, str(flops), str(held * bytes_each))
         size = "" if path in seen else str(found.sizes[path])
         seen.add(path)
         rows.append((path, size, op, str(positions), *costs, reason))
+    if head is not None:
+        flops, held = _through(head, trace)
+        work, numbers = work + flops, numbers + held
+        costs = (f"{head.width} for {head.outputs}", str(flops), str(held * bytes_each))
+        rows.append(("head", "", "", str(head.features.shape[1]), *costs, ""))
     total = str(sum(found.sizes.values()))
     rows.append(("total", total, "", "", "", str(work), str(numbers * bytes_each), ""))
     widths = [max(len(row[k]) for row in (HEAD, *rows)) for k in range(len(HEAD))]
@@ -79,6 +87,7 @@ def explain(
         "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True))
         for row in (HEAD, *rows)
     ]
+    lines += [] if head is None else [_of_head(head)]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -86,8 +95,24 @@ def _chosen(uses: list[Use], form: Form) -> list[Order]:
     return [cheapest(orders(u, v, form)) for u in uses for v in uses if overlap(u, v)]
 
 
-def _widened(use: Use, M: int) -> Use:
-    """The same use with one output repeated O times, which takes no memory."""
-    G = cotangent(use)
-    wide: Array = namespace(G).broadcast_to(G, (G.shape[0], M, *G.shape[2:]))
-    return with_cotangent(use, wide)
+def _through(head: Head, trace: bool) -> tuple[int, int]:
+    """Multiply-adds and numbers of the head's own part, and of going from features to outputs."""
+    (N, S, d), O = head.features.shape, head.outputs  # noqa: E741
+    if trace:
+        return N * S * d + 2 * O * d * d, O * d
+    pairs = N * N * S * S
+    return pairs * (d + O * d * d + O * O * d), pairs * O * d
+
+
+def _itemsize(x: Array) -> int:
+    return itemsize(x.dtype, namespace(x))
+
+
+def _of_head(head: Head) -> str:
+    tied = ", which the body reads too" if head.own and head.one.get(head.own.name) else ""
+    name = f"parameter {head.own.name}{tied}" if head.own else "held fixed"
+    return (
+        f"head: {head.outputs} outputs are linear in {head.width} features, by weights ({name}): "
+        f"{head.width} cotangents at each of {head.features.shape[1]} positions in place of "
+        f"{head.outputs}"
+    )

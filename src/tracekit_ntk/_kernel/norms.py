@@ -7,9 +7,8 @@ from functools import lru_cache
 from math import ceil, prod
 from typing import Any
 
-from tracekit._arrays import Array, abs2, namespace, real
+from tracekit._arrays import Array, namespace
 
-from .._backend import adapter
 from .._factors import (
     Form,
     Lookup,
@@ -22,11 +21,12 @@ from .._factors import (
     spans,
     tiles,
 )
-from ..factors import Capture
-from .implementations import in_chunks
-from .output_axes import BYTES_KEPT, OutputAxes, chunk_of, zeros
+from ..factors import Capture, Factored
+from .chunks import in_chunks
+from .output_axes import BYTES_KEPT, OutputAxes, chunk_of
+from .sums import parts_of, root_of, scaled_squares, tree_of
 
-Pairs = Iterable[tuple[Capture, Capture]]
+Pairs = Iterable[tuple[Factored, Factored]]
 MATRIX = 2**30  # bytes of a kernel that is handed out as a matrix
 OVERHEAD = 8  # multiply-adds that writing a number counts as
 
@@ -42,22 +42,22 @@ def norm_of(
     for first, second in pairs:
         names = list(first.sizes)
         for left, right in _blocks(first, second, chunk_size, uses):
-            for key, u, v in parts(left, right, names, per_parameter):
+            for key, u, v in parts_of(left, right, names, per_parameter):
                 for i, j, K in tiles(u, v, form):
                     twice = 2 if u is not v or i != j else 1
-                    squares.setdefault(key, []).append((twice, *_scaled_squares(K)))
-    roots = {key: _root(found) for key, found in squares.items()}
+                    squares.setdefault(key, []).append((twice, *scaled_squares(K)))
+    roots = {key: root_of(found) for key, found in squares.items()}
     return tree_of(params, roots, names, per_parameter)
 
 
-def matrix_of(found: Capture, params: Any, chunk_size: int | None, dtype: Any) -> Array:
+def matrix_of(found: Factored, params: Any, chunk_size: int | None, dtype: Any) -> Array:
     """The kernel of all outputs as a matrix."""
     K = _kernel(found, params, chunk_size, paired=False)
     xp, n = namespace(K), found.samples * found.outputs
     return xp.astype(xp.reshape(xp.permute_dims(K, (0, 2, 1, 3)), (n, n)), dtype, copy=False)
 
 
-def matrix_of_samples(found: Capture, params: Any, chunk_size: int | None, dtype: Any) -> Array:
+def matrix_of_samples(found: Factored, params: Any, chunk_size: int | None, dtype: Any) -> Array:
     """The kernels of samples with themselves, as one matrix that is block-diagonal."""
     K = _kernel(found, params, chunk_size, paired=True)[:, 0, :, None, :]  # N O 1 O
     xp, N, n = namespace(K), found.samples, found.samples * found.outputs
@@ -89,42 +89,8 @@ def fits(found: Capture, bytes_each: int) -> bool:
     return (found.samples * found.outputs) ** 2 * bytes_each <= MATRIX
 
 
-def parts(
-    left: Uses, right: Uses, names: list[str], per_parameter: bool
-) -> Iterator[tuple[str, Uses, Uses]]:
-    """Uses of all parameters together, or one by one with the names."""
-    if not per_parameter:
-        yield "", left, right
-        return
-    for name in names:
-        one = {name: left[name]}
-        yield name, one, one if left is right else {name: right[name]}
-
-
-def tree_of(params: Any, values: dict[str, Array], names: list[str], per_parameter: bool) -> Any:
-    """One value, or one for each parameter, in the parameters' real dtype."""
-    zero = real(zeros(params, ()))
-    xp = namespace(zero)
-    keys = names if per_parameter else [""]
-    given = [xp.astype(values.get(key, zero), zero.dtype) for key in keys]
-    return adapter(params).unflatten(params, given) if per_parameter else given[0]
-
-
-def wide_sum(K: Array) -> Array:
-    """The sum of the real part, in the widest precision there is."""
-    xp = namespace(K)
-    kinds = xp.__array_namespace_info__().dtypes(kind="real floating")
-    K = real(K)
-    return xp.sum(K, dtype=kinds.get("float64", K.dtype))
-
-
-def total(found: list[Array]) -> Array:
-    """The sum of arrays of one shape."""
-    return sum(found[1:], start=found[0])
-
-
 def _blocks(
-    first: Capture, second: Capture, chunk_size: int | None, uses: Callable[..., Uses]
+    first: Factored, second: Factored, chunk_size: int | None, uses: Callable[..., Uses]
 ) -> Iterator[tuple[Uses, Uses]]:
     """Chunks of outputs of both that meet: of one with itself, each pair once."""
     cuts, others = (spans(c.outputs, _chunk(c, chunk_size)) for c in (first, second))
@@ -135,13 +101,13 @@ def _blocks(
             yield left, left if own else second.uses(*other)
 
 
-def _kernel(found: Capture, params: Any, chunk_size: int | None, *, paired: bool) -> Array:
+def _kernel(found: Factored, params: Any, chunk_size: int | None, *, paired: bool) -> Array:
     shape = found.output_shape
     axes = OutputAxes(shape, (), (), tuple(range(len(shape))), paired)
     return in_chunks(found, found, axes, _chunk(found, chunk_size), params)[:, :, 0, :, :]
 
 
-def _chunk(found: Capture, chunk_size: int | None) -> int:
+def _chunk(found: Factored, chunk_size: int | None) -> int:
     return chunk_of(found, chunk_size, BYTES_KEPT)
 
 
@@ -152,23 +118,3 @@ def _forward_work(use: Use) -> int:
         return int(N * g * S * w * use.X.shape[3])
     shape = use.G.shape if isinstance(use, Lookup) else use.J.shape
     return int(prod((shape[0], *shape[2:])))
-
-
-def _scaled_squares(K: Array) -> tuple[Array, Array]:
-    """The largest absolute value, and the sum of squares over its square."""
-    xp = namespace(K)
-    size = xp.max(xp.abs(K))
-    return size, wide_sum(abs2(K / _divisor(size)))
-
-
-def _root(found: list[tuple[float, Array, Array]]) -> Array:
-    """The root of sums of squares, which are weighted and scaled: no square is too small."""
-    xp = namespace(found[0][1])
-    most = xp.max(xp.stack([size for _, size, _ in found]))
-    squares = [weight * s * (size / _divisor(most)) ** 2 for weight, size, s in found]
-    return xp.sqrt(total(squares)) * most
-
-
-def _divisor(size: Array) -> Array:
-    xp = namespace(size)
-    return xp.where(size > 0, size, xp.ones_like(size))

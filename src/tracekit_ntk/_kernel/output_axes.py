@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tracekit._arrays import Array, device_of, namespace
 
 from .._backend import adapter
-from ..factors import Capture
+from ..factors import Factored
 
 BYTES_KEPT = 2**28  # of a chunk's cotangents that meet others: both, a pass and copies make 1 GB
 GRADIENTS_KEPT = 2**32  # bytes of explicit Jacobians that meet each other
@@ -95,7 +95,7 @@ def reduced(K: Array, axes: OutputAxes) -> Array:
     return xp.sum(xp.reshape(K, (N1, N2, D, T, R, R)), axis=3)
 
 
-def chunk_of(found: Capture, chunk_size: int | None, most: int | None = None) -> int:
+def chunk_of(found: Factored, chunk_size: int | None, most: int | None = None) -> int:
     """How many outputs of each sample go through one reverse pass, a whole number of rows."""
     if chunk_size is not None:
         if chunk_size < 1:

@@ -23,7 +23,7 @@ from .._backend import with_inputs
 from .._derivatives import KnownQuantity, chunk, gram_in_chunks, in_chunks, itemsize, operator
 from .._kernel import OutputAxes, captured, chunk_of, diagonal_of, trace_of
 from .._kernel import in_chunks as kernel_in_chunks
-from ..factors import Capture
+from ..factors import Factored
 from .arguments import arrays, as_step, axes_of, check_finite, check_same, run_again
 from .transitions import (
     Formed,
@@ -387,7 +387,7 @@ def state_kernel(
 
 
 def _known(
-    found: Capture | None, params: Any, chunk_size: int | None
+    found: Factored | None, params: Any, chunk_size: int | None
 ) -> dict[str, KnownQuantity] | None:
     """What is known of a kernel in closed form, where all that reads parameters is known."""
     if found is None:

@@ -15,14 +15,14 @@ PARTS = 4  # in which the steps are cut, those that outputs cannot reach being l
 
 
 class Unrolled:
-    """A `factors.Capture` whose samples are sequences, and whose outputs are T by U states.
+    """A `factors.Factored` whose samples are sequences, and whose outputs are T by U states.
 
     `one` is the capture of a step, whose samples are the B T pairs of a sequence and a step, and
     `of_step` gives its uses. `units_first`: outputs are counted unit by unit instead of step by
     step. `initial`: the states before the first step are parameters, one row each of a table.
     """
 
-    bytes_at_once = 2**27
+    bytes_at_once, head = 2**27, None
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import Any
@@ -13,10 +14,22 @@ import torch
 from tracekit._arrays import Array
 
 from .._derivatives import checks
-from .._factors import Dense, Lookup, Shared, Use, cotangent, stack, with_cotangent
+from .._factors import (
+    Dense,
+    Head,
+    Lookup,
+    Shared,
+    Use,
+    cotangent,
+    is_alone,
+    pad,
+    stack,
+    with_cotangent,
+)
 from .check import Check
 from .cotangents import Cotangents, Plain, largest, largest_of_rows
 from .derivatives import leaves
+from .head import Body, Found
 from .noted import Noted, Part, in_precision
 from .placement import Placement
 from .record import Network, tensors
@@ -101,9 +114,64 @@ class Capture:
         return self._pulled(rows, (start, stop) == (0, self.outputs))
 
     def combined(self, V: Array) -> dict[str, list[Use]]:
-        """The same for k combinations ``V^H y`` of each sample's own outputs: V (N, O, k)."""
+        """The same for k combinations ``V^H y`` of each sample's own outputs: V (N, O, k).
+
+        Or (1, O, k) of combinations that all samples share.
+        """
         y = self._network.output
-        return self._pulled(V.to(y.dtype).permute(2, 0, 1).reshape(-1, *y.shape), True)
+        rows = V.to(y.dtype).permute(2, 0, 1).expand(-1, self.samples, -1)
+        return self._pulled(rows.reshape(-1, *y.shape), True)
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The linear map with more outputs than inputs that the network ends in, if it does."""
+        last = self._network.last
+        if last is None or last.out.dtype not in _FULL:
+            return None
+        with torch.inference_mode(False):
+            self._settle()
+            y, way = self._end
+            if y is not self._network.output:
+                return None
+            found = Found(last, self.samples, way.graph)
+            if not found.fits or {part.name for part in found.parts} & self._missed.keys():
+                return None
+            body = Body(self, found.given, self._pulled_body)
+            own, one = (found.own, found.bias), body.uses(0, 1)
+            head = Head(body, found.weight, found.features, *own, one)
+            return head if is_alone(head) and self._holds(head, found.given) else None
+
+    def _pulled_body(self, given: Array, rows: Array) -> dict[str, list[Use]]:
+        with torch.inference_mode(False):
+            if not self._told:
+                self._tell()
+            found = self._stacked(self._network.reverse(rows, root=given))
+            return found | self._formed(rows, given)
+
+    def _holds(self, head: Head, given: Array) -> bool:
+        """Whether head and body make the gradients that all factors do, which are right."""
+        rows, d = self._cotangents.plain, head.width
+        truth = self._summed(self._network.output, rows)
+        made = self._summed(given, rows @ head.weight.detach().conj())
+        V = rows.reshape(1, len(rows), -1, head.outputs)
+        whole = replace(head, features=head.features.detach().reshape(1, -1, d))
+        for name, uses in whole.direct(V.conj()).items():
+            for use in uses:
+                J = pad(use.dense(), use.start, self.sizes[name])[0]
+                made[name] = made[name] + J if name in made else J
+        return self._check.agree(truth, made)
+
+    def _summed(self, root: Array, rows: Array) -> dict[str, Array]:
+        """Gradients for rows of cotangents of an output, or of what leads to it."""
+        grads = each(torch.Tensor.detach, self._network.reverse(rows, root=root))
+        found = self._check.gradients(grads, self._missed)
+        if self._missed and root.requires_grad:
+            p = [self._network.leaves[name] for name in self._missed]
+            plain = batched_grad([root], p, [rows], Way(mapped=False))
+            for name, g in zip(self._missed, plain, strict=True):
+                if g is not None:
+                    found[name] = g.detach().reshape(len(rows), -1)
+        return found
 
     def outline(self) -> dict[str, list[Use]]:
         """Uses for all outputs, of zeros that take the memory of one."""
@@ -149,11 +217,15 @@ class Capture:
             grads = self._checked(rows, check)
             if not self._told:
                 self._tell()
-            found: dict[str, list[Use]] = {name: [] for name in self.sizes}
-            shared: dict[Any, tuple[Array, Shared]] = {}
-            for name, kinds in self._noted.by_kind(grads, self._missed).items():
-                found[name] = stack([self._use(parts, shared) for parts in kinds])
-            return found | self._formed(rows)
+            return self._stacked(grads) | self._formed(rows)
+
+    def _stacked(self, grads: list[Array | None]) -> dict[str, list[Use]]:
+        """The uses that derivatives by what every operation gave make."""
+        found: dict[str, list[Use]] = {name: [] for name in self.sizes}
+        shared: dict[Any, tuple[Array, Shared]] = {}
+        for name, kinds in self._noted.by_kind(grads, self._missed).items():
+            found[name] = stack([self._use(parts, shared) for parts in kinds])
+        return found
 
     def _checked(self, rows: Array, check: bool) -> list[Array | None]:
         """Derivatives for each row, of a network that has been checked."""
@@ -187,14 +259,17 @@ class Capture:
             self._data[i] = X if X is None else self._placement.by_sample(i, X, 0)
         return self._data[i], in_precision(self._placement.by_sample(i, read.arrange(G), 1), read)
 
-    def _formed(self, rows: Array) -> dict[str, list[Use]]:
+    def _formed(self, rows: Array, root: Array | None = None) -> dict[str, list[Use]]:
         """Jacobians of parameters on their own: a reverse pass for each output of a sample."""
         names, N, M = list(self._missed), self.samples, len(rows)
         if not names:
             return {}
         p = [self._network.leaves[name] for name in names]
         at_once = max(1, self.bytes_at_once // (8 * M * N * max(1, self.numbers)))
-        y, way = self._end
+        end, way = self._end
+        y = end if root is None else root
+        if not y.requires_grad:
+            return {name: [] for name in names}
         parts: list[list[Array]] = [[] for _ in names]
         for low in range(0, N, at_once):
             n = range(low, min(low + at_once, N))
@@ -206,7 +281,7 @@ class Capture:
             found = batched_grad([y], p, [one], way)
             if way.mapped and not self._sums_up(y, p, one, found):
                 way = Way(False, way.graph)
-                self._end = y, way
+                self._end = end, way
                 found = batched_grad([y], p, [one], way)
             for leaf, g, part in zip(p, found, parts, strict=True):
                 g = rows.new_zeros(len(n), M, leaf.numel()) if g is None else g
@@ -311,6 +386,9 @@ def _widened(use: Use, outputs: int) -> Use:
     """The same use with its one output repeated, in the same memory."""
     G = cotangent(use)
     return with_cotangent(use, G.expand(G.shape[0], outputs, *G.shape[2:]))
+
+
+_FULL = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def _same_entries(a: Array, b: Array) -> bool:

@@ -49,6 +49,24 @@ class Check:
         unlike = dict.fromkeys(compress(far, differ), checks.DISAGREES)
         return dict.fromkeys(unseen, "read where nothing was seen") | failed | unlike
 
+    def gradients(self, grads: Sequence[Array | None], missed: Collection[str]) -> dict[str, Array]:
+        """What the factors of each parameter sum up to, (rows, size)."""
+        return {
+            name: _gradient([self._noted.whole_use(parts) for parts in kinds], self._sizes[name])
+            for name, kinds in self._noted.by_kind(grads, missed).items()
+        }
+
+    def agree(self, truth: Mapping[str, Array], made: Mapping[str, Array]) -> bool:
+        """Whether gradients of the same rows are the same up to rounding."""
+        wanted = [t.detach() for t in truth.values()]
+        found = [made[name].detach() if name in made else torch.zeros_like(t)
+                 for name, t in zip(truth, wanted, strict=True)]  # fmt: skip
+        most = max(largest(wanted), default=0.0)
+        sizes = [largest_of_rows(t) for t in wanted]
+        return made.keys() <= truth.keys() and not any(
+            self._cotangents.differ(wanted, found, sizes, most)
+        )
+
     def same(self, grads: Sequence[Array | None], alone: Sequence[Array | None]) -> bool:
         """Whether batched reverse passes agree with single ones."""
         if any((a is None) != (b is None) for a, b in zip(grads, alone, strict=True)):

@@ -21,6 +21,7 @@ from tracekit._arrays import Array
 from .._derivatives import checks
 from .cotangents import Cotangents, Plain, largest
 from .derivatives import unflatten
+from .head import Ending, Last
 from .passes import MORE_RUNS, generator_state, is_array, is_inexact, whole_modules
 from .reads import Call, Read, TrackedView, through
 from .recurrent import CELLS, states_only
@@ -45,6 +46,9 @@ class Network:
         self._finish = partial(recorder.finish, self.output)
         self._joint: tuple[Any, set[Any]] | None = None
         self.edges: list[Edge] = []
+        self.last: Last | None = None
+        if self.output.requires_grad:
+            self.last = recorder.ending.at(self.output)
 
     def reads(self) -> tuple[list[tuple[Read, Edge]], dict[str, str]]:
         """The reads that the output depends on; and parameters not seen in full, with why."""
@@ -69,12 +73,18 @@ class Network:
             return eye.reshape(-1, *y.shape)
         return eye.reshape(-1, 1, *y.shape[1:]).expand(-1, *y.shape)
 
-    def reverse(self, rows: Array, way: Way | None = None) -> list[Array | None]:
-        """Derivatives of each row's sum of outputs by what every operation gave."""
-        if not self.output.requires_grad:
+    def reverse(
+        self, rows: Array, way: Way | None = None, root: Array | None = None
+    ) -> list[Array | None]:
+        """Derivatives of each row's sum of outputs by what every operation gave.
+
+        Of the output, or of a `root` on the way to it.
+        """
+        root = self.output if root is None else root
+        if not root.requires_grad:
             return [None] * len(self.edges)
         with states_only():
-            found = self._sweep(rows, self.way if way is None else way)
+            found = self._sweep(root, rows, self.way if way is None else way)
         return each(lambda g: g.conj() if g.is_complex() else g, found)
 
     def plain(self, check: Cotangents) -> Plain:
@@ -131,12 +141,14 @@ class Network:
                 f"{y.dtype}; return its real and imaginary parts (torch.view_as_real)"
             )
 
-    def _sweep(self, rows: Array, way: Way) -> list[Array | None]:
+    def _sweep(self, root: Array, rows: Array, way: Way) -> list[Array | None]:
         if self._joint is None:
-            return batched_grad([self.output], self.edges, [rows], way)
+            return batched_grad([root], self.edges, [rows], way)
         joint, above = self._joint
         upper = [edge for edge in self.edges if edge[0] in above]
-        found = batched_grad([self.output], [*upper, (joint, 0)], [rows], way)
+        found = batched_grad([root], [*upper, (joint, 0)], [rows], way)
+        if found[-1] is None:  # the joint is above the root
+            return batched_grad([root], self.edges, [rows], way)
         grads = dict(zip(upper, found, strict=False))
         # go on only from those parts of the output that these rows ask for
         asked = [(edge, v) for edge, v in cut(joint, found[-1]) if bool(v.any())]
@@ -157,6 +169,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         self.versions: list[tuple[Array, int]] = []
         self._seen: dict[int, TrackedView] = {}
         self._events: list[tuple[TrackedView, Any]] = []
+        self.ending = Ending(self._seen, RULES, VIEWS, COPIES)
         for name, p in params.items():
             if p.numel() == 0:
                 continue
@@ -172,10 +185,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         found = [self._seen[id(a)] for a in _tensors(args, kwargs) if id(a) in self._seen]
         if not found or not torch.is_grad_enabled():
-            out = func(*args, **kwargs)
-            if isinstance(out, torch.Tensor):
-                self.dtypes.add(out.dtype)
-            return out
+            return self._ran(func, args, kwargs, func(*args, **kwargs))
         if func in CELLS:  # fused operations, taken apart; their parts come back here
             taken = CELLS[func](self, *args, **kwargs)
             if taken is not None:
@@ -190,8 +200,13 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
             self._derive(view, found[0], out)
         elif rule is not None and isinstance(out, torch.Tensor) and out.requires_grad:
             self._note(rule, Call(args, kwargs, out), found)
+        return self._ran(func, args, kwargs, out)
+
+    def _ran(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         if isinstance(out, torch.Tensor):
             self.dtypes.add(out.dtype)
+            if torch.is_grad_enabled():
+                self.ending.follow(func, args, kwargs, out)
         return out
 
     def _note(self, rule: Callable[..., Any], call: Call, found: list[TrackedView]) -> None:
