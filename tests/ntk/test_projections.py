@@ -473,10 +473,10 @@ def test_projections_keep_dtypes_and_gradients(world: World) -> None:
     rng = np.random.default_rng(0)
     shapes = ((2, 9), (9, 8))
     x, w = (xp.astype(world.array(rng.standard_normal(s)), xp.float32) for s in shapes)
-    K = tkn.projected_kernel(lambda w, x: xp.tanh(x @ w), w, x, dim=300, rng=0)
+    K = tkn.projected_kernel(lambda w, x: xp.tanh(x @ w / 9), w, x, dim=300, rng=0)
     assert K.value.dtype == K.standard_error.dtype == xp.float32
     assert tkn.project(lambda w, x: x @ w, w, x, 5).dtype == xp.float32
-    tiny = tkn.projected_kernel(lambda w, x: 1e-12 * xp.tanh(x @ w), w, x, dim=300, rng=0)
+    tiny = tkn.projected_kernel(lambda w, x: 1e-12 * xp.tanh(x @ w / 9), w, x, dim=300, rng=0)
     shares = tiny.standard_error * 1e24 / K.standard_error  # of squares that are no numbers
     np.testing.assert_allclose(np.asarray(shares), 1, rtol=1e-3)
 

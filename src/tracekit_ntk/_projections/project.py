@@ -8,7 +8,7 @@ from typing import Any
 from tracekit._arrays import Array, Rng, namespace
 
 from .._backend import capture
-from .batches import Batch, Projections
+from .batches import Batch, Projections, checked_dim
 
 
 def project(
@@ -99,9 +99,3 @@ def project(
     batch = Batch(capture(f, params, x), params, cotangent)
     [Y] = Projections(params, [batch], rng, dim).columns(dim)
     return namespace(Y).reshape(Y, (Y.shape[0], *batch.shape, dim)) * dim**-0.5
-
-
-def checked_dim(dim: Any) -> None:
-    """Refuse what is no number of columns."""
-    if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
-        raise ValueError(f"`dim` must be a positive integer, got {dim!r}; pass 1 or more")

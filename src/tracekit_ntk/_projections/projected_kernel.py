@@ -21,8 +21,7 @@ from tracekit._arrays import (
 
 from .._backend import capture
 from .._kernel import OutputAxes, asked_axes, of_each, unfolded
-from .batches import Batch, Projections
-from .project import checked_dim
+from .batches import Batch, Projections, checked_dim
 
 GROUPS = 16  # of cells, whose kernels are samples of the error
 FEWEST = 64  # columns before a tolerance is looked at
