@@ -142,6 +142,7 @@ def integrated(A: Array) -> tuple[Array, ...]:
         tk.trace_function(A, functions.log1p, 9, rng=SEED, depth=3, quadrature=moments).value,
         *certified.certified_interval(),
         root @ A[:, :2],
+        tk.logdet(A, 9, rng=SEED, depth=3, deflate=0, quadrature=tk.quadrature.chebyshev()).value,
         tk.logdet(A, 9, rng=SEED, depth=3, hermitian=False).value,
         tk.trace_function(A, functions.exp, 9, rng=SEED, depth=3, hermitian=False).value,
         tk.trace_function(A, functions.log1p, 12, rng=SEED, shift=0.0).value,

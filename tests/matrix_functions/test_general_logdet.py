@@ -119,10 +119,10 @@ def test_a_flat_spectrum_is_seen_to_its_end_in_few_steps():
     assert 0 < cost <= 8
 
 
-def test_libraries_keep_device_and_dtype(lib: Library):
+def test_libraries_keep_device_and_dtype(but_jax: Library):
     A = general("real")
-    found = tk.logdet(lib.array(A), 40, rng=0, hermitian=False)
-    assert lib.at_home(found.value)
+    found = tk.logdet(but_jax.array(A), 40, rng=0, hermitian=False)
+    assert but_jax.at_home(found.value)
     assert abs(float(found) - np.linalg.slogdet(A)[1]) < 5 * float(found.standard_error)
 
 
