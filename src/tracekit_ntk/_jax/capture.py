@@ -207,7 +207,7 @@ class Plan:
         sweep = self._forward if self.while_loop else self._reverse
         self._sweep = jax.jit(sweep, static_argnames=("steps", "each"))
         self._reached = jax.jit(self._reach)
-        self._values = jax.jit(jax.vmap(self._run, (None, None, 0)))
+        self.outputs = jax.jit(jax.vmap(self._run, (None, None, 0)))
         self._trials = Trials(batch, self._apart, whole=self.whole, reverse=not self.while_loop)
 
     def check(self, own: Values, names: Sequence[str]) -> set[int]:
@@ -246,10 +246,6 @@ class Plan:
             names = [str(k) for k in range(self.parameters)]
             self._head_holds = not trials.disagreeing(own, names, first=True)
         return self._head_holds
-
-    def outputs(self, leaves: list[Array], consts: list[Array], x: Any) -> Array:
-        """The outputs of the samples one by one."""
-        return self._values(leaves, consts, x)
 
     def one_output(self, leaves: list[Array], consts: list[Array], x: Any) -> list[list[Use]]:
         """All uses of each parameter by the first output."""

@@ -36,14 +36,22 @@ from .passes import (
     coarsest,
     forward,
     is_array,
-    is_inexact,
     normal,
-    on_copies,
     passes,
     usable,
     whole_modules,
 )
 from .reverse import goes_one_by_one
+
+
+def is_inexact(leaf: Array) -> bool:
+    """Whether a tensor can be differentiated by."""
+    return bool(leaf.is_floating_point() or leaf.is_complex())
+
+
+def on_copies(f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The same function of samples, into which it may write."""
+    return lambda params, x: f(params, tree_map(lambda t: t.clone() if is_array(t) else t, x))
 
 
 def leaves(params: Any) -> list[tuple[str, Any]]:

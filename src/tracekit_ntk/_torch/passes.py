@@ -303,11 +303,6 @@ def _padded(ids: Array, table: Array, padding_idx: int | None = None, *args: Any
     return embedding(ids, table, None, *args, **kwargs)
 
 
-def on_copies(f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The same function of samples, into which it may write."""
-    return lambda params, x: f(params, tree_map(lambda t: t.clone() if is_array(t) else t, x))
-
-
 def usable(f: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, which may close over tensors that were made in inference mode."""
 
@@ -409,11 +404,6 @@ def wide(x: Array) -> Array:
 def is_array(leaf: Any) -> bool:
     """Whether something is a tensor."""
     return isinstance(leaf, torch.Tensor)
-
-
-def is_inexact(leaf: Array) -> bool:
-    """Whether a tensor can be differentiated by."""
-    return bool(leaf.is_floating_point() or leaf.is_complex())
 
 
 def _node(x: Array) -> Any:
