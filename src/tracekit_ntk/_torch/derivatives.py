@@ -36,17 +36,13 @@ from .passes import (
     coarsest,
     forward,
     is_array,
+    is_inexact,
     normal,
     passes,
     usable,
     whole_modules,
 )
 from .reverse import goes_one_by_one
-
-
-def is_inexact(leaf: Array) -> bool:
-    """Whether a tensor can be differentiated by."""
-    return bool(leaf.is_floating_point() or leaf.is_complex())
 
 
 def on_copies(f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

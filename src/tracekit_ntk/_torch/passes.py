@@ -361,10 +361,7 @@ _HELD: ContextVar[list[Any] | None] = ContextVar("held", default=None)
 
 
 def generator_state() -> Array:
-    """Where PyTorch's random numbers are: elsewhere after each run of f that draws some unseeded.
-
-    Two such runs may agree by chance, as of gates that are seldom closed.
-    """
+    """Where PyTorch's random numbers are: elsewhere after runs that draw some, if they agree too."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states.append(torch.cuda.get_rng_state())
@@ -404,6 +401,11 @@ def wide(x: Array) -> Array:
 def is_array(leaf: Any) -> bool:
     """Whether something is a tensor."""
     return isinstance(leaf, torch.Tensor)
+
+
+def is_inexact(leaf: Array) -> bool:
+    """Whether a tensor can be differentiated by."""
+    return bool(leaf.is_floating_point() or leaf.is_complex())
 
 
 def _node(x: Array) -> Any:

@@ -20,9 +20,9 @@ from tracekit._arrays import Array
 
 from .._derivatives import checks
 from .cotangents import Cotangents, Plain, largest
-from .derivatives import is_inexact, unflatten
+from .derivatives import unflatten
 from .head import Ending, Last
-from .passes import MORE_RUNS, generator_state, is_array, whole_modules
+from .passes import MORE_RUNS, generator_state, is_array, is_inexact, whole_modules
 from .reads import Call, Read, TrackedView, through
 from .recurrent import CELLS, states_only
 from .reverse import JOINTS, Edge, Way, batched_grad, below, cut, each, edge_of, last_joint
