@@ -361,7 +361,7 @@ _HELD: ContextVar[list[Any] | None] = ContextVar("held", default=None)
 
 
 def generator_state() -> Array:
-    """Where PyTorch's random numbers are: elsewhere after runs that draw some, if they agree too."""
+    """Where PyTorch's random numbers are: elsewhere after runs of f that draw some."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states.append(torch.cuda.get_rng_state())
