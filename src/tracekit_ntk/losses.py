@@ -44,6 +44,17 @@ class HessianRoot:
         """Columns of each sample's root, R."""
         return int(self.scale.shape[1])
 
+    @property
+    def squares(self) -> Array:
+        """Squared Frobenius norms of the roots, which are traces of the Hessians, (N,)."""
+        xp, scale = namespace(self.scale), self.scale
+        if self.left is None or self.right is None:
+            return xp.sum(scale * scale, axis=1)
+        left, right = self.left**2, self.right**2
+        others = xp.sum(right, axis=1, keepdims=True) - right
+        on = scale - self.left * self.right
+        return xp.sum(on * on + left * xp.where(others > 0, others, 0.0), axis=1)
+
     def take(self, rows: slice) -> HessianRoot:
         """The roots of some samples."""
         scale, left, right = (

@@ -243,6 +243,25 @@ def test_chunks_and_whole_batches(world: World, name: str) -> None:
     close(ntk_diagonal(f, params, x, whole=True), diagonal.reshape(f(params, x).shape))
 
 
+@pytest.mark.parametrize("loss", [tkn.losses.softmax_cross_entropy, tkn.losses.squared_error])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if "complex" not in name and "last" not in name]
+)
+def test_traces_of_gauss_newton_matrices(world: World, name: str, loss: tkn.losses.Loss) -> None:
+    f, params, x, _ = networks(world)[name]
+    K, y = explicit(world, name), np.asarray(f(params, x))
+    p = np.exp(y - y.max(-1, keepdims=True))
+    p = (p / p.sum(-1, keepdims=True)).reshape(K.shape[0], K.shape[2], -1)
+    H = np.broadcast_to(np.eye(y.shape[-1]), (*p.shape, y.shape[-1]))
+    if loss is tkn.losses.softmax_cross_entropy:
+        H = p[..., None] * H - p[..., None] * p[..., None, :]
+    K = np.einsum("nnsosp->nsop", K)
+    close(tkn.ggn_trace(f, params, x, loss), np.sum(K * H))
+    known = tkn.ggn(f, params, x, loss).exact
+    assert known is not None
+    close(known["trace"](), np.sum(K * H))
+
+
 @pytest.mark.parametrize("name", ["with a bias", "tied"])
 def test_parts_of_parameters(world: World, name: str) -> None:
     f, params, x, _ = networks(world)[name]

@@ -9,7 +9,7 @@ from tracekit._arrays import Array, device_of, namespace
 
 from .._backend import adapter, capture
 from .._factors import spans
-from .._kernel import chunk_of, trace_of
+from .._kernel import chunk_of, trace_of, trace_of_seen
 from ..factors import Factored
 from .roots import Weighted, roots_of
 from .squares import squared_entries
@@ -88,7 +88,7 @@ def ggn_trace(
     {'w': 7.5, 'b': 2.5}
     """
     found = _weighted(f, params, x, loss, whole)
-    return trace_of(found, params, None, per_parameter)
+    return weighted_trace(found, params, None, per_parameter)
 
 
 def ggn_diagonal(
@@ -136,6 +136,15 @@ def ggn_diagonal(
     made = flat_diagonals(found, leaves, None)
     shaped = [namespace(d).reshape(d, p.shape) for d, p in zip(made, leaves, strict=True)]
     return adapter(params).unflatten(params, shaped)
+
+
+def weighted_trace(
+    found: Weighted, params: Any, chunk_size: int | None, per_parameter: bool = False
+) -> Array:
+    """The trace, or that of each parameter's part: by way of a wide head's features, or columns."""
+    if found.seen is None:
+        return trace_of(found, params, chunk_size, per_parameter)
+    return trace_of_seen(found.network, params, chunk_size, found.seen, per_parameter)
 
 
 def flat_diagonals(found: Factored, leaves: list[Array], chunk_size: int | None) -> list[Array]:

@@ -13,9 +13,8 @@ from tracekit._arrays import Array, namespace
 
 from .._backend import adapter, with_inputs
 from .._derivatives import KnownQuantity, gram_in_chunks, operator
-from .._kernel import captured, trace_of
-from ..factors import Factored
-from .exact import flat_diagonals
+from .._kernel import captured
+from .exact import flat_diagonals, weighted_trace
 from .roots import SampleRoots, Weighted, label_roots, roots_of
 
 
@@ -196,7 +195,7 @@ def _operator(
 
 
 def _exact(
-    found: Factored, params: Any, chunk_size: int | None, dtype: Any
+    found: Weighted, params: Any, chunk_size: int | None, dtype: Any
 ) -> dict[str, KnownQuantity]:
     leaves = [leaf for _, leaf in adapter(params).leaves(params)]
 
@@ -204,8 +203,10 @@ def _exact(
         xp, parts = namespace(leaves[0]), flat_diagonals(found, leaves, chunk_size)
         return xp.concat([xp.astype(part, dtype, copy=False) for part in parts])
 
-    trace = partial(trace_of, found, params, chunk_size)
+    trace = partial(weighted_trace, found, params, chunk_size)
+    head = found.network.head
+    columns = found.outputs if head is None or found.seen is None else head.body.outputs
     return {
-        "trace": KnownQuantity(trace, found.outputs, "ggn_trace"),
+        "trace": KnownQuantity(trace, columns, "ggn_trace"),
         "diagonal": KnownQuantity(diagonal, found.outputs, "ggn_diagonal"),
     }

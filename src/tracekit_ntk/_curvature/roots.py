@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any, Protocol
 
 from tracekit._arrays import Array, is_array, is_complex, namespace
 
-from .._factors import Use, pad
+from .._factors import NUMBERS_AT_ONCE, Head, Seen, Use, pad, spans
 from ..factors import Capture
 from ..losses import Loss
 
@@ -19,6 +20,10 @@ class RowRoots(Protocol):
     @property
     def count(self) -> int:
         """R."""
+
+    @property
+    def squares(self) -> Array:
+        """Squared Frobenius norms, (rows,)."""
 
     def take(self, rows: slice) -> RowRoots:
         """Those of some rows."""
@@ -43,6 +48,11 @@ class DenseRoots:
     def count(self) -> int:
         """R."""
         return int(self.S.shape[2])
+
+    @property
+    def squares(self) -> Array:
+        """Squared Frobenius norms, (rows,)."""
+        return namespace(self.S).sum(self.S * self.S, axis=(1, 2))
 
     def take(self, rows: slice) -> DenseRoots:
         """Those of some rows."""
@@ -110,25 +120,34 @@ class Weighted:
     head = None
 
     def __init__(self, found: Capture, roots: SampleRoots) -> None:
-        self._found, self._roots = found, roots
+        self.network, self._roots = found, roots
         self.samples, self.numbers, self.sizes = found.samples, found.numbers, found.sizes
         self.bytes_at_once, self.outputs = found.bytes_at_once, roots.count
         self.output_shape: tuple[int, ...] = (roots.count,)
 
+    @cached_property
+    def seen(self) -> Seen | None:
+        """What the trace needs of the roots where the network ends in a wide head, if it does."""
+        head, roots = self.network.head, self._roots
+        if head is None or roots.rows.count <= head.width:
+            return None
+        same = (roots.positions, roots.width) == (head.features.shape[1], head.outputs)
+        return seen_by(head, roots.rows) if same else None
+
     @property
     def report(self) -> list[tuple[str, str, int, str]]:
         """Every read of the network."""
-        return self._found.report
+        return self.network.report
 
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """All uses of every parameter, for columns start to stop: here cotangents meet factors."""
-        return self._found.combined(self._roots.columns(start, stop))
+        return self.network.combined(self._roots.columns(start, stop))
 
     def combined(self, V: Array) -> dict[str, list[Use]]:
         """The same for combinations of columns, V (N, R, k)."""
         xp, k = namespace(V), V.shape[2]
         U = self._roots.product(xp.reshape(V, (-1, k)))
-        return self._found.combined(xp.reshape(U, (self.samples, -1, k)))
+        return self.network.combined(xp.reshape(U, (self.samples, -1, k)))
 
 
 def roots_of(loss: Any, outputs: Array, samples: int) -> SampleRoots:
@@ -148,6 +167,26 @@ def roots_of(loss: Any, outputs: Array, samples: int) -> SampleRoots:
             )
         roots = DenseRoots(S)
     return SampleRoots(roots, samples, rows.shape[0] // samples, width)
+
+
+def seen_by(head: Head, roots: RowRoots) -> Seen:
+    """A head's outputs seen through a root for each row of them, some rows at a time."""
+    W, (N, S, d) = head.weight, head.features.shape
+    xp, (O, _) = namespace(W), W.shape  # noqa: E741
+    tied = head.own is not None and bool(head.one.get(head.own.name))
+    grams, products = [], []
+    for low, high in spans(N * S, max(1, NUMBERS_AT_ONCE // (O * d))):
+        some = roots.take(slice(low, high))
+        seen = some.adjoint_product(xp.broadcast_to(W, (high - low, O, d)))  # S^T W
+        grams.append(xp.matmul(xp.matrix_transpose(seen), seen))
+        products += [some.product(seen)] if tied else []
+    shapes = (N, S, d, d), (N, S, O, d)
+    gram, *rest = (
+        xp.reshape(xp.concat(parts, axis=0), shape)
+        for parts, shape in zip((grams, products), shapes, strict=True)
+        if parts
+    )
+    return Seen(gram, xp.reshape(roots.squares, (N, S)), *rest)
 
 
 def label_roots(loss: Any, y: Any, outputs: Array, samples: int) -> SampleRoots:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tracekit._arrays import Array, abs2, namespace, real
+from tracekit._arrays import Array, abs2, beside, namespace, real
 
 from .._backend import adapter
 from .._factors import Uses
@@ -54,7 +54,8 @@ def total_of(parts: list[Array]) -> Array:
 
 def tree_of(params: Any, values: dict[str, Array], names: list[str], per_parameter: bool) -> Any:
     """One value, or one for each parameter, in the parameters' real dtype."""
-    zero = real(zeros(params, ()))
+    first = adapter(params).tree_flatten(params)[0][0]
+    zero = beside(first, 0.0, real(zeros(params, ())).dtype)
     xp = namespace(zero)
     keys = names if per_parameter else [""]
     given = [xp.astype(values.get(key, zero), zero.dtype) for key in keys]

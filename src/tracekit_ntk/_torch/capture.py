@@ -256,7 +256,8 @@ class Capture:
         read = self._noted.reads[i]
         if i not in self._data:
             X = self._noted.take(i)
-            self._data[i] = X if X is None else self._placement.by_sample(i, X, 0)
+            with torch.set_grad_enabled(self._network.way.graph):  # kept for calls with a graph
+                self._data[i] = X if X is None else self._placement.by_sample(i, X, 0)
         return self._data[i], in_precision(self._placement.by_sample(i, read.arrange(G), 1), read)
 
     def _formed(self, rows: Array, root: Array | None = None) -> dict[str, list[Use]]:
