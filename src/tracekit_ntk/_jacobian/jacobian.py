@@ -353,8 +353,9 @@ def _exact(
     def joined() -> Any:
         return diagonal() if rows is None else tk.RowArray(agreed(rows, diagonal)[0], -1, rows)
 
+    columns = (found if found.head is None else found.head.body).outputs
     return {
-        "trace": KnownQuantity(total, found.outputs, "ntk_trace"),
+        "trace": KnownQuantity(total, columns, "ntk_trace"),
         "diagonal": KnownQuantity(joined, found.outputs, "ntk_diagonal"),
     }
 
