@@ -88,6 +88,8 @@ class Capture:
         y = self._network.output
         if not whole:
             checks.samples([tuple(part.shape) for part in inputs], tuple(y.shape))
+            self._network.by_each(len(y))
+            y = self._network.output
         self.samples = 1 if whole else y.shape[0]
         self.output_shape = tuple(y.shape[0 if whole else 1 :])
         self.outputs = prod(self.output_shape)

@@ -39,16 +39,36 @@ class Network:
         self.way = Way(graph=carry and torch.is_grad_enabled())
         self._f, self._params, self._x = f, params, _copied(x)
         self.leaves = {name: _leaf(p, self.way.graph) for name, p in named}
-        self.output, recorder = self._watched(self._x)
-        self._generator = generator_state()
-        self._check_output()
-        self.dtypes = recorder.dtypes | {self.output.dtype}
-        self._finish = partial(recorder.finish, self.output)
         self._joint: tuple[Any, set[Any]] | None = None
         self.edges: list[Edge] = []
+        self._readers = 1  # of tables that f looks up once for all samples
+        self._keep(*self._watched(self._x))
+        self._check_output()
+
+    def by_each(self, samples: int) -> None:
+        """Let each sample read tables for itself where f looks rows up once for all of them.
+
+        As positions of a sequence often are. What it gives has to be the same.
+        """
+        if not self._shares or samples == 1:
+            return
+        try:
+            made = self._watched(self._x, samples)
+        except Exception:  # f takes no more rows than it looked up
+            return
+        if _apart(made[0], self.output) <= torch.finfo(self.output.dtype).eps ** 0.75:
+            self._keep(*made)
+            self._readers = samples
+
+    def _keep(self, output: Any, recorder: Recorder) -> None:
+        self.output, self._shares = output, recorder.shares
+        self._generator = generator_state()
+        self.dtypes = recorder.dtypes
+        self._finish = partial(recorder.finish, output)
         self.last: Last | None = None
-        if self.output.requires_grad:
-            self.last = recorder.ending.at(self.output)
+        if is_array(output) and output.requires_grad:
+            self.dtypes = self.dtypes | {output.dtype}
+            self.last = recorder.ending.at(output)
 
     def reads(self) -> tuple[list[tuple[Read, Edge]], dict[str, str]]:
         """The reads that the output depends on; and parameters not seen in full, with why."""
@@ -60,7 +80,7 @@ class Network:
 
     def reads_elsewhere(self) -> list[Read]:
         """The reads of a run with each sample in another's place."""
-        y, recorder = self._watched(tree_map(_rolled, self._x))
+        y, recorder = self._watched(tree_map(_rolled, self._x), self._readers)
         return [read for read, _ in recorder.finish(y)[0]]
 
     def rows(self, start: int, stop: int, samples: int) -> Array:
@@ -126,8 +146,8 @@ class Network:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused: no batching
             return self._f(unflatten(self._params, self.leaves.values()), x)
 
-    def _watched(self, x: Any) -> tuple[Any, Recorder]:
-        recorder = Recorder(self.leaves, self.way.graph)
+    def _watched(self, x: Any, samples: int = 1) -> tuple[Any, Recorder]:
+        recorder = Recorder(self.leaves, self.way.graph, samples)
         with whole_modules(), recorder:
             return self.run(x), recorder
 
@@ -161,9 +181,10 @@ class Network:
 class Recorder(TorchFunctionMode):  # type: ignore[misc]
     """Notes every operation that reads a parameter while it is entered."""
 
-    def __init__(self, params: dict[str, Array], graph: bool = False) -> None:
+    def __init__(self, params: dict[str, Array], graph: bool = False, samples: int = 1) -> None:
         super().__init__()
         self.graph = graph  # whether what is made of the reads is to be differentiated
+        self.samples, self.shares = samples, False  # that read tables, once for all or by each
         self.dtypes = {p.dtype for p in params.values()}
         self.reads: list[tuple[Read, Edge]] = []
         self.versions: list[tuple[Array, int]] = []
@@ -186,6 +207,9 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
         found = [self._seen[id(a)] for a in _tensors(args, kwargs) if id(a) in self._seen]
         if not found or not torch.is_grad_enabled():
             return self._ran(func, args, kwargs, func(*args, **kwargs))
+        if func is F.embedding and args and args[0].ndim > 1 and len(args[0]) == 1:
+            self.shares = True
+            args = (args[0].expand(self.samples, *args[0].shape[1:]), *args[1:])
         if func in CELLS:  # fused operations, taken apart; their parts come back here
             taken = CELLS[func](self, *args, **kwargs)
             if taken is not None:

@@ -630,6 +630,36 @@ def distances_from_centres() -> Any:
 
 
 @net
+def positions_looked_up_once() -> Any:
+    def f(p: Any, ids: Array) -> Array:
+        h = F.embedding(ids, p["e"]) + F.embedding(torch.arange(3)[None], p["at"])
+        return torch.tanh(h * p["g"]) @ p["w"]
+
+    params = {"e": R(5, 3), "at": R(4, 3), "g": R(3), "w": R(3, 2)}
+    return f, params, torch.randint(0, 5, (2, 3)), {}
+
+
+@net
+def positions_looked_up_once_and_cut_out() -> Any:
+    def f(p: Any, ids: Array) -> Array:
+        at = F.embedding(torch.arange(3)[None], p["at"]).reshape(3, 3)
+        return torch.tanh(F.embedding(ids, p["e"]) + at) @ p["w"]
+
+    params = {"e": R(5, 3), "at": R(4, 3), "w": R(3, 2)}
+    return f, params, torch.randint(0, 5, (2, 3)), {"fallback": ("at",)}
+
+
+@net
+def sums_of_what_is_looked_up_once() -> Any:
+    def f(p: Any, ids: Array) -> Array:  # other numbers where each sample looks up for itself
+        at = F.embedding(torch.arange(3)[None], p["at"])
+        return torch.tanh(F.embedding(ids, p["e"]) + at.sum(0)) @ p["w"]
+
+    params = {"e": R(5, 3), "at": R(4, 3), "w": R(3, 2)}
+    return f, params, torch.randint(0, 5, (2, 3)), {"fallback": ("at",)}
+
+
+@net
 def derivatives_by_functorch_inside() -> Any:
     def f(p: Any, x: Array) -> Array:
         return torch.func.vmap(torch.func.grad(lambda z: torch.tanh(z @ p["w"]) @ p["v"]))(x)

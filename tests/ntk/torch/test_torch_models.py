@@ -72,7 +72,6 @@ def explicit(f: Any, params: Any, x: Any) -> Any:
     return torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
 
 
-@pytest.mark.filterwarnings("ignore:.*differentiated apart:UserWarning")
 @pytest.mark.parametrize("make", MODELS)
 def test_kernels_of_models(make: Callable[[], Any]) -> None:
     f, params, x = network(make)
