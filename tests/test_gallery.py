@@ -123,6 +123,14 @@ def test_kernel_bandwidth() -> None:
     assert found["best"] == np.argmax(found["exact"]["alignment with the labels"])
 
 
+def test_language_model() -> None:
+    found = run("language_model", "torch")
+    for K, shares in zip((found["before"], found["after"]), found["shares"].values(), strict=True):
+        trace = float(sum(shares.values()))
+        assert float(K.trace()) == pytest.approx(trace, rel=1e-3)
+    assert found["own"] > found["other"]
+
+
 def test_matrix_market() -> None:
     found = run("matrix_market")
     L = found["L"]

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tracekit._arrays import Array, constant, device_of, is_traced, namespace
+import numpy as np
+
+from tracekit._arrays import Array, constant, device_of, is_array, is_traced, namespace
 
 __all__ = ["Loss", "logistic", "softmax_cross_entropy", "squared_error"]
 
@@ -260,4 +262,5 @@ def _probabilities(outputs: Array, y: Any) -> Array:
 
 
 def _beside(outputs: Array, y: Any) -> Array:
+    y = y if is_array(y) else np.asarray(y)
     return namespace(outputs).asarray(y, device=device_of(outputs))

@@ -543,7 +543,7 @@ def test_scalars_of_the_library(eager: Library, cplx: bool) -> None:
 )
 def test_numpy_scalars_keep_the_dtype(c: Any) -> None:
     A = tk.as_operator(np.eye(3, dtype=np.float32))
-    for scaled in (c * A, A * c):
+    for scaled in (c * A, A * c, A / (1 / c)):
         assert isinstance(scaled, tk.LinearOperator)
         assert float(tk.exact_trace(scaled)) == 6.0
         assert tk.exact_trace(scaled).value.dtype == np.float32

@@ -247,6 +247,9 @@ class LinearOperator:
 
     __rmul__ = __mul__
 
+    def __truediv__(self, c: Any) -> LinearOperator:
+        return _scale(1 / c, self) if _is_scalar(c) else NotImplemented
+
     def __repr__(self) -> str:
         m, n = self.shape
         library = self.xp.__name__.removeprefix("array_api_compat.")

@@ -242,7 +242,13 @@ def _slopes_of_others(y: Array, x: Array) -> Array:
 
 def _drawn(source: tk.probes.Source, m: int, count: int) -> Any:
     """Numbers below `count`, each with the same probability."""
-    turns = [math.erfc(-z / 2**0.5) / 2 for z in to_host(source.normal((m, 1)))[:, 0].tolist()]
+    drawn = source.normal((m, 1))
+    if is_traced(drawn):
+        raise TypeError(
+            "minibatch_hessian_trace takes the batches that it draws, which a program of jax.jit "
+            "cannot choose; call it outside"
+        )
+    turns = [math.erfc(-z / 2**0.5) / 2 for z in to_host(drawn)[:, 0].tolist()]
     return np.minimum(np.floor(np.asarray(turns) * count), count - 1).astype(int)
 
 
