@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import networks
 from ..measure import apart
-from .curvature import COLUMNS, SAMPLES, WIDTHS, large_digits, starts
+from .curvature import COLUMNS, SAMPLES, WIDTHS, large_digits
 from .table import FIGURES, Row, Table, figure
 
 if TYPE_CHECKING:
@@ -133,3 +133,9 @@ def deviation(lib: Any, name: str, f: Any, params: Any, x: Array, y: Array, most
     ratio = float(ours.standard_error) / float(plain.standard_error)
     told = f"{float(ours):.4g} +- {float(ours.standard_error):.2g} of {PROBES} passes"
     return figure(f"deviation of the trace over plain signs, {name}", ratio, most=most, told=told)
+
+
+def starts(params: Any) -> list[int]:
+    """Return where parameters begin among all: their names are in order."""
+    sizes = [int(np.prod(p.shape)) for p in params.values()]
+    return [sum(sizes[:i]) for i in range(len(sizes))]

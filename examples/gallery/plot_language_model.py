@@ -113,7 +113,7 @@ shares["after"] = tkn.ntk_trace(next_word, params, x, per_parameter=True)
 fig, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
 for ax, (title, K) in zip(axes, {"before": before, "after": after}.items(), strict=True):
     scale = K.diagonal().sqrt()
-    image = ax.imshow(K / (scale[:, None] * scale), vmin=0, vmax=1)
+    image = ax.imshow((K / (scale[:, None] * scale)).numpy(), vmin=0, vmax=1)
     ax.set_title(f"kernel of {len(x)} texts, {title} training")
     ax.set_xticks([3.5, 11.5, 19.5], chosen)
     ax.set_yticks([])

@@ -48,6 +48,13 @@ def with_inputs(params: Any, x: Any) -> Backend:
     return backend
 
 
+def kept(params: Any, x: Any) -> Any:
+    """Copies of the samples, which nobody else can write into."""
+    library = adapter(params)
+    leaves = library.tree_flatten(x)[0]
+    return library.unflatten(x, [_copy(leaf) for leaf in leaves])
+
+
 def shared(params: Any, layout: Any) -> tuple[Any, list[Array], Rows]:
     """Copies of parameters that no gradient reaches, as a tree and as a list, and who has them."""
     backend = adapter(params)
@@ -63,6 +70,22 @@ def refuse_scattered(*trees: Any) -> None:
         checks.scattered(type(leaf))
 
 
-def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = False) -> Capture:
-    """The capture of the library that the parameters are of."""
-    return with_inputs(params, x).capture(f, params, x, whole=whole)  # type: ignore[no-any-return]
+def capture(
+    f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = False, alone: bool = False
+) -> Capture:
+    """The capture of the library that the parameters are of.
+
+    With `alone`, of samples that meet those of other captures: where f mixes those of a batch, the
+    batch has a Jacobian, but two of them have none between them.
+    """
+    library = with_inputs(params, x)
+    found = library.capture(f, params, x, whole=whole)
+    if alone and not whole:
+        library.independent(f, params, x)
+    return found  # type: ignore[no-any-return]
+
+
+def _copy(leaf: Any) -> Any:
+    if hasattr(leaf, "clone"):  # of PyTorch; those of JAX are not written into
+        return leaf.clone()
+    return leaf.copy() if isinstance(leaf, ndarray) else leaf

@@ -243,9 +243,14 @@ def _probabilities(outputs: Array, y: Any) -> Array:
     """Probabilities of classes, of labels 1 for the class and 0 for the others."""
     y = _beside(outputs, y)
     xp = namespace(outputs)
+    if outputs.ndim < 2:
+        raise ValueError(
+            f"`outputs` must have an axis of classes last, got {tuple(outputs.shape)}; "
+            "for one logit of each sample use tracekit_ntk.losses.logistic"
+        )
     if not xp.isdtype(y.dtype, "integral"):
-        return _elementwise(outputs, y)
-    if outputs.ndim < 2 or y.shape != outputs.shape[:-1]:
+        return _summing_to_one(_elementwise(outputs, y))
+    if y.shape != outputs.shape[:-1]:
         raise ValueError(
             f"`y` must hold one class for each row of outputs {tuple(outputs.shape)}, got integers "
             f"of shape {tuple(y.shape)}; classes are on the last axis of outputs"
@@ -259,6 +264,20 @@ def _probabilities(outputs: Array, y: Any) -> Array:
         )
     here = y[..., None] == xp.arange(O, device=device_of(outputs))
     return xp.where(allowed[..., None], xp.astype(here, outputs.dtype), xp.nan)
+
+
+def _summing_to_one(y: Array) -> Array:
+    """Probabilities themselves, after a look at their rows; NaN in compiled code."""
+    xp = namespace(y)
+    off = xp.abs(xp.sum(y, axis=-1) - 1)
+    allowed = off <= float(xp.finfo(y.dtype).eps) ** 0.5
+    if not is_traced(allowed) and not bool(xp.all(allowed)):
+        raise ValueError(
+            "`y` must hold rows of probabilities, each with the sum 1, got a sum that is off by "
+            f"{float(xp.max(off)):.3g}; leave samples without a class out, weight others by "
+            "a loss of your own"
+        )
+    return xp.where(allowed[..., None], y, xp.nan)
 
 
 def _beside(outputs: Array, y: Any) -> Array:

@@ -313,3 +313,46 @@ def test_functions_that_look_at_values_are_not_compiled() -> None:
         return f(p) * (2.0 if float(f(params)[0, 0]) < 1e9 and bool(p[0][0][0, 0] < 1e9) else 1.0)
 
     close(dense(tkn.jacobian(g, params).H), 2 * reference("mlp", "jax").T)
+
+
+def test_samples_that_change_afterwards_leave_operators_as_they_are() -> None:
+    torch = pytest.importorskip("torch")
+    x, w = torch.randn(4, 5).double(), torch.randn(5, 3).double()
+    f = lambda w, x: torch.tanh(x @ w)  # noqa: E731
+    loss = tkn.losses.squared_error
+    trace = float(tkn.ntk_trace(f, w, x))
+    made = [tkn.ntk(f, w, x), tkn.sample_ntk(f, w, x), tkn.ggn(f, w, x, loss)]
+    x.add_(1)
+    for A in made:
+        columns = A @ torch.eye(A.shape[0]).double()
+        torch.testing.assert_close(columns, columns.T)
+        assert float(columns.trace()) == pytest.approx(trace, rel=1e-12)
+        assert float(tk.exact_trace(A)) == pytest.approx(trace, rel=1e-12)
+
+
+def test_samples_of_two_batches_must_not_mix_behind_a_closed_gate() -> None:
+    torch = pytest.importorskip("torch")
+    params = {"W": torch.randn(5, 3), "g": torch.zeros(3)}
+    x = torch.randn(6, 5)
+
+    def f(p: Any, x: Any) -> Any:
+        return torch.tanh(x @ p["W"] + p["g"] * x.mean())
+
+    for call in (
+        lambda: tkn.kernel(f, params, x, x[:3]),
+        lambda: tkn.ntk_trace(f, params, batches=[x[:4], x[4:]]),
+        lambda: tkn.ntk_norm(f, params, batches=[x[:4], x[4:]]),
+        lambda: tkn.project(f, params, x, 8, rng=0),
+        lambda: tkn.projected_kernel(f, params, x, dim=16, rng=0),
+        lambda: tkn.state_kernel(lambda p, h, x: f(p, x), params, x[None], torch.zeros(1, 3)),
+    ):
+        with pytest.raises(ValueError, match="samples are coupled"):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:.*differentiated apart:UserWarning")
+def test_products_of_parameters_without_axes() -> None:
+    torch = pytest.importorskip("torch")
+    params = {"s": torch.tensor(0.5), "t": torch.tensor(2.0)}
+    trace = tkn.ntk_trace(lambda p, x: x * (p["s"] * p["t"]), params, torch.ones(3, 2))
+    assert float(trace) == pytest.approx(6 * (0.25 + 4))

@@ -83,9 +83,10 @@ def test_the_derivative_of_a_root_is_finite_where_probabilities_round_to_0(name:
 
 def test_probabilities_may_be_the_targets() -> None:
     z, labels = normal(4, 3), Y["softmax_cross_entropy"]
-    hot = np.eye(3)[labels]
+    others = (labels + 1) % 3
+    mixed = (np.eye(3)[labels] + 3 * np.eye(3)[others]) / 4
     for of in (losses.softmax_cross_entropy.value, losses.softmax_cross_entropy.gradient):
-        close(of(z, 0.5 * hot), 0.5 * of(z, labels))
+        close(of(z, mixed), (of(z, labels) + 3 * of(z, others)) / 4)
 
 
 @every_loss
@@ -115,7 +116,7 @@ def test_targets_that_cannot_be_right_are_refused() -> None:
             losses.softmax_cross_entropy(z, np.array(wrong))
     with pytest.raises(ValueError, match="one class for each row"):
         losses.softmax_cross_entropy(z, np.zeros((4, 1), int))
-    with pytest.raises(ValueError, match="one class for each row"):
+    with pytest.raises(ValueError, match="axis of classes"):
         losses.softmax_cross_entropy(z[:, 0], np.zeros(4, int))
     for outputs in (z + 1j, Y["logistic"]):
         with pytest.raises(TypeError, match="must be real floating-point"):
@@ -127,3 +128,16 @@ def test_classes_that_are_not_there_give_nan_in_compiled_code() -> None:
     value = jax.jit(lambda y: losses.softmax_cross_entropy(jax.numpy.zeros((2, 3)), y))
     assert np.isfinite(value(jax.numpy.asarray([0, 2])))
     assert np.isnan(value(jax.numpy.asarray([0, 3])))
+
+
+@pytest.mark.parametrize("y", [np.eye(3)[[0, 1, 2, 0]] * 2, np.zeros((4, 3)), np.ones((4, 3))])
+def test_probabilities_must_have_the_sum_one(y: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="rows of probabilities"):
+        losses.softmax_cross_entropy(normal(4, 3), y)
+    soft = np.array([[0.2, 0.3, 0.5]] * 4)
+    assert np.isfinite(losses.softmax_cross_entropy(normal(4, 3), soft))
+
+
+def test_classes_need_an_axis() -> None:
+    with pytest.raises(ValueError, match="axis of classes"):
+        losses.softmax_cross_entropy(normal(4, 3)[:, 0], np.zeros(4))

@@ -11,7 +11,7 @@ from typing import Any
 import tracekit as tk
 from tracekit._arrays import Array, namespace
 
-from .._backend import adapter, with_inputs
+from .._backend import adapter, kept, with_inputs
 from .._derivatives import KnownQuantity, gram_in_chunks, operator
 from .._kernel import captured
 from .exact import flat_diagonals, weighted_trace
@@ -171,6 +171,7 @@ def _operator(
 ) -> tk.LinearOperator:
     """``J^T S S^T J``, and what is known of it in closed form."""
     f = with_inputs(params, x).on_copies(f)
+    x = kept(params, x)
     lin = adapter(params).linearise(lambda p: f(p, x), params)
     lin.check()
     outputs = lin.output

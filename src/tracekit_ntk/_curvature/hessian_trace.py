@@ -46,7 +46,7 @@ def hessian_trace(
         over samples is meant, never the mean.
     num_matvecs : int, optional
         Passes through the network along directions of the parameters, of one column each, at most.
-        From as many as there are parameters on, or if not given, the trace is exact.
+        From more than there are parameters on, or if not given, the trace is exact.
     rng : None, int, or generator, optional
         Of the directions.
     chunk_size : int, optional
@@ -162,7 +162,8 @@ def minibatch_hessian_trace(
     -------
     Estimate
         Of the sum over all batches, unbiased. Samples are independent, each of a direction and a
-        batch: the interval holds both errors.
+        batch: the interval holds both errors, where batches are alike. Of few samples it misses
+        what one batch in many has, such as an outlier a thousand times as large as the rest.
 
     Raises
     ------
@@ -219,7 +220,9 @@ def _estimate(samples: Array, surplus: Array, num_matvecs: int, method: str) -> 
     samples = samples - _slopes_of_others(samples, surplus) * surplus
     value = xp.mean(samples)
     apart = samples - value
-    error = xp.sqrt(xp.sum(apart * apart) / max(m * (m - 1), 1))
+    most = xp.max(xp.abs(apart))  # squares of what is large do not fit in single precision
+    unit = xp.where(most > 0, most, xp.ones_like(most))
+    error = unit * xp.sqrt(xp.sum((apart / unit) ** 2) / max(m * (m - 1), 1))
     tied = xp.max(xp.abs(apart)) <= 64 * float(xp.finfo(samples.dtype).eps) * xp.max(
         xp.abs(samples)
     )

@@ -72,6 +72,9 @@ class Backend(Protocol):
         Raises ValueError besides where samples mix, or do not lie on axis 0.
         """
 
+    def independent(self, f: Callable[[Any, Any], Any], params: Any, x: Any) -> None:
+        """Refuse samples that mix in derivatives alone, if `capture` does not see them."""
+
     @property
     def capture(self) -> Callable[..., Any]:
         """The Jacobian in factors, ``capture(f, params, x, whole=False)``: see `factors.Capture`.

@@ -14,7 +14,7 @@ from array_api_compat import array_namespace
 import tracekit as tk
 from tracekit._arrays import Array, Rows
 
-from .._backend import adapter, shared, with_inputs
+from .._backend import adapter, kept, shared, with_inputs
 from .._derivatives import (
     KnownQuantity,
     agreed,
@@ -329,6 +329,7 @@ def _of_process(
     of_params: Callable[[Any], Any] = f
     if x is not None:
         f = with_inputs(params, x).on_copies(f)
+        x = kept(params, x)
         of_params = lambda p: f(p, x)  # noqa: E731
     lin = library.linearise(of_params, params)
     lin.check()

@@ -13,7 +13,7 @@ from array_api_compat import array_namespace
 import tracekit as tk
 from tracekit._arrays import Array
 
-from .._backend import with_inputs
+from .._backend import kept, with_inputs
 from .._derivatives import KnownQuantity, chunk, itemsize
 from .._factors import Form
 from .._kernel import (
@@ -86,7 +86,8 @@ def sample_ntk(
     >>> round(float(estimate), 4), estimate.num_matvecs
     (1.7638, 2)
     """
-    own = with_inputs(params, x).per_sample(f, params, x)
+    library, x = with_inputs(params, x), kept(params, x)
+    own = library.per_sample(f, params, x)
     xp, shape, P = array_namespace(own.output), tuple(own.output.shape), own.parameters
     N, outputs = shape[0], math.prod(shape[1:])
     size = chunk(chunk_size, P, itemsize(own.dtype, xp))

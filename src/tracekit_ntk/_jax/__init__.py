@@ -3,7 +3,7 @@
 from jax.tree_util import tree_flatten, tree_flatten_with_path
 
 from .capture import capture
-from .derivatives import detached, leaves, linearise, on_copies, per_sample, unflatten
+from .derivatives import detached, independent, leaves, linearise, on_copies, per_sample, unflatten
 from .hessian import quadratic, second_order
 from .inputs import add_up, in_turn, input_derivative, input_gradient, least_precision
 from .recursions import propagate, propagate_back, unroll
@@ -13,6 +13,7 @@ __all__ = [
     "capture",
     "detached",
     "in_turn",
+    "independent",
     "input_derivative",
     "input_gradient",
     "least_precision",

@@ -188,6 +188,10 @@ def on_copies(f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return f
 
 
+def independent(f: Callable[[Any, Any], Any], params: Any, x: Any) -> None:
+    """Nothing: a capture finds samples that mix behind closed gates."""
+
+
 def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     """The samples' own derivatives of f at params, after a check that samples do not mix."""
     named = leaves(params)

@@ -25,7 +25,7 @@ def captures(
         return
     batch = None
     for batch in batches:
-        yield capture(f, params, batch, whole=whole)
+        yield capture(f, params, batch, whole=whole, alone=True)
     if batch is None:
         raise ValueError(EMPTY)
 
@@ -50,7 +50,7 @@ def pairs(
             if k >= len(seen) or abs(told - seen[k]) > 1e-6 * abs(seen[k]):
                 raise ValueError(_changed(k))
             if k >= i:
-                found = capture(f, params, batch, whole=whole)
+                found = capture(f, params, batch, whole=whole, alone=i == 0)
                 first = first or found
                 yield first, found
         if k < 0:

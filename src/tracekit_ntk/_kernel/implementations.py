@@ -52,8 +52,8 @@ def structured_derivatives(
     Novak, Sohl-Dickstein, Schoenholz (2022), arXiv:2206.08720, section 3.4; here Jacobian
     contraction and NTK-vector products are two of the orders.
     """
-    first = capture(f, params, x1)
-    second = first if x2 is None else capture(f, params, x2)
+    first = capture(f, params, x1, alone=x2 is not None)
+    second = first if x2 is None else capture(f, params, x2, alone=True)
 
     def kernel(axes: OutputAxes, chunk_size: int | None) -> Array:
         return _from_factors(f, params, (x1, x2), (first, second), axes, chunk_size)
@@ -65,8 +65,8 @@ def combined(
     f: Callable[[Any, Any], Any], params: Any, x1: Any, x2: Any, cotangent: Any
 ) -> Prepared:
     """The kernel of one combination of each sample's outputs, in the place of all outputs."""
-    first = capture(f, params, x1)
-    second = first if x2 is None else capture(f, params, x2)
+    first = capture(f, params, x1, alone=x2 is not None)
+    second = first if x2 is None else capture(f, params, x2, alone=True)
     c1, c2 = of_each(cotangent, x2, len(first.output_shape))
     a = first.combined(cotangent_columns(first, params, c1))
     b = a if x2 is None else second.combined(cotangent_columns(second, params, c2))

@@ -96,6 +96,6 @@ def project(
     True
     """
     checked_dim(dim)
-    batch = Batch(capture(f, params, x), params, cotangent)
+    batch = Batch(capture(f, params, x, alone=True), params, cotangent)
     [Y] = Projections(params, [batch], rng, dim).columns(dim)
     return namespace(Y).reshape(Y, (Y.shape[0], *batch.shape, dim)) * dim**-0.5

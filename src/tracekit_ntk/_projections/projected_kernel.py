@@ -111,8 +111,8 @@ def projected_kernel(
     checked_dim(dim)
     if not 0 <= rtol < math.inf:
         raise ValueError(f"`rtol` must be 0 or a positive number, got {rtol!r}; pass one as 0.05")
-    first = capture(f, params, x1)
-    second = first if x2 is None else capture(f, params, x2)
+    first = capture(f, params, x1, alone=True)
+    second = first if x2 is None else capture(f, params, x2, alone=True)
     c1, c2 = of_each(cotangent, x2, len(first.output_shape))
     batches = [Batch(first, params, c1)] + ([] if x2 is None else [Batch(second, params, c2)])
     axes, summed = asked_axes(batches[0].shape, trace_axes, diagonal_axes, x2)

@@ -193,7 +193,8 @@ class StateKernel:
         -------
         (B, U) array
             Real, in units of one step, the fastest first up to what a finite time leaves to the
-            directions it begins with; minus infinity for directions that vanish.
+            directions it begins with; minus infinity for directions that
+            vanish to the last bit; what vanishes up to rounding has the exponent of its rounding.
 
         Notes
         -----
@@ -347,6 +348,7 @@ def state_kernel(
     lin.check()
     eps = max(eps_of(states), getattr(lin.known, "eps", 0.0))
     check_same(again, xp.reshape(states, (B * T, U)), eps)
+    library.independent(step, params, pairs)
     D = operator(lin, chunk_size)
     ways = transitions(library, step, params, before, inputs, D.dtype)
     one = captured(step, params, pairs) if isinstance(ways, Formed) else None

@@ -71,8 +71,8 @@ class Check:
         """Whether batched reverse passes agree with single ones."""
         if any((a is None) != (b is None) for a, b in zip(grads, alone, strict=True)):
             return False
-        batched = [a.flatten(1) for a in grads if a is not None]
-        single = [b.flatten(1) for b in alone if b is not None]
+        batched = [a.reshape(len(a), -1) for a in grads if a is not None]
+        single = [b.reshape(len(b), -1) for b in alone if b is not None]
         most = max(largest(single), default=0.0)
         sizes = [largest_of_rows(b) for b in single]
         return not any(self._cotangents.differ(single, batched, sizes, most))
@@ -106,7 +106,7 @@ def _summed(use: Use) -> Array:
         return table.index_add_(0, use.ids[0], use.G[0].transpose(0, 1)).transpose(0, 1).flatten(1)
     X, G = use.X[0], use.G[0]  # g S d, rows g S w
     J = torch.matmul(X.mT, G) if use.input_first else torch.matmul(G.mT, X)
-    return J.flatten(1)
+    return J.reshape(len(J), -1)
 
 
 def _bound(use: Use) -> Array:
@@ -115,4 +115,4 @@ def _bound(use: Use) -> Array:
     X = torch.linalg.vector_norm(use.X[0], dim=1)  # g d
     G = torch.linalg.vector_norm(use.G[0], dim=2)  # rows g w
     J = X[:, :, None] * G[:, :, None, :] if use.input_first else G[..., None] * X[:, None, :]
-    return J.flatten(1)
+    return J.reshape(len(J), -1)

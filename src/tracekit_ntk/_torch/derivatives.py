@@ -86,17 +86,20 @@ def linearise(f: Callable[[Any], Any], params: Any, known: Known | None = None) 
     return replace(J, check=check)
 
 
+def independent(f: Callable[[Any, Any], Any], params: Any, x: Any) -> None:
+    """Refuse samples that mix in derivatives alone, as behind a gate of zeros."""
+    f, x = usable(on_copies(f)), tree_map(normal, x)
+    detached = [p.detach() for p in point(params)]
+    _, known = _run_once(f, params, detached, x)
+    with passes(), quiet():
+        _check_gradients(f, params, detached, x, known)
+
+
 def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
     """The samples' own derivatives of f at params, after a check that samples do not mix."""
     f, at, x = usable(on_copies(f)), point(params), tree_map(normal, x)
     detached = [p.detach() for p in at]
-    with passes(), whole_modules(), Lowest() as lowest:
-        y = f(unflatten(params, detached), x)
-    _check_output(y)
-    y = y.detach()
-    shapes = [tuple(part.shape) for part in tree_flatten(x)[0] if is_array(part)]
-    checks.samples(shapes, tuple(y.shape))
-    known = Known(max(lowest.eps, coarsest(y, *detached)))
+    y, known = _run_once(f, params, detached, x)
 
     def one(values: Any, sample: Any) -> Array:
         batch = tree_map(lambda part: part[None], sample)
@@ -124,9 +127,7 @@ def per_sample(f: Callable[[Any, Any], Any], params: Any, x: Any) -> PerSample:
             except Exception as error:
                 raise checks.alone(error) from error
             checks.independent(off, known.allowed)
-        names = [name for name, _ in leaves(params)]
-        named = dict(zip(names, detached, strict=True))
-        _check_gradients(lambda values, x: f(unflatten(params, values), x), named, x, known)
+        _check_gradients(f, params, detached, x, known)
     linearise(lambda values: f(values, _part(x, slice(0, 1))), params)  # its checks
     dtype = common(at, y.dtype)
     quick = of_samples(one, at, dtype, Transforms(vjp, forward, vmap, vmap, xp))
@@ -269,8 +270,20 @@ def _cast(products: tuple[Any, Any], dtype: Any) -> tuple[Any, Any]:
     return (lambda X: push(X).to(dtype)), (lambda U: pull(U).to(dtype))
 
 
+def _run_once(
+    f: Callable[[Any, Any], Any], params: Any, detached: list[Array], x: Any
+) -> tuple[Array, Known]:
+    """What f gives, of as many samples as x, and how precise that is."""
+    with passes(), whole_modules(), Lowest() as lowest:
+        y = f(unflatten(params, detached), x)
+    _check_output(y)
+    shapes = [tuple(part.shape) for part in tree_flatten(x)[0] if is_array(part)]
+    checks.samples(shapes, tuple(y.shape))
+    return y.detach(), Known(max(lowest.eps, coarsest(y, *detached)))
+
+
 def _check_gradients(
-    f: Callable[[Any, Any], Array], at: dict[str, Array], x: Any, known: Known
+    f: Callable[[Any, Any], Array], params: Any, at: list[Array], x: Any, known: Known
 ) -> None:
     """Refuse samples that mix in derivatives alone, as behind a gate of zeros.
 
@@ -281,8 +294,8 @@ def _check_gradients(
     beside[: N - 1 : 2] = beside[1::2]
 
     def gradients(x: Any) -> list[Array]:
-        active = [p.clone().requires_grad_() for p in at.values()]
-        y = f(active, x)[1::2]
+        active = [p.clone().requires_grad_() for p in at]
+        y = f(unflatten(params, active), x)[1::2]
         v = generic(y.numel(), xp, y.device).reshape(y.shape).to(y.dtype)
         if not y.requires_grad or not y.numel():
             return [torch.zeros_like(p) for p in active]
@@ -292,7 +305,8 @@ def _check_gradients(
     here, there = gradients(x), gradients(_part(x, beside))
     largest = [float(g.abs().max()) if g.numel() else 0.0 for g in here]
     noise = 100 * known.eps * max(largest, default=0.0)
-    for name, g, h, most in zip(at, here, there, largest, strict=True):
+    names = [name for name, _ in leaves(params)]
+    for name, g, h, most in zip(names, here, there, largest, strict=True):
         checks.finite_gradient(isfinite(most), name)
         off = float((g - h).abs().max()) if g.numel() else 0.0
         if not off <= known.allowed * most + noise:
