@@ -82,6 +82,18 @@ class Backend(Protocol):
         Raises what `per_sample` raises; with `whole` the batch is one sample, and may mix.
         """
 
+    def reduced(
+        self, found: Any, start: int, stop: int, reduce: Callable[[Any], dict[str, Array]]
+    ) -> dict[str, Array]:
+        """``reduce(found.uses(start, stop))`` of a `factors.Factored`: one program where compiled.
+
+        `reduce` gives arrays with samples on axis 0, each made of that sample's uses alone, and is
+        hashed: equal ones share a program.
+        """
+
+    def samples_at_once(self, found: Any) -> int:
+        """How many samples `reduced` holds the cotangents of."""
+
     def unroll(
         self, f: Callable[[Any, Any], Array], params: Any, inputs: Array, h0: Array
     ) -> Array:

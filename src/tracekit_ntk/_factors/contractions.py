@@ -63,12 +63,21 @@ def _fold(G: Array, form: Form) -> Array:
     xp = namespace(G)
     N, M, g, S, w = G.shape
     D, T = form.diagonal, form.traced
-    G = xp.reshape(G, (N, D, T, M // (D * T), g, S, w))
+    shape = (N, D, T, M // (D * T), g, S, w)
     if form.paired:
-        G = xp.reshape(xp.permute_dims(G, (0, 1, 3, 4, 5, 2, 6)), (N, D, 1, -1, g, S, T * w))
-    else:
-        G = xp.reshape(xp.permute_dims(G, (1, 0, 3, 4, 5, 2, 6)), (1, D, N, -1, g, S, T * w))
-    return G
+        G = _permuted(G, shape, (0, 1, 3, 4, 5, 2, 6))
+        return xp.reshape(G, (N, D, 1, -1, g, S, T * w))
+    return xp.reshape(_permuted(G, shape, (1, 0, 3, 4, 5, 2, 6)), (1, D, N, -1, g, S, T * w))
+
+
+def _permuted(G: Array, shape: tuple[int, ...], order: tuple[int, ...]) -> Array:
+    """An array of this shape in another order of axes, those of length one left out.
+
+    Compilers cancel an order against the one that made G only where no other axes lie between.
+    """
+    xp, kept = namespace(G), [k for k, n in enumerate(shape) if n != 1]
+    G = xp.reshape(G, tuple(shape[k] for k in kept))
+    return xp.permute_dims(G, tuple(kept.index(k) for k in order if k in kept))
 
 
 def gram_gram(p: Side, q: Side) -> Array:
@@ -224,4 +233,7 @@ def _cross(a: Array, b: Array, *, conjugated: bool = True) -> Array:
     b = conj(b) if conjugated else b
     if a.shape[-2] == b.shape[-2] == 1:
         return xp.sum(a * b, axis=-1)[..., None]
+    if math.prod(a.shape[:-2]) == math.prod(b.shape[:-2]) == 1:  # one product: no batch of them
+        K = xp.matmul(xp.reshape(a, a.shape[-2:]), xp.matrix_transpose(xp.reshape(b, b.shape[-2:])))
+        return xp.reshape(K, (*a.shape[:-2], *K.shape))
     return xp.matmul(a, xp.matrix_transpose(b))

@@ -7,6 +7,7 @@ from .derivatives import detached, independent, leaves, linearise, on_copies, pe
 from .hessian import quadratic, second_order
 from .inputs import add_up, in_turn, input_derivative, input_gradient, least_precision
 from .recursions import propagate, propagate_back, unroll
+from .turns import reduced, samples_at_once
 
 __all__ = [
     "add_up",
@@ -24,6 +25,8 @@ __all__ = [
     "propagate",
     "propagate_back",
     "quadratic",
+    "reduced",
+    "samples_at_once",
     "second_order",
     "tree_flatten",
     "tree_flatten_with_path",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -21,9 +21,9 @@ from .derivatives import leaves as named_leaves
 from .head import find_head, named
 from .interpreter import find_reads, perturbed
 from .programs import Traced, keep, replaced, reverses, wide
-from .reads import Loop, Read, each_read, zeros
+from .reads import Loop, Read, each_read, pulled, zeros
 from .trials import Trials, Values
-from .uses import cast, complex_use, factor, gradient
+from .uses import cast, complex_use, factor, forward, gradient
 
 
 def capture(f: Callable[[Any, Any], Any], params: Any, x: Any, *, whole: bool = False) -> Capture:
@@ -114,21 +114,27 @@ class Capture:
     def uses(self, start: int, stop: int) -> dict[str, list[Use]]:
         """The factors of outputs start to stop, by one reverse pass for all samples.
 
-        Compiled once for each number of outputs, and each quarter of a scan that they reach: a scan
-        is differentiated no further than the last step that these outputs depend on, which one more
-        pullback shows (not under jit, where there are no values). Memory: the activations, and stop
-        - start cotangents of them, for each sample.
+        Compiled once for each number of outputs, and each part of a scan that they reach: one more
+        pullback shows the last step that they depend on (not under jit, where there are no values).
+        Memory: the activations, and stop - start cotangents of them, for each sample.
         """
+        plan, *given = self.asked(start, stop)
+        return dict(zip(self.sizes, plan.uses(*given), strict=True))
+
+    def asked(self, start: int, stop: int) -> tuple[Any, ...]:
+        """The plan, and what it takes for these outputs: columns and steps last."""
         columns = jnp.arange(start, stop)[:, None] == jnp.arange(self.outputs)[None, :]
         columns = columns.astype(self._plan.output.dtype).reshape(-1, *self.output_shape)
+        given = self._leaves, self._consts, self._x, columns
         if (start, stop) not in self._steps:
             part = self._plan.loops and stop - start < self.outputs
-            steps = self._plan.steps(self._leaves, self._consts, self._x, columns) if part else ()
-            self._steps[start, stop] = steps
-        found = self._plan.uses(
-            self._leaves, self._consts, self._x, columns, self._steps[start, stop]
-        )
-        return dict(zip(self.sizes, found, strict=True))
+            self._steps[start, stop] = self._plan.steps(*given) if part else ()
+        return self._plan, *given, self._steps[start, stop]
+
+    @property
+    def scans(self) -> bool:
+        """Whether parameters are read within scans that go over no slices of them."""
+        return bool(self._x and self._plan.loops) and not self._plan.while_loop
 
     def combined(self, V: Array) -> dict[str, list[Use]]:
         """The factors of k combinations ``V^H y`` of each sample's own outputs, V (N, O, k).
@@ -207,6 +213,8 @@ class Plan:
         sweep = self._forward if self.while_loop else self._reverse
         self._sweep = jax.jit(sweep, static_argnames=("steps", "each"))
         self._reached = jax.jit(self._reach)
+        fixed = ("steps", "names", "reduce")
+        self.program = cache(lambda run: jax.jit(partial(run, self), static_argnames=fixed))
         self.outputs = jax.jit(jax.vmap(self._run, (None, None, 0)))
         self._trials = Trials(batch, self._apart, whole=self.whole, reverse=not self.while_loop)
 
@@ -256,10 +264,7 @@ class Plan:
         self, leaves: list[Array], consts: list[Array], x: Any, columns: Array,
         steps: tuple[tuple[int, int], ...], *, each: bool = False,
     ) -> list[list[Use]]:  # fmt: skip
-        """All uses of each parameter by the outputs that the rows of `columns` pick or combine.
-
-        With `each`, every sample has columns of its own.
-        """
+        """All uses of each parameter by the outputs that rows of `columns`, of `each`, combine."""
         return self._sweep(leaves, consts, x, columns, steps=steps, each=each)  # type: ignore[no-any-return]
 
     def factors(
@@ -270,9 +275,10 @@ class Plan:
         args = [*leaves, *jax.tree.leaves(x)]
         run = partial(perturbed, self.one.jaxpr, consts, args, self.parameters, self.apart)
         run = partial(run, loop_eps={})
-        y, back, kept = jax.vjp(run, zeros(self.reads.slots, dict(steps)), has_aux=True)
+        eps = zeros(self.reads.slots, dict(steps))
+        y, back, kept = jax.vjp(run, eps, has_aux=True)
         halves = [columns, -1j * columns] if self.both_parts else [columns]
-        derivatives = [jax.vmap(back)(half)[0] for half in halves]
+        derivatives = [pulled(back, half, eps) for half in halves]
         by_half = [each_read(self.reads, G, kept) for G in derivatives]
         found = []
         for parts in zip(*by_half, strict=True):
@@ -280,10 +286,21 @@ class Plan:
             found.append((parts[0][0], complex_use(*uses) if self.both_parts else uses[0]))
         return y, found
 
+    def of_sample(
+        self, leaves: list[Array], consts: list[Array], steps: tuple[tuple[int, int], ...],
+        x: Any, columns: Array,
+    ) -> tuple[Array, list[list[Use]]]:  # fmt: skip
+        """The outputs of one sample, and all uses of each parameter, without its axis."""
+        uses: list[list[Use]] = [[] for _ in leaves]
+        y, found = self.factors(leaves, consts, x, columns, steps)
+        for read, use in found:
+            uses[read.leaf].append(cast(use, wide(leaves[read.leaf], columns)))
+        return y, uses
+
     def steps(
         self, leaves: list[Array], consts: list[Array], x: Any, columns: Array
     ) -> tuple[tuple[int, int], ...]:
-        """Steps of each loop that these outputs depend on, rounded up to quarters of all.
+        """Steps of each loop that these outputs depend on, rounded up to some part of all.
 
         A pullback of a random combination of the outputs shows which.
         """
@@ -292,11 +309,7 @@ class Plan:
         draw = np.random.default_rng(0).standard_normal(len(columns))
         column = jnp.tensordot(jnp.asarray(draw, columns.dtype), columns, 1)
         found = self._reached(leaves, consts, x, column)
-        quarter = {k: -(-loop.length // 4) for k, loop in self.loops.items()}
-        return tuple(
-            (k, min(self.loops[k].length, -(-int(n) // quarter[k]) * quarter[k]))
-            for k, n in found.items()
-        )
+        return tuple((k, self.loops[k].up_to(int(n))) for k, n in found.items())
 
     def report(
         self, leaves: list[Array], consts: list[Array], x: Any
@@ -333,13 +346,7 @@ class Plan:
         self, leaves: list[Array], consts: list[Array], x: Any, columns: Array,
         steps: tuple[tuple[int, int], ...], each: bool,
     ) -> tuple[Array, list[list[Use]]]:  # fmt: skip
-        def sample(x: Any, columns: Array) -> tuple[Array, list[list[Use]]]:
-            uses: list[list[Use]] = [[] for _ in leaves]
-            y, found = self.factors(leaves, consts, x, columns, steps)
-            for read, use in found:
-                uses[read.leaf].append(cast(use, wide(leaves[read.leaf], columns)))
-            return y, uses
-
+        sample = partial(self.of_sample, leaves, consts, steps)
         ys, found = jax.vmap(sample, (0, 0 if each else None))(x, columns)
         return ys, [stack(uses) for uses in found]
 
@@ -358,19 +365,12 @@ class Plan:
         steps: tuple[tuple[int, int], ...] = (), each: bool = False,
     ) -> list[list[Use]]:  # fmt: skip
         """The Jacobians themselves, by forward mode: for functions without a reverse pass."""
-        holomorphic = self.complex
 
-        def sample(x: Any, columns: Array) -> list[Array]:
-            jacobian = jax.jacfwd(
-                lambda leaves: self._run(leaves, consts, x), holomorphic=holomorphic
-            )
-            return [
-                jnp.tensordot(columns, J, self.output.ndim).reshape(len(columns), -1)
-                for J in jacobian(leaves)
-            ]
+        def sample(x: Any, columns: Array) -> list[Dense]:
+            return forward(lambda leaves: self._run(leaves, consts, x), leaves, columns)
 
         found = jax.vmap(sample, (0, 0 if each else None))(x, columns)
-        return [[Dense(J)] for J in found]
+        return [[use] for use in found]
 
     def _apart(
         self, leaves: list[Array], consts: list[Array], x: Any, cotangent: Array
@@ -407,10 +407,8 @@ class Plan:
         columns = jnp.zeros((1, *self.output.shape), self.output.dtype)
         factors = partial(self.factors, columns=columns)
         try:
-            jax.eval_shape(
-                lambda *given: [use for _, use in factors(*given)[1]],
-                args[: self.parameters], consts, args[self.parameters :],
-            )  # fmt: skip
+            leaves, x = args[: self.parameters], args[self.parameters :]
+            jax.eval_shape(lambda *given: [use for _, use in factors(*given)[1]], leaves, consts, x)
         except ValueError:
             return True
         return False

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from tracekit._arrays import Array
@@ -68,6 +69,11 @@ class Loop:
             for r in self.results
         ]
 
+    def up_to(self, steps: int) -> int:
+        """So many steps rounded up to quarters of all."""
+        quarter = -(-self.length // 4)
+        return min(self.length, -(-steps // quarter) * quarter)
+
     def needed(self, derivatives: Sequence[Array]) -> Array:
         """How many steps there is a derivative by the results of, for some of several samples."""
         reached = jnp.zeros(self.length, bool)
@@ -97,6 +103,34 @@ def zeros(slots: Sequence[Slot | Loop], steps: dict[int, int], around: tuple[int
         elif slot.same is None:
             eps[k] = jnp.zeros((*around, *slot.shape), slot.dtype)
     return eps
+
+
+def pulled(back: Callable[[Array], Any], columns: Array, eps: Eps) -> Eps:
+    """Derivatives of the outputs that the rows of `columns` pick by all eps: outputs first.
+
+    They leave the pullback where scans stack them, behind the steps: so no copy is made if what is
+    done with them puts them there again.
+    """
+
+    def depths(eps: Eps, depth: int = 0) -> Eps:
+        return {
+            k: depths(part, depth + 1) if isinstance(part, dict) else depth
+            for k, part in eps.items()
+        }
+
+    places = depths(eps)
+    (found,) = jax.vmap(back, out_axes=(places,))(columns)
+    made: Eps = jax.tree.map(_outputs_first, places, found)
+    return made
+
+
+def _outputs_first(depth: int, G: Array) -> Array:
+    if depth == 0:
+        return G
+    flat = jnp.reshape(G, (*G.shape[: depth + 1], -1))  # no other axes between those that move
+    return jnp.moveaxis(flat, depth, 0).reshape(
+        G.shape[depth], *G.shape[:depth], *G.shape[depth + 1 :]
+    )
 
 
 def each_read(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.tree_util import tree_map
 
@@ -57,6 +59,16 @@ def gradient(uses: list[Use], leaf: Array) -> Array:
         part = part if jnp.iscomplexobj(leaf) else jnp.real(part)
         total = total.at[use.start : use.start + use.size].add(part.astype(total.dtype))
     return total.reshape(leaf.shape)
+
+
+def forward(
+    run: Callable[[list[Array]], Array], leaves: list[Array], columns: Array
+) -> list[Dense]:
+    """Jacobians of the outputs that columns pick, by forward mode: without the samples' axis."""
+    holomorphic = any(map(jnp.iscomplexobj, leaves))
+    jacobian = jax.jacfwd(run, holomorphic=holomorphic)(leaves)
+    rows = [jnp.tensordot(columns, J, columns.ndim - 1) for J in jacobian]
+    return [Dense(J.reshape(len(columns), -1)) for J in rows]
 
 
 def cast(use: Use, dtype: Any) -> Any:

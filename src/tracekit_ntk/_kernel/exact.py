@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -247,11 +248,10 @@ def trace_of(
         parts = traces_of_head(found.head, chunk_size, per_parameter)
         return tree_of(params, _joined(parts, total_of), list(found.sizes), per_parameter)
 
-    def of(uses: Uses, count: int) -> Array:
-        K = gram(uses, uses, Form(1, count, paired=True))
-        return None if K is None else sum_of(K)
+    def of(part: Array | None, _: int) -> Array | None:
+        return None if part is None else sum_of(part)
 
-    return _by_chunks(found, params, chunk_size, of, per_parameter, total_of)
+    return _by_chunks(found, params, chunk_size, True, of, per_parameter, total_of)
 
 
 def trace_of_seen(
@@ -269,9 +269,8 @@ def diagonal_of(
 ) -> Array:  # fmt: skip
     """The diagonal, or that of each parameter's part."""
 
-    def of(uses: Uses, count: int) -> Array:
-        K = gram(uses, uses, Form(count, 1, paired=True))
-        return zeros(params, (found.samples, count)) if K is None else real(K[:, 0, :, 0, 0])
+    def of(part: Array | None, count: int) -> Array:
+        return zeros(params, (found.samples, count)) if part is None else part
 
     def joined(parts: list[Array]) -> Array:
         xp = namespace(parts[0])
@@ -280,7 +279,7 @@ def diagonal_of(
     if found.head is not None and is_shorter(found.head):
         parts = diagonals_of_head(found.head, chunk_size, per_parameter)
         return tree_of(params, _joined(parts, joined), list(found.sizes), per_parameter)
-    return _by_chunks(found, params, chunk_size, of, per_parameter, joined)
+    return _by_chunks(found, params, chunk_size, False, of, per_parameter, joined)
 
 
 def from_factors(found: Factored, V: Array, chunk_size: int | None) -> Array:
@@ -295,25 +294,48 @@ def from_factors(found: Factored, V: Array, chunk_size: int | None) -> Array:
     return xp.concat(parts, axis=1)
 
 
+@dataclass(frozen=True)
+class _Own:
+    """Makes of uses what each sample's kernel with itself has on its diagonal, or its trace."""
+
+    outputs: int
+    traced: bool
+    names: tuple[str, ...]
+    per_parameter: bool
+
+    def __call__(self, uses: Uses) -> dict[str, Array]:
+        """Of each parameter or of all, (N, outputs) or (N, 1); of none that is not read."""
+        kept = (1, self.outputs) if self.traced else (self.outputs, 1)
+        found = {}
+        for key, own, _ in parts_of(uses, uses, list(self.names), self.per_parameter):
+            K = gram(own, own, Form(*kept, paired=True))
+            if K is not None:
+                found[key] = real(K[:, 0, :, 0, 0])
+        return found
+
+
 def _by_chunks(
     found: Factored,
     params: Any,
     chunk_size: int | None,
-    of: Callable[[Uses, int], Array],
+    traced: bool,
+    of: Callable[[Array | None, int], Array | None],
     per_parameter: bool,
     join: Callable[[list[Array]], Array],
 ) -> Array:
-    names = list(found.sizes)
+    names, library = tuple(found.sizes), adapter(params)
+    chunk = chunk_of(found, chunk_size, samples=library.samples_at_once(found))
 
     def parts() -> Iterator[tuple[str, Array]]:
-        for low, high in spans(found.outputs, chunk_of(found, chunk_size)):
-            uses = found.uses(low, high)
-            for key, u, _ in parts_of(uses, uses, names, per_parameter):
-                part = of(u, high - low)
+        for low, high in spans(found.outputs, chunk):
+            own = _Own(high - low, traced, names, per_parameter)
+            made = library.reduced(found, low, high, own)
+            for key in names if per_parameter else ("",):
+                part = of(made.get(key), high - low)
                 if part is not None:
                     yield key, part
 
-    return tree_of(params, _joined(parts(), join), names, per_parameter)
+    return tree_of(params, _joined(parts(), join), list(names), per_parameter)
 
 
 def _joined(

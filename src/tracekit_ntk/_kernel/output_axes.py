@@ -95,13 +95,15 @@ def reduced(K: Array, axes: OutputAxes) -> Array:
     return xp.sum(xp.reshape(K, (N1, N2, D, T, R, R)), axis=3)
 
 
-def chunk_of(found: Factored, chunk_size: int | None, most: int | None = None) -> int:
+def chunk_of(
+    found: Factored, chunk_size: int | None, most: int | None = None, samples: int | None = None
+) -> int:
     """How many outputs of each sample go through one reverse pass, a whole number of rows."""
     if chunk_size is not None:
         if chunk_size < 1:
             raise ValueError(f"`chunk_size` must be a positive integer, got {chunk_size}")
         return min(chunk_size, found.outputs)
-    each = 8 * found.samples * max(1, found.numbers)
+    each = 8 * (samples or found.samples) * max(1, found.numbers)
     fits = max(1, (most or found.bytes_at_once) // each)
     last = found.output_shape[-1] if found.output_shape else 1
     return min(found.outputs, fits if fits < last else fits // last * last)

@@ -706,3 +706,23 @@ def test_keys_as_inputs():
     found = tkn.ntk_trace(f, W, x), jax.jit(lambda W: tkn.ntk_norm(f, W, x))(W)
     np.testing.assert_allclose(found, (np.sum(J**2), np.linalg.norm(J @ J.T)), rtol=1e-12)
     np.testing.assert_allclose(tkn.sample_ntk(f, W, x).exact["trace"](), np.sum(J**2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_traces_through_scans_go_sample_by_sample(chunk):
+    def f(p, x):
+        def step(h, i):
+            h = jnp.tanh(h @ p["W"] + i)
+            return h, h @ p["V"]
+
+        start = jnp.zeros((len(x), 3), x.dtype)
+        i = jnp.swapaxes(x @ p["U"] + p["b"], 0, 1)
+        return jnp.swapaxes(lax.scan(step, start, i)[1], 0, 1)
+
+    params, x = parameters(W=(3, 3), U=(2, 3), b=(3,), V=(3, 2), unread=(2,)), numbers(4, 5, 2)
+    wanted = sum(np.sum(np.square(J), axis=2) for J in explicit(f, params, x))
+    found = tkn.ntk_diagonal(f, params, x, chunk_size=chunk)
+    np.testing.assert_allclose(found.reshape(4, -1), wanted, rtol=1e-10)
+    parts = tkn.ntk_trace(f, params, x, chunk_size=chunk, per_parameter=True)
+    np.testing.assert_allclose(sum(parts.values()), np.sum(wanted), rtol=1e-10)
+    assert parts["unread"] == 0
