@@ -450,6 +450,100 @@ def test_products_that_are_wrong_together_go_one_by_one(lib: Library) -> None:
     close(lib.numpy(J.rows(2 * T)), lib.numpy(2 * T * x))
 
 
+class _Own:
+    """Sines by rules of their own, of which the first alone has a second derivative."""
+
+    @staticmethod
+    def made(torch: Any) -> dict[str, Callable[[Array], Array]]:
+        from torch.autograd.function import once_differentiable
+
+        class Right(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Array) -> Array:
+                ctx.save_for_backward(x)
+                return x.sin()
+
+            @staticmethod
+            def backward(ctx: Any, g: Array) -> Array:
+                return g * ctx.saved_tensors[0].cos()
+
+        class Once(Right):
+            backward = staticmethod(once_differentiable(Right.backward))
+
+        class Lost(Right):
+            @staticmethod
+            def forward(ctx: Any, x: Array) -> Array:
+                ctx.save_for_backward(x + torch.pi / 2)
+                ctx.slope = x.cos()
+                return x.sin()
+
+            @staticmethod
+            def backward(ctx: Any, g: Array) -> Array:
+                return g * ctx.slope
+
+        class Leaves(Right):
+            @staticmethod
+            def backward(ctx: Any, g: Array) -> Array:
+                return torch.tensor(g.tolist(), dtype=g.dtype) * ctx.saved_tensors[0].detach().cos()
+
+        compiled = torch.compile(lambda x: x.sin(), backend="aot_eager")
+        rules = {kind.__name__: kind.apply for kind in (Right, Once, Lost, Leaves)}
+        return {**rules, "compiled": compiled}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_second_derivatives_that_own_rules_lose_are_refused(torch: Any) -> None:
+    x = samples(library("torch"), 4, 3)
+    for name, sin in _Own.made(torch).items():
+        for f, expected in (
+            (lambda x: sin(x).sum(1), -x.sin().sum(1)),  # noqa: B023
+            (lambda x: (sin(x) + x**3).sum(1), (6 * x - x.sin()).sum(1)),  # noqa: B023
+        ):
+            for dtype, m in ((torch.float64, None), (torch.float32, 2)):
+                if name == "Right":
+                    found = tkn.laplacian(f, x.to(dtype), m, rng=0)
+                    assert m or np.allclose(found.value, expected)
+                    continue
+                with pytest.raises(NotImplementedError, match="has no second derivative"):
+                    tkn.laplacian(f, x.to(dtype), m, rng=0)
+
+
+def test_own_rules_for_kinks_have_laplacians(torch: Any) -> None:
+    class Relu(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Array) -> Array:
+            ctx.save_for_backward(x)
+            return x.relu()
+
+        @staticmethod
+        def backward(ctx: Any, g: Array) -> Array:
+            return g * (ctx.saved_tensors[0] > 0)
+
+    draw = torch.Generator().manual_seed(0)
+    W, w = torch.randn(8, 100, generator=draw), torch.randn(100, generator=draw)
+    for N in (1, 200):
+        x = torch.randn(N, 8, generator=draw)
+        assert not tkn.laplacian(lambda x: Relu.apply(x @ W) @ w, x, 2).value.any()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_divergences_whose_gradients_would_lack_a_part_refuse_them(torch: Any) -> None:
+    lib = library("torch")
+    x, a = samples(lib, 4, 3), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    for name, sin in _Own.made(torch).items():
+        if name in ("Lost", "Leaves"):
+            continue  # a graph does not tell
+        for m in (None, 1):
+            value = tkn.divergence(lambda x: sin(a * x) + a * x**2, x, m, rng=0).value  # noqa: B023
+            close(value.detach(), (a * (a * x).cos() + 2 * a * x).sum(1).detach())
+            if name == "Right":
+                (by_a,) = torch.autograd.grad(value.sum(), a)
+                close(by_a, ((a * x).cos() - a * x * (a * x).sin() + 2 * x).sum().detach())
+            else:
+                with pytest.raises(NotImplementedError, match="v has no second derivative"):
+                    value.sum().backward()
+
+
 def test_a_loss_trains(torch: Any) -> None:
     """A field that is made free of divergence, where the samples are."""
     torch.manual_seed(0)
@@ -466,6 +560,14 @@ def test_a_loss_trains(torch: Any) -> None:
 # What cannot be right is refused ------------------------------------------------------------------
 
 
+def _guided(xp: Any, x: Array) -> Array:
+    """Two halves of a batch, with and without a condition, that are made one."""
+    half = x.shape[0] // 2
+    c, u = x[:half, :], x[half:, :]
+    g = u + 2 * (c - u)
+    return xp.tanh(xp.concat([g, g]))
+
+
 def mixing(lib: Library) -> dict[str, Callable[[Array], Array]]:
     xp = lib.xp
     return {
@@ -474,6 +576,11 @@ def mixing(lib: Library) -> dict[str, Callable[[Array], Array]]:
         "two apart": lambda x: x * xp.roll(x, 2, axis=0),
         "reversed": lambda x: xp.flip(x, axis=0),
         "the last to all others": lambda x: x + x[-1:, :],
+        "guidance": lambda x: _guided(xp, x),
+        "partners": lambda x: xp.tanh(x) * xp.take(x, xp.asarray([2, 3, 0, 1, 6, 7, 4, 5]), axis=0),
+        "one pair": lambda x: xp.concat([x[:1, :] * x[1:2, :], x[1:, :]]),
+        "one pair, a little": lambda x: xp.concat([x[:1, :] + x[5:6, :] / 1e3, x[1:, :]]),
+        "of other sizes": lambda x: xp.concat([x[:1, :] + x[1:2, :], 1e4 * x[1:, :]]),
         "attention": lambda x: xp.tanh(x @ x.T) @ x,
     }
 
@@ -505,6 +612,61 @@ def test_mixing_in_derivatives_alone_is_refused(torch: Any) -> None:
     x = samples(library("torch"), 6, 3)
     with pytest.raises(ValueError, match="depends on what the other samples are"):
         tkn.divergence(lambda x: x + x.mean(0) - x.mean(0).detach(), x)
+
+
+@libraries
+def test_pairs_that_mix_are_refused_in_batches_of_any_size(lib: Library) -> None:
+    xp = lib.xp
+    for N, at in ((2, 1), (4, 1), (6, 1), (8, 7)):
+        x = samples(lib, N, 3)
+        with pytest.raises(ValueError, match="depends on what the other samples are"):
+            tkn.divergence(
+                lambda x: xp.concat([x[:1, :] * x[at : at + 1, :], x[1:, :]]),  # noqa: B023
+                x, 1, rng=0,
+            )  # fmt: skip
+    x = samples(lib, 4, 3)
+
+    def linear(x: Array) -> Array:  # in another sample, so that no second derivative shows it
+        y = xp.sum(x**2, axis=1)
+        return xp.concat([y[:1] + x[1:2, 0], y[1:]])
+
+    def alone(x: Array) -> Array:  # whose gradients vanish at 0
+        y = xp.sum(x**2, axis=1)
+        return xp.concat([y[:1] + x[1:2, 0] * x[2:3, 0], y[1:]])
+
+    for f, at in ((linear, x), (alone, x), (alone, 0 * x)):
+        with pytest.raises(ValueError, match="depends on what the other samples are"):
+            tkn.laplacian(f, at)
+
+
+@libraries
+def test_rounding_is_no_mixing(lib: Library) -> None:
+    """Of derivatives that cancel, all or those of some samples."""
+    xp, x = lib.xp, lib.xp.astype(samples(lib, 6, 4), lib.xp.float32)
+    Q = lib.array(np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0])
+    Q = xp.astype(Q, xp.float32)
+    scale = xp.astype(lib.array(np.array([0.0, 1, 0, 1, 0, 1])), xp.float32)[:, None]
+    for v in (lambda x: (x @ Q) @ Q.T - x, lambda x: (x @ Q) @ Q.T - x + scale * x):
+        found = lib.numpy(tkn.divergence(v, x).value)
+        assert np.all(np.abs(found - np.round(found)) < 1e-5)
+    twice = lambda x: xp.sum((x @ Q) ** 2 - x**2 + x, axis=1)  # noqa: E731
+    assert np.all(np.abs(lib.numpy(tkn.laplacian(twice, x).value)) < 1e-4)
+
+
+@libraries
+def test_products_that_are_not_linear_are_refused(lib: Library) -> None:
+    def clipped(v: Any, x: Array, *, graph: bool = True) -> Any:
+        return v(x), lambda T: lib.xp.clip(T * x, min=-0.1, max=0.1)
+
+    backend: Any = SimpleNamespace(input_derivative=clipped, least_precision=lambda v, x: 1e-16)
+    x, half = samples(lib, 4, 3), lambda x: x**2 / 2
+    with pytest.raises(ValueError, match="depends on"):
+        checked.Derivative(backend, half, half, x, "v").rows(samples(lib, 1, 4, 3))
+
+
+def test_the_dtype_of_a_value_is_that_of_v(torch: Any) -> None:
+    x = samples(library("torch"), 4, 3).float()
+    assert tkn.divergence(lambda x: x.double() ** 2, x).value.dtype == torch.float64
 
 
 def test_modules_in_training_mode_are_refused(torch: Any) -> None:

@@ -117,8 +117,14 @@ class Backend(Protocol):
         unless there is to be no `graph`. v returns an array of the shape of x.
         """
 
-    def input_gradient(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        """The gradient by x of the sum of f(x), which `input_derivative` takes."""
+    def input_gradient(
+        self, f: Callable[[Array], Array], *, checked: bool = False
+    ) -> Callable[[Array], Array]:
+        """The gradient by x of the sum of f(x), which `input_derivative` takes.
+
+        Raises NotImplementedError, unless `checked` before, where it is seen to have no derivative
+        itself, or a wrong one.
+        """
 
     def least_precision(self, v: Callable[[Array], Any], x: Array) -> float:
         """The rounding unit of the least precise numbers that v(x) meets on the way."""

@@ -312,6 +312,15 @@ def reason_of(error: Exception | None) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
 
 
+def no_second_derivative(name: str, reason: str) -> str:
+    """What to do where a rule of a function has no derivative."""
+    return (
+        f"{name} has no second derivative in PyTorch ({reason}); write the backward of its "
+        "torch.autograd.Function in operations on tensors that forward saved, inputs or outputs, "
+        "without once_differentiable, and pass what torch.compile compiled as it was before"
+    )
+
+
 def no_gradient() -> str:
     """What to do where nothing can be differentiated twice."""
     return (

@@ -47,10 +47,10 @@ def divergence(
     Returns
     -------
     Estimate
-        Unbiased, with a value and a standard error of shape (N,), in the library, dtype and device
-        of `x`; half precisions become float32. Gradients flow through the value to `x` and to what
-        v closes over: in JAX, and in PyTorch where anything requires a gradient and grad mode is
-        on.
+        Unbiased, with a value and a standard error of shape (N,), in the library and device of `x`
+        and the dtype of ``v(x)``; half precisions become float32. Gradients flow through the value
+        to `x` and to what v closes over: in JAX, and in PyTorch where anything requires a gradient
+        and grad mode is on.
 
     Raises
     ------
@@ -63,10 +63,13 @@ def divergence(
     Notes
     -----
     One pass through v, and m products: in JAX forward mode, in PyTorch reverse mode, whose
-    transposed Jacobian has the same trace. Values that are known are held to one more pass, in
-    which half of the samples are replaced; under `jax.jit`, `jax.vmap`, `jax.grad` and the
-    transforms of `torch.func` nothing is checked, and nothing waits for the device. Errors of the
-    samples are independent of one another, see `batch_mean`. The variance at a sample with the
+    transposed Jacobian has the same trace. Values that are known are held to one more pass and two
+    products: directions that are scaled, for every sample by a number of its own, have to give
+    products scaled alike, which shows any derivative by another sample. Under `jax.jit`,
+    `jax.vmap`, `jax.grad` and the transforms of `torch.func` nothing is checked, and nothing waits
+    for the device. Gradients of the value take second derivatives of v, which what torch.compile
+    made has not, nor a torch.autograd.Function whose backward cannot be differentiated. Errors of
+    the samples are independent of one another, see `batch_mean`. The variance at a sample with the
     symmetric part S of its Jacobian is
     :math:`2\,\frac{M - m}{m (M - 1)}\,(\|S\|_F^2 - \sum_i s_{ii}^2)` for columns of a Hadamard
     matrix, of order M, the least power of two that is no less than D; for `orthogonal` vectors,

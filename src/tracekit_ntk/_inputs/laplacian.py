@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tracekit as tk
-from tracekit._arrays import Array, Probes, Rng, device_of, namespace
+from tracekit._arrays import Array, Probes, Rng
 
-from .._derivatives import generic
 from . import checks
-from .derivative import Derivative
+from .derivative import Derivative, scales
 from .traces import backend_of, traces
 
 
@@ -52,6 +51,9 @@ def laplacian(
         As for `divergence`.
     ValueError
         As for `divergence`; if f does not return shape (N,).
+    NotImplementedError
+        If f has a rule of its own in PyTorch (torch.autograd.Function, torch.compile) that has no
+        second derivative, or another one than differences of gradients show.
 
     Notes
     -----
@@ -84,9 +86,9 @@ def laplacian(
 
     def again(x: Array) -> Array:
         """The same gradient of a weighted sum, in which samples that mix do not cancel."""
-        w = 1 + generic(shape[0], namespace(x), device_of(x)) / 2
-        found = backend.input_gradient(lambda x: numbers(x) * w)(x)
-        return found / namespace(x).reshape(w, (-1,) + (1,) * (len(shape) - 1))
+        w = scales(x) ** 0.5  # not as the directions, with which it would cancel
+        total = backend.input_gradient(lambda x: numbers(x) * w.reshape(-1), checked=True)
+        return total(x) / w
 
     derivative = Derivative(backend, backend.input_gradient(numbers), again, x, "the gradient of f")
     return traces(backend, derivative, shape, num_matvecs, rng, probes, chunk_size, "laplacian")

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from array_api_compat import torch as xp
-from torch.autograd.function import BackwardCFunction
 from torch.func import grad, vmap
 
 from tracekit._arrays import Array
 
 from .._derivatives import INEXACT, Quadratic, checks, cut, generic, steps
 from .derivatives import common, point, quiet, unflatten
+from .own_rules import own_rules
 from .passes import Derivative, Known, forward, is_array, normal, passes, usable, wide
 
 
@@ -88,7 +88,7 @@ class Twice(Derivative):
     def _second_route(self) -> str:
         T = torch.stack([generic(sum(self._sizes), xp, self._flat.device) + c for c in (0, 1)])
         T = T.to(torch.promote_types(T.dtype, self._active[0].dtype))
-        sure, own = None, self._has_own_rules()
+        sure, own = None, bool(own_rules(self.output))
         failed: Exception | None = None
         try:
             sure = self._along("singly", T, False).detach()
@@ -188,19 +188,6 @@ class Twice(Derivative):
         here, there = float(T[0] @ made[1]), float(T[1] @ made[0])
         size = float(torch.linalg.vector_norm(T[0]) * torch.linalg.vector_norm(made[1]))
         return abs(here - there) <= (allowed or self.known.allowed) * size
-
-    def _has_own_rules(self) -> bool:
-        """Whether a torch.autograd.Function is in the graph."""
-        nodes, seen = [self.output.grad_fn], set()
-        while nodes:
-            node = nodes.pop()
-            if node is None or node in seen:
-                continue
-            if isinstance(node, BackwardCFunction):
-                return True
-            seen.add(node)
-            nodes += [child for child, _ in node.next_functions]
-        return False
 
 
 def _strided(grads: Sequence[Array | None]) -> list[Array | None]:

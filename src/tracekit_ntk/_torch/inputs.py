@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.func import grad, vjp, vmap
 
 from tracekit._arrays import Array
 
+from .._derivatives import checks
+from .own_rules import check_derivative, own_rules, refused_later, why_none
 from .passes import Derivative, Known, Lowest, coarsest, normal, passes, usable
 
 
@@ -26,24 +29,43 @@ def input_derivative(
     found = Derivative(lambda at: v(at.clone()), [at], Known(coarsest(x), batched=True))
     found.differentiated = graph and (x.requires_grad or found.reads_more())
 
+    reason = why_none(found.output, found.pull) if found.differentiated else None
+
     def products(U: Array) -> Array:
-        return found.pull(U.reshape(len(U), -1)).reshape(U.shape)
+        rows = found.pull(U.reshape(len(U), -1)).reshape(U.shape)
+        refused = reason is not None and torch.is_grad_enabled()
+        return refused_later(rows, str(reason)) if refused else rows
 
     return found.output.detach(), products
 
 
-def input_gradient(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """The gradient by x of the sum of f(x)."""
+def input_gradient(
+    f: Callable[[Array], Array], *, checked: bool = False
+) -> Callable[[Array], Array]:
+    """The gradient by x of the sum of f(x), held to differences where f has rules of its own."""
 
-    def gradient(x: Array) -> Array:
+    def gradient(x: Array, *, checked: bool = checked) -> Array:
         if peek_interpreter_stack() is not None:
             return grad(lambda x: f(x).sum())(x)
+        x = x if x.requires_grad else x.clone().requires_grad_()
         y = f(x.clone())
         if not y.requires_grad:
             return torch.zeros_like(x)
-        return torch.autograd.grad(
-            y.sum(), x, create_graph=True, allow_unused=True, materialize_grads=True
-        )[0]
+
+        def back(cotangent: Array) -> Array:
+            return torch.autograd.grad(
+                y, x, cotangent.reshape(y.shape), create_graph=True, allow_unused=True,
+                materialize_grads=True,
+            )[0]  # fmt: skip
+
+        if checked or not own_rules(y):
+            return back(torch.ones_like(y))
+        reason = why_none(y, back)
+        if reason is not None:
+            raise NotImplementedError(checks.no_second_derivative("f", reason))
+        found, plain = back(torch.ones_like(y)), partial(gradient, checked=True)
+        check_derivative(plain, found, x, least_precision(plain, x))
+        return found
 
     return gradient
 
