@@ -39,7 +39,7 @@ def rnn(xp: Any) -> Cell:
 def gru(xp: Any) -> Cell:
     def cell(p: Any, h: Array, x: Array) -> Array:
         U = h.shape[1]
-        i, j = x @ p["u"] + p["bu"], h @ p["w"] + p["bw"]
+        i, j = x @ p["u"] + p["b_u"], h @ p["w"] + p["bw"]
         r, z = sigmoid(i[:, :U] + j[:, :U], xp), sigmoid(i[:, U : 2 * U] + j[:, U : 2 * U], xp)
         n = xp.tanh(i[:, 2 * U :] + r * j[:, 2 * U :])
         return n + z * (h - n)
@@ -125,7 +125,7 @@ CASES = {
     "rnn": Case(rnn, of_rnn),
     "rnn initial": Case(rnn, of_rnn, initial=True),
     "gru": Case(
-        gru, lambda U, D: {"w": (U, 3 * U), "u": (D, 3 * U), "bw": (3 * U,), "bu": (3 * U,)},
+        gru, lambda U, D: {"w": (U, 3 * U), "u": (D, 3 * U), "bw": (3 * U,), "b_u": (3 * U,)},
         (2, 5, 3, 2),
     ),
     "lstm": Case(
