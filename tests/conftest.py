@@ -39,6 +39,9 @@ if importlib.util.find_spec("torch") is not None:
             accelerator.device()
 
 
+collect_ignore = ["distributed/jax_program.py"]  # a program that needs four devices
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that no process is left alone with it at the end."""
     items.sort(key=lambda item: not (item.path.suffix == ".md" or "distributed" in item.path.parts))

@@ -271,7 +271,8 @@ OTHERS_OF_NETWORKS: dict[str, Callable[..., Any]] = {
         g
         for loss in (tkn.losses.squared_error, tkn.losses.softmax_cross_entropy)
         for y in (f(params, x),)
-        for g in (loss(y, 0 * y), loss.gradient(y, 0 * y), loss.hessian_root(y))
+        for p in (0 * y + 1 / y.shape[-1],)
+        for g in (loss(y, p), loss.gradient(y, p), loss.hessian_root(y))
     ),
     "kernel_matrix": lambda f, params, x: tkn.kernel_matrix(tkn.kernel(f, params, x)),
     "structured_derivatives": lambda f, params, x: tkn.kernel(

@@ -377,10 +377,11 @@ def test_explain_tells_reads_orders_and_fall_backs(torch: Any) -> None:
     x = torch.randn(2, 3, 8)
     table = explain(f, params, x)
     lines = {line.split()[0]: line for line in table.splitlines()}
-    assert set(lines) == {"parameter", "total", *(f"['{name}']" for name in params)}
+    assert set(lines) == {"parameter", "total", "exact:", *(f"['{name}']" for name in params)}
     assert "linear" in lines["['linear1.weight']"]
     assert "layer_norm" in lines["['norm1.bias']"]
     assert "1 of 1 uses without a rule" in lines["['odd']"]
+    assert "fell back: ['odd']" in lines["exact:"]
     for name in params:
         assert str(params[name].numel()) in lines[f"['{name}']"]
     assert explain(f, params, x, trace=True) != table

@@ -632,7 +632,9 @@ def distances_from_centres() -> Any:
 @net
 def positions_looked_up_once() -> Any:
     def f(p: Any, ids: Array) -> Array:
-        h = F.embedding(ids, p["e"]) + F.embedding(torch.arange(3)[None], p["at"])
+        h = F.embedding(ids, p["e"]) + F.embedding(
+            torch.arange(3, device=ids.device)[None], p["at"]
+        )
         return torch.tanh(h * p["g"]) @ p["w"]
 
     params = {"e": R(5, 3), "at": R(4, 3), "g": R(3), "w": R(3, 2)}
@@ -642,7 +644,7 @@ def positions_looked_up_once() -> Any:
 @net
 def positions_looked_up_once_and_cut_out() -> Any:
     def f(p: Any, ids: Array) -> Array:
-        at = F.embedding(torch.arange(3)[None], p["at"]).reshape(3, 3)
+        at = F.embedding(torch.arange(3, device=ids.device)[None], p["at"]).reshape(3, 3)
         return torch.tanh(F.embedding(ids, p["e"]) + at) @ p["w"]
 
     params = {"e": R(5, 3), "at": R(4, 3), "w": R(3, 2)}
@@ -652,7 +654,7 @@ def positions_looked_up_once_and_cut_out() -> Any:
 @net
 def sums_of_what_is_looked_up_once() -> Any:
     def f(p: Any, ids: Array) -> Array:  # other numbers where each sample looks up for itself
-        at = F.embedding(torch.arange(3)[None], p["at"])
+        at = F.embedding(torch.arange(3, device=ids.device)[None], p["at"])
         return torch.tanh(F.embedding(ids, p["e"]) + at.sum(0)) @ p["w"]
 
     params = {"e": R(5, 3), "at": R(4, 3), "w": R(3, 2)}
