@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import networks
 from ..measure import apart, least
-from .table import FIGURES, Row, Table, figure, seeds
+from .table import FIGURES, Row, Table, figure, in_own_process, seeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,8 +42,7 @@ def rows() -> Iterator[Row]:
     """Run every part in a process of its own."""
     for library in networks.LIBRARIES:
         for name in PARTS:
-            for values, holds in apart(part, library, name):
-                yield Row((f"{library:6}{values[0]}", *values[1:]), holds)
+            yield from in_own_process(part, library, name)
 
 
 def part(library: str, name: str) -> list[Row]:

@@ -13,8 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import networks
-from ..measure import apart
-from .table import FIGURES, Row, Table, figure
+from .table import FIGURES, Row, Table, figure, in_own_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,10 +31,8 @@ def tables() -> Iterator[Table]:
 def rows() -> Iterator[Row]:
     """Of both frameworks, where they do not compile for longer than they run."""
     for name, library in (("norms", "torch"), ("batches", "torch"), ("memory", "torch")):
-        for values, holds in apart(part, library, name):
-            yield Row((f"{library:6}{values[0]}", *values[1:]), holds)
-    for values, holds in apart(part, "jax", "memory"):
-        yield Row((f"{'jax':6}{values[0]}", *values[1:]), holds)
+        yield from in_own_process(part, library, name)
+    yield from in_own_process(part, "jax", "memory")
 
 
 def part(library: str, name: str) -> list[Row]:

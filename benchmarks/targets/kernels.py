@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import networks
-from ..measure import apart
-from .table import FIGURES, Row, Table, figure
+from .table import FIGURES, Row, Table, figure, in_own_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,8 +51,7 @@ def rows() -> Iterator[Row]:
         parts["jax"].append("large")
     for library, names in parts.items():
         for name in names:
-            for values, holds in apart(part, library, name):
-                yield Row((f"{library:6}{values[0]}", *values[1:]), holds)
+            yield from in_own_process(part, library, name)
 
 
 def part(library: str, name: str) -> list[Row]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from ..measure import apart
 from . import kernels
-from .table import FIGURES, Row, Table
+from .table import FIGURES, Row, Table, in_own_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,5 +32,4 @@ def structure() -> Iterator[Row]:
     """Judge what the structure of networks saves."""
     for library in ("torch", "jax"):
         for part in ("traces", "convolutions"):
-            for values, holds in apart(kernels.part, library, part):
-                yield Row((f"{library:6}{values[0]}", *values[1:]), holds)
+            yield from in_own_process(kernels.part, library, part)

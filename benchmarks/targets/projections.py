@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import networks
-from ..measure import apart
-from .table import FIGURES, Row, Table, figure, seeds
+from .table import FIGURES, Row, Table, figure, in_own_process, seeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,8 +39,7 @@ def tables() -> Iterator[Table]:
 def rows() -> Iterator[Row]:
     """Run each library in a process of its own."""
     for library in ("torch", "jax"):
-        for values, holds in apart(part, library):
-            yield Row((f"{library:6}{values[0]}", *values[1:]), holds)
+        yield from in_own_process(part, library)
 
 
 def part(library: str) -> list[Row]:

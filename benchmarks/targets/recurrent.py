@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import networks
-from ..measure import apart
-from .table import FIGURES, Row, Table, figure
+from .table import FIGURES, Row, Table, figure, in_own_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,8 +34,7 @@ def tables() -> Iterator[Table]:
 def rows() -> Iterator[Row]:
     """Run each framework in a process of its own."""
     for library in networks.LIBRARIES:
-        for values, holds in apart(part, library):
-            yield Row((f"{library:6}{values[0]}", *values[1:]), holds)
+        yield from in_own_process(part, library)
 
 
 def part(library: str) -> list[Row]:

@@ -7,6 +7,8 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..measure import apart
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -56,6 +58,12 @@ def figure(
     if most is not None:
         return Row((name, found, f"<= {most:g}", f"  {told}"), {"": bool(found <= most)})
     return Row((name, found, "", f"  {told}"))
+
+
+def in_own_process(part: Any, library: str, *arguments: Any) -> Iterable[Row]:
+    """Yield the rows of one framework, measured in a process of its own, with its name."""
+    for values, holds in apart(part, library, *arguments):
+        yield Row((f"{library:6}{values[0]}", *values[1:]), holds)
 
 
 def seeds(number: int) -> int:

@@ -31,7 +31,7 @@ def ggn(
     params : tree of arrays
         PyTorch or JAX arrays, real. What is not in the tree is held fixed.
     x : array or tree of arrays
-        The samples.
+        The samples, of which a copy is kept.
     loss : tracekit_ntk.losses.Loss or object with a method hessian_root
         ``loss.hessian_root(outputs)`` takes rows of outputs (N, O) to S (N, O, R), where ``S S^T``
         is the Hessian of a row's loss by its outputs. Outputs (N,) are handed over as (N, 1), and

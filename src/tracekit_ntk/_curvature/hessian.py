@@ -12,7 +12,7 @@ import tracekit as tk
 from tracekit._arrays import Array, is_traced
 
 from .._backend import adapter, with_inputs
-from .._derivatives import Quadratic, chunk, in_chunks, itemsize
+from .._derivatives import Quadratic, checks, chunk, in_chunks, itemsize, refuse_spent
 
 
 def hessian(
@@ -113,6 +113,7 @@ def hessian(
 
 
 def as_operator(found: Quadratic, product: Callable[[Array], Array]) -> tk.LinearOperator:
+    """A Hessian, or the sum of several of one structure, by its products."""
     P, xp = sum(found.sizes), array_namespace(found.value)
     return tk.LinearOperator(
         (P, P), product, product, dtype=found.dtype, xp=xp, device=found.device
@@ -129,11 +130,7 @@ def _over_batches(
     of: Callable[..., Quadratic], batches: Iterable[Any], chunk_size: int | None
 ) -> tk.LinearOperator:
     """The sum of the Hessians of all batches, made anew for every block product."""
-    if iter(batches) is batches:
-        raise ValueError(
-            f"batches, a {type(batches).__name__}, can be gone through only once, but every "
-            "product does; pass a list, a DataLoader, or an object whose __iter__ starts anew"
-        )
+    refuse_spent(batches, "every product does")
     chunk(chunk_size, 1, 1)  # refused now, not at the first product
     first, losses = None, []
     for batch in batches:
@@ -141,7 +138,7 @@ def _over_batches(
         first = first or found
         losses.append(_number(found.value))
     if first is None:
-        raise ValueError("batches is empty; pass at least one batch")
+        raise ValueError(checks.NO_BATCHES)
     known, size = first.known, sum(map(abs, losses))
     xp = array_namespace(first.value)
     allowed = float(xp.finfo(first.value.dtype).eps) ** 0.5 * size

@@ -11,6 +11,7 @@ import numpy as np
 import tracekit as tk
 from tracekit._arrays import Array, is_traced, namespace, to_host
 
+from .._derivatives import checks
 from .residual import Residual, refuse_nan
 
 PRIOR = 4  # samples without a slope that are added when one is fitted
@@ -104,7 +105,7 @@ def hessian_trace(
     >>> tkn.hessian_trace(relu, params, x, y, tkn.losses.squared_error, 20, rng=0)
     Estimate(480.0 +- 0.0, 2 matvecs, hessian_trace, linear in each parameter: that of the GGN)
     """
-    budget = None if num_matvecs is None else _checked(num_matvecs)
+    budget = None if num_matvecs is None else checks.positive("num_matvecs", num_matvecs)
     found = Residual(f, params, x, y, loss)
     at_once, spent = found.at_once(chunk_size), 0
     if budget is not None and budget < found.cost:
@@ -112,17 +113,19 @@ def hessian_trace(
             f"`num_matvecs` must be at least {found.cost} here, where a direction takes a product "
             f"with R and one with the Jacobian, got {budget}; pass more"
         )
-    # in compiled code as much is spent as where the first leaf is curved
+    left = budget
     if budget is None or budget >= len(found.sizes) + found.cost:
-        look = not is_traced(found.known)
-        spent, vanish = found.blocks_vanish(at_once) if look else (1, False)
-        if vanish:
-            return _exact(found.known, spent, "linear in each parameter: that of the GGN")
+        if not is_traced(found.known):
+            spent, vanish = found.blocks_vanish(at_once)
+            if vanish:
+                return _exact(found.known, spent, "linear in each parameter: that of the GGN")
+        # compiled code takes the directions that are left where the first leaf is curved
+        left = None if budget is None else budget - max(spent, 1)
     whole = found.size * found.cost
-    if budget is None or budget - spent >= whole:
+    if left is None or left >= whole:
         value = found.known + found.total(found.units(at_once))
         return _exact(value, spent + whole, "by all directions")
-    m = (budget - spent) // found.cost
+    m = left // found.cost
     source = tk.probes.Source(rng, found.residual)
     rest, surplus = found.forms(found.signs(source, _widths(m, at_once)))
     return _estimate(found.known + rest, surplus, spent + m * found.cost, "hessian_trace")
@@ -175,9 +178,9 @@ def minibatch_hessian_trace(
     A sample is the number of batches times what `hessian_trace` finds on one: its Gauss-Newton
     trace, exact, and the rest along one direction. For data of which one pass is dear: with B
     batches whose traces deviate by a share s of their mean, m samples are right to about
-    ``s / sqrt(m)``, however exact each is, for the price of at most m batches. Where all the data
-    can be gone through B times, ``hessian(loss, params, batches=...)`` has no such error. Batches
-    that are drawn several times are taken once, with all their directions.
+    ``s / sqrt(m)``, however exact each is, for the price of at most m batches, and the first. Where
+    all the data can be gone through B times, ``hessian(loss, params, batches=...)`` has no such
+    error. Batches that are drawn several times are taken once, with all their directions.
 
     Examples
     --------
@@ -191,7 +194,7 @@ def minibatch_hessian_trace(
     >>> bool(low < float(tk.exact_trace(H)) < high)
     True
     """
-    m, B = _checked(num_matvecs), _count(batches)
+    m, B = checks.positive("num_matvecs", num_matvecs), _count(batches)
     first = Residual(f, params, *_pair(batches, 0), loss)
     source = tk.probes.Source(rng, first.residual)
     numbers, counts = np.unique(_drawn(source, m, B), return_counts=True)
@@ -288,12 +291,3 @@ def _count(batches: Any) -> int:
     if not len(batches):
         raise ValueError("batches is empty; pass at least one pair (x, y)")
     return len(batches)
-
-
-def _checked(num_matvecs: Any) -> int:
-    if isinstance(num_matvecs, bool) or not isinstance(num_matvecs, int) or num_matvecs < 1:
-        raise ValueError(
-            f"`num_matvecs` must be a positive integer, got {num_matvecs!r}; pass an int of 1 or "
-            "more"
-        )
-    return num_matvecs

@@ -28,8 +28,7 @@ class Residual:
     def __init__(
         self, f: Any, params: Any, x: Any, y: Any, loss: Any, direct: bool | None = None
     ) -> None:
-        self.direct, library = False, with_inputs(params, x)
-        self._library = library
+        self._library = library = with_inputs(params, x)
         f = library.on_copies(f)
         self._f: Callable[[Any], Array] = lambda p: f(p, x)
         self._params = params
@@ -123,21 +122,25 @@ class Residual:
     def _forms(self, Z: Array) -> tuple[Array, Array]:
         xp, dtype = namespace(Z), self._gradient.dtype
         if self.direct:
-            first, second = self._curve(Z)
-            rest = self._gradient @ xp.astype(second, dtype, copy=False)
+            first, rest = self._by_curve(Z)
         else:
-            first = self._jacobian.matmat(Z)
-            rest = self.residual.quad(Z)  # type: ignore[misc]
+            first, rest = self._jacobian.matmat(Z), self.residual.quad(Z)  # type: ignore[misc]
         S = self._roots.adjoint_product(xp.astype(first, dtype, copy=False))
         return xp.astype(rest, dtype, copy=False), xp.sum(S * S, axis=0) - self.known
 
+    def _by_curve(self, Z: Array) -> tuple[Array, Array]:
+        """First derivatives of the outputs along directions, and ``z^T R z``."""
+        first, second = self._curve(Z)
+        xp, dtype = namespace(Z), self._gradient.dtype
+        return first, self._gradient @ xp.astype(second, dtype, copy=False)
+
     def _is_direct(self) -> bool:
         """Whether forward mode of forward mode runs, and gives what reverse mode gives."""
-        R, self.direct = self.residual, True
+        R = self.residual
         z, xp = generic(self.size, R.xp, R.device)[:, None], R.xp
         z = xp.astype(z, R.dtype, copy=False)
         try:
-            here = self._forms(z)[0]
+            here = self._by_curve(z)[1]
         except Exception:  # whatever the library may raise
             return False
         if is_traced(here):

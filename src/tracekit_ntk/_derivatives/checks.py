@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
+
+NO_BATCHES = "batches is empty; pass at least one batch"
+
+
+def positive(name: str, value: Any) -> int:
+    """An argument that counts something, as an int of 1 or more."""
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer, got {value!r}; pass an int of 1 or more"
+        )
+    return count
 
 
 def parameters(named: Sequence[tuple[str, Any]], is_array: Any, is_inexact: Any) -> None:

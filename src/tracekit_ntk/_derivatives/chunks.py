@@ -7,6 +7,8 @@ from typing import Any
 
 from tracekit._arrays import Array, Product
 
+from . import checks
+
 BYTES_AT_ONCE = 2**28  # of tangents and cotangents, where no chunk size is asked for
 
 
@@ -28,11 +30,7 @@ def chunk(chunk_size: Any, floats: int, itemsize: int, most: int = BYTES_AT_ONCE
     """Columns at once: as asked, or as many as keep within the memory meant for them."""
     if chunk_size is None:
         return max(1, most // (itemsize * max(floats, 1)))
-    if not isinstance(chunk_size, int) or chunk_size < 1:
-        raise ValueError(
-            f"`chunk_size` must be a positive integer, got {chunk_size!r}; pass an int of 1 or more"
-        )
-    return chunk_size
+    return checks.positive("chunk_size", chunk_size)
 
 
 def in_chunks(product: Product, size: int, xp: Any) -> Product:

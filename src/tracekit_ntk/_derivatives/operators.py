@@ -13,6 +13,7 @@ from array_api_compat import array_namespace, device
 import tracekit as tk
 from tracekit._arrays import Array, Product, Rows, constant, is_traced
 
+from . import checks
 from .chunks import chunk, in_chunks, itemsize
 from .linearised import Linearised, generic
 
@@ -57,7 +58,7 @@ def over_batches(
         rows.append(lin.shape[0])
         checksums.append(checksum(lin.output))
     if first is None:
-        raise ValueError("batches is empty; pass at least one batch")
+        raise ValueError(checks.NO_BATCHES)
     xp, columns = array_namespace(first.output), first.shape[1]
     edges = [slice(*edge) for edge in pairwise(accumulate(rows, initial=0))]
     dtype, place, known = first.dtype, first.device, first.known

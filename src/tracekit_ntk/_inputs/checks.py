@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any
+from typing import Any, NoReturn
 
 from tracekit._arrays import Array, is_array, is_finite, namespace
+
+from .._derivatives import checks as arguments
 
 
 def batch(x: Any) -> None:
@@ -28,16 +29,9 @@ def batch(x: Any) -> None:
 
 
 def budget(num_matvecs: Any) -> None:
-    """Refuse what is no number of products."""
-    try:
-        holds = num_matvecs is None or operator.index(num_matvecs) >= 1
-    except TypeError:
-        holds = False
-    if not holds or isinstance(num_matvecs, bool):
-        raise ValueError(
-            f"`num_matvecs` must be a positive integer, got {num_matvecs!r}; pass an int of 1 or "
-            "more, or None for the exact value"
-        )
+    """Refuse what is no number of products, nor None for the exact value."""
+    if num_matvecs is not None:
+        arguments.positive("num_matvecs", num_matvecs)
 
 
 def values(y: Any, shape: tuple[int, ...], name: str) -> None:
@@ -68,7 +62,7 @@ def finite(y: Array, name: str) -> None:
         )
 
 
-def independent(deviation: float, name: str) -> None:
+def independent(deviation: float, name: str) -> NoReturn:
     """Refuse functions that mix samples."""
     raise ValueError(
         f"{name} of a sample depends on what the other samples are, or on chance (by "

@@ -147,9 +147,10 @@ def ntk(
     params : tree of arrays
         As for `jacobian`.
     x : array, or tree of arrays with one sample axis, optional
-        Inputs of N samples: then ``f(params, x)``, and where samples do not mix and all that reads
-        the parameters is known (see `explain`), the trace and the diagonal are exact from as many
-        products on as a sample has outputs, and norm, effective rank and alignments from the
+        Inputs of N samples, of which a copy is kept: then ``f(params, x)``, and where samples do
+        not mix and all that reads the parameters is known (see `explain`), the trace and the
+        diagonal are exact from as many products on as a sample has outputs, or as many as it has
+        features that more outputs are linear in; norm, effective rank and alignments from the
         counted cost of the whole kernel on, which the ``reason`` of an estimate tells.
     batches : iterable, optional
         As for `jacobian`.

@@ -42,7 +42,7 @@ def sample_ntk(
     params : tree of arrays
         As for `jacobian`.
     x : array, or tree of arrays with one sample axis
-        Inputs of N samples, integers too.
+        Inputs of N samples, integers too; a copy is kept.
     chunk_size : int, optional
         Per-sample gradients, of as many numbers as there are parameters, that are held at once; as
         many as fit in 256 MB if not given.

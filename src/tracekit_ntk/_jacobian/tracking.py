@@ -9,6 +9,7 @@ from typing import Any
 import tracekit as tk
 
 from .._backend import adapter
+from .._derivatives import checks
 from .functional import functional
 from .jacobian import ntk
 
@@ -62,7 +63,7 @@ def track(
     >>> [point.step for point in tracker.points], bool(0.5 < found.alignment.value < 1)
     ([0, 5, 10], True)
     """
-    _checked(every)
+    checks.positive("every", every)
 
     def callback(step: int, params: Any) -> tk.Tracked | None:
         if step % every:
@@ -128,7 +129,7 @@ def track_module(
     1.0
     """
     functional(module, trainable=trainable)
-    _checked(every)
+    checks.positive("every", every)
 
     def callback(step: int) -> tk.Tracked | None:
         if step % every:
@@ -140,11 +141,6 @@ def track_module(
             return tracker.update(kernel, step)
 
     return callback
-
-
-def _checked(every: Any) -> None:
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"`every` must be a positive integer, got {every!r}; pass 1 or more steps")
 
 
 @contextmanager

@@ -9,10 +9,8 @@ from typing import Any
 from tracekit._arrays import Array
 
 from .._backend import adapter, capture
-from .._derivatives import checksum, refuse_spent
+from .._derivatives import checks, checksum, refuse_spent
 from ..factors import Capture
-
-EMPTY = "batches is empty; pass at least one batch"
 
 
 def captures(
@@ -27,7 +25,7 @@ def captures(
     for batch in batches:
         yield capture(f, params, batch, whole=whole, alone=True)
     if batch is None:
-        raise ValueError(EMPTY)
+        raise ValueError(checks.NO_BATCHES)
 
 
 def pairs(
@@ -54,7 +52,7 @@ def pairs(
                 first = first or found
                 yield first, found
         if k < 0:
-            raise ValueError(EMPTY)
+            raise ValueError(checks.NO_BATCHES)
         if k + 1 < len(seen):
             raise ValueError(_changed(k + 1))
         if i + 1 >= len(seen):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from tracekit._arrays import Array, device_of, namespace
 
 from .._backend import adapter
+from .._derivatives import checks
 from ..factors import Factored
 
 BYTES_KEPT = 2**28  # of a chunk's cotangents that meet others: both, a pass and copies make 1 GB
@@ -100,9 +101,7 @@ def chunk_of(
 ) -> int:
     """How many outputs of each sample go through one reverse pass, a whole number of rows."""
     if chunk_size is not None:
-        if chunk_size < 1:
-            raise ValueError(f"`chunk_size` must be a positive integer, got {chunk_size}")
-        return min(chunk_size, found.outputs)
+        return min(checks.positive("chunk_size", chunk_size), found.outputs)
     each = 8 * (samples or found.samples) * max(1, found.numbers)
     fits = max(1, (most or found.bytes_at_once) // each)
     last = found.output_shape[-1] if found.output_shape else 1

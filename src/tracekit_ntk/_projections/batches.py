@@ -69,9 +69,3 @@ class Projections:
             if len(blocks) > 1:
                 self._blocks[k] = [namespace(blocks[0]).concat(blocks, axis=2)]
         return [blocks[0][:, :, :dim] for blocks in self._blocks]
-
-
-def checked_dim(dim: Any) -> None:
-    """Refuse what is no number of columns."""
-    if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
-        raise ValueError(f"`dim` must be a positive integer, got {dim!r}; pass 1 or more")

@@ -8,7 +8,8 @@ from typing import Any
 from tracekit._arrays import Array, Rng, namespace
 
 from .._backend import capture
-from .batches import Batch, Projections, checked_dim
+from .._derivatives import checks
+from .batches import Batch, Projections
 
 
 def project(
@@ -95,7 +96,7 @@ def project(
     >>> bool(torch.allclose(again, Z[:1]))
     True
     """
-    checked_dim(dim)
+    dim = checks.positive("dim", dim)
     batch = Batch(capture(f, params, x, alone=True), params, cotangent)
     [Y] = Projections(params, [batch], rng, dim).columns(dim)
     return namespace(Y).reshape(Y, (Y.shape[0], *batch.shape, dim)) * dim**-0.5

@@ -20,8 +20,9 @@ from tracekit._arrays import (
 )
 
 from .._backend import capture
+from .._derivatives import checks
 from .._kernel import OutputAxes, asked_axes, of_each, unfolded
-from .batches import Batch, Projections, checked_dim
+from .batches import Batch, Projections
 
 GROUPS = 16  # of cells, whose kernels are samples of the error
 FEWEST = 64  # columns before a tolerance is looked at
@@ -108,7 +109,7 @@ def projected_kernel(
     >>> bool((error <= 4 * K.standard_error + 1e-5).all())
     True
     """
-    checked_dim(dim)
+    dim = checks.positive("dim", dim)
     if not 0 <= rtol < math.inf:
         raise ValueError(f"`rtol` must be 0 or a positive number, got {rtol!r}; pass one as 0.05")
     first = capture(f, params, x1, alone=True)

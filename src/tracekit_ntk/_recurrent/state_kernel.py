@@ -193,8 +193,8 @@ class StateKernel:
         -------
         (B, U) array
             Real, in units of one step, the fastest first up to what a finite time leaves to the
-            directions it begins with; minus infinity for directions that
-            vanish to the last bit; what vanishes up to rounding has the exponent of its rounding.
+            directions it begins with; minus infinity for directions that vanish to the last bit.
+            What vanishes up to rounding has the exponent of its rounding.
 
         Notes
         -----

@@ -141,10 +141,7 @@ class Twice(Derivative):
                 outputs, self._active, ts, retain_graph=True, create_graph=create,
                 allow_unused=True, is_grads_batched=batched,
             )  # fmt: skip
-            made = [
-                g.to_dense() if g is not None and g.layout != torch.strided else g for g in made
-            ]
-            return self._joined(made, T if batched else T[:1], alone=not batched)
+            return self._joined(_strided(made), T if batched else T[:1], alone=not batched)
 
         if batched:
             return back(tangents)
@@ -160,12 +157,10 @@ class Twice(Derivative):
         def gradient(h: float) -> Array:
             moved = [(p + h * s).requires_grad_() for p, s in zip(primals, parts, strict=True)]
             y = self._values(*moved)
-            made = torch.autograd.grad(y, moved, allow_unused=True) if y.requires_grad else [None]
-            made = made if y.requires_grad else [None] * len(moved)
-            made = [
-                g.to_dense() if g is not None and g.layout != torch.strided else g for g in made
-            ]
-            return wide(self._joined(list(made), t[None], alone=True)[0])
+            if not y.requires_grad:
+                return torch.zeros_like(wide(t))
+            made = torch.autograd.grad(y, moved, allow_unused=True)
+            return wide(self._joined(_strided(made), t[None], alone=True)[0])
 
         with passes():
             found = [(gradient(h) - gradient(-h)) / (2 * h) for h in steps(self.known.eps, *norms)]
