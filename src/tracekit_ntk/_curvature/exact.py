@@ -73,7 +73,8 @@ def ggn_trace(
     ``tr(J^T S S^T J) = sum |S^T J|^2``: one batched reverse pass over the R columns of every
     sample's root S, of which as many run at once as 128 MB of cotangents allow, and then what
     `ntk_trace` costs, of R outputs. R is the number of a sample's outputs for the losses of this
-    package. In PyTorch f runs twice, and two plain reverse passes check what was recorded. The
+    package. Where f ends in a linear map from d < R features, the features' d columns take their
+    place. In PyTorch f runs twice, and two plain reverse passes check what was recorded. The
     trace can be differentiated where a parameter or an input requires a gradient.
 
     Examples
