@@ -32,6 +32,7 @@ from .adaptive import (
     extend,
     next_step,
 )
+from .controlled import controlled_trace
 from .hutchinson import hutchinson
 from .spending import FIRST, exact_trace_of, within
 from .state import Callback, Paused, Request, Sketch, State, saved, write
@@ -50,6 +51,7 @@ def trace(
     rng: Rng = None,
     psd: bool | None = None,
     hermitian: bool | None = None,
+    control: Any = None,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
 ) -> Estimate:
@@ -73,6 +75,8 @@ def trace(
         it of operators made by `gram`.
     hermitian : bool, optional
         True to have that checked.
+    control : operator or (operator, value), optional
+        An approximation of A whose trace is known, as for `hutchinson`.
     callback : callable, optional
         Called with the `Estimate` after each step; the run ends if it returns True.
     checkpoint : path, optional
@@ -115,6 +119,10 @@ def trace(
     sketch, in blocks, and are let go, as all plain ones are: the estimate stays right, and gains
     less by each product.
 
+    With a `control` the run is one of `hutchinson` to the tolerance, of 8, 16, 32, ... products. If
+    the first 8 do not show that it saves half of the variance, it is left out, and all of the above
+    follows, with probes of its own.
+
     The interval is calibrated by experiment: it is no guarantee.
 
     Examples
@@ -140,10 +148,21 @@ def trace(
         reason = "known in closed form" if free else f"exact for {found.num_matvecs} products"
         return replace(found, reason=reason)
     if request.limit < FIRST * request.kind.matvecs_per_probe:
-        estimate = hutchinson(A, int(request.limit), rng=rng)
+        estimate = hutchinson(A, int(request.limit), rng=rng, control=control)
         reason = f"{request.limit} products are too few to sketch"
         converged = rtol == atol == 0 or within(estimate, rtol, atol, 1)
         return replace(estimate, reason=reason, converged=converged)
+    if control is not None:
+        if checkpoint is not None:
+            raise ValueError("a run with a control has no checkpoint; leave out one of them")
+
+        def without(source: Source, spent: int) -> Estimate:
+            rest = replace(request, limit=request.limit - spent)
+            found = _run(rest, source, State())
+            told = f"{found.reason}; without the control, whose gain is small"
+            return replace(found, num_matvecs=found.num_matvecs + spent, reason=told)
+
+        return controlled_trace(request, rng, control, without)
     source = Source(rng, A)
     if checkpoint is not None and not source.state():
         raise TypeError("the state of this generator cannot be saved; pass an int to rng")
