@@ -39,7 +39,8 @@ def read_control(control: Any, A: LinearOperator, quantity: str) -> Control:
             f"`control` must be an operator or a pair, got a tuple of {len(control)}; pass "
             f"(operator, {quantity})"
         )
-    held, value = control if given else (control, None)
+    held: Any = control[0] if given else control
+    value: Any = control[1] if given else None
     P = beside_operator(held, A, "control")
     if value is None:
         value = _known(held, P, quantity)
@@ -95,9 +96,9 @@ def require_linear(P: LinearOperator, name: str) -> None:
     Y = P.matmat(P.xp.concat([X, X[:, :1] + X[:, 1:]], axis=1))
     if is_traced(Y):
         return
-    defect = magnitude(Y[:, 2] - Y[:, 0] - Y[:, 1])
-    off = to_number(defect).real / to_number(magnitude(Y)).real
-    if not off <= eps_of(Y) ** 0.5 and P.xp.any(Y != 0):
+    defect = to_number(P.xp.max(P.xp.abs(Y[:, 2] - Y[:, 0] - Y[:, 1]))).real
+    off = defect / to_number(magnitude(Y)).real
+    if not off <= eps_of(Y) ** 0.5:
         raise ValueError(
             f"`{name}` must be linear, but P(x + y) differs from P x + P y by {off:.1g} of its "
             "size, as that of an inner solver with a tolerance does; pass a fixed number of steps"
@@ -171,4 +172,3 @@ def _known(held: Any, P: LinearOperator, quantity: str) -> Array:
         f"the {quantity} of `control` is not known; pass the pair (operator, {quantity}), or an "
         f'operator with exact={{"{quantity}": ...}}'
     )
-

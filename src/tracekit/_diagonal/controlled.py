@@ -70,7 +70,8 @@ def controlled_diagonal(
         pairs = () if moments is None else zip(moments, new, strict=True)
         moments = Moments(*(x + y for x, y in pairs)) if moments is not None else new
         start += W.shape[1]
-    assert moments is not None and units is not None
+    assert moments is not None
+    assert units is not None
     return estimated(A, moments, units, control, probes, count * per, count)
 
 

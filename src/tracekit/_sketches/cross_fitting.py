@@ -25,6 +25,7 @@ from .._arrays import (
     colnorm2,
     constant,
     device_of,
+    eigh,
     eps_of,
     eye_like,
     householder_qr,
@@ -113,7 +114,7 @@ def _ritz(B: Array, AB: Array) -> tuple[Array, Array, Array]:
     H, N = inner(V, AB @ X), inner(V, V)
     middle = xp.sum(real(matrix_diagonal(H))) / xp.sum(real(matrix_diagonal(N)))
     H = H + middle * (eye_like(N, N.shape[0]) - N)
-    theta, U = xp.linalg.eigh((H + adjoint(H)) / 2)
+    theta, U = eigh((H + adjoint(H)) / 2)
     V = V @ U
     seen = xp.cumulative_sum(colnorm2(V))  # of what is missing, values are no part of the median
     upper = xp.where(seen >= seen[-1] / 2, theta, xp.full_like(theta, math.inf))
