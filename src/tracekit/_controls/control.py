@@ -150,12 +150,9 @@ def told(c: Array, left: Array, whole: Array, count: int) -> str:
     mean = to_number(c).real if not is_complex(c) else to_number(c)
     if mean == 0:
         few = f", of fewer than {FEWEST + 1} probes" if count <= FEWEST else ""
-        return f"the control is left out: no gain was found{few}"
+        return f"control times 0: no gain was found{few}"
     ratio = (to_number(left).real / to_number(whole).real) ** 2 if to_number(whole).real else 1.0
-    return (
-        f"control times {mean:.3g}, {ratio:.2g} of the variance without; its products are not "
-        "counted"
-    )
+    return f"control times {mean:.3g}, {ratio:.2g} of the variance without"
 
 
 def _known(held: Any, P: LinearOperator, quantity: str) -> Array:

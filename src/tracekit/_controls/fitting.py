@@ -11,7 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, abs2, beside, conj, magnitude, namespace, positive, real_dtype
+from .._arrays import (
+    Array,
+    abs2,
+    beside,
+    conj,
+    eps_of,
+    magnitude,
+    namespace,
+    positive,
+    real_dtype,
+)
 
 FOLDS = 8
 FEWEST = 5  # samples that a coefficient may be fitted to
@@ -19,6 +29,7 @@ GAIN = 0.9  # of the variance without a control, what is left has to be less
 # A control that is worth nothing seems to be worth something in few samples, and in those where it
 # is small by chance: the squared t value of the coefficient has to be larger, by experiment.
 T_VALUE, OF_FEW = 4.0, 10
+ROUNDING = 1e3  # in units of eps: a spread below that is none
 
 
 class Sums(NamedTuple):
@@ -50,7 +61,8 @@ def coefficients(sums: Sums, variance: Array | float = 0.0) -> Array:
     """
     xp, others = namespace(sums.yy), [x[None, ...] for x in sums]
     count, y, p, yy, pp, py = (xp.sum(x, axis=1) - x[0, ...] for x in others)
-    n = positive(count)
+    n, rounding = positive(count), ROUNDING * eps_of(yy)
+    least_yy, least_pp = yy * rounding, pp * rounding
     yy = yy - xp.sum(abs2(y), axis=-1) / n
     pp = pp - xp.sum(abs2(p), axis=-1) / n
     py = py - xp.sum(conj(p) * y, axis=-1) / xp.astype(n, p.dtype, copy=False)
@@ -61,6 +73,7 @@ def coefficients(sums: Sums, variance: Array | float = 0.0) -> Array:
     # what is left, by a fit of two numbers, and what the value of the control adds
     added = left / positive(n - 2) + abs2(c) * variance
     worth = worth & (added < GAIN * yy / positive(n - 1)) & (count >= FEWEST)
+    worth = worth & (yy > least_yy) & (pp > least_pp)  # equal samples tell nothing
     return xp.where(worth, c, xp.zeros_like(c))
 
 
@@ -71,7 +84,7 @@ def fitted(y: Array, p: Array, variance: Array | float = 0.0) -> Array:
     """
     xp, m = namespace(y), y.shape[-1]
     unit_y, unit_p = magnitude(y), magnitude(p)
-    y, p = ((x - xp.mean(x)) / unit for x, unit in ((y, unit_y), (p, unit_p)))
+    y, p = (_spread(x / unit) for x, unit in ((y, unit_y), (p, unit_p)))
     scale = magnitude(xp.concat([xp.abs(y), xp.abs(p)]))
     y, p = y / scale, p / scale
     dtype = real_dtype(y.dtype, xp)
@@ -87,3 +100,10 @@ def fitted(y: Array, p: Array, variance: Array | float = 0.0) -> Array:
     )  # fmt: skip
     c = coefficients(sums, m * variance / (unit_p * scale) ** 2)
     return xp.sum(c[:, None] * mixed, axis=0) * (unit_y / unit_p)
+
+
+def _spread(x: Array) -> Array:
+    """Samples of size 1 less their mean, where that is more than rounding."""
+    xp = namespace(x)
+    x = x - xp.mean(x)
+    return xp.where(xp.abs(x) > ROUNDING * eps_of(x), x, xp.zeros_like(x))

@@ -23,6 +23,7 @@ from .._operators import (
     exact_diagonal_cost,
     in_blocks,
     known_cost,
+    matvecs_per_column,
     read_axes,
     square,
     total,
@@ -118,8 +119,8 @@ def diagonal(
         value, spent = exact_diagonal(A)
         return finalize(exact(value, spent, "diagonal"), A, "diagonal")
     source = Source(rng, A)
-    if control is not None:
-        known = read_control(control, A, "diagonal")
+    known = None if control is None else read_control(control, A, "diagonal")
+    if known is not None and m >= matvecs_per_column(A):
         found = controlled_diagonal(A, m, source, probes, known)
         return finalize(found, A, "diagonal")
     if A.factor is not None:

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._arrays import Array, Rng, abs2, eps_of, is_traced, namespace, to_number
 from .._controls import Preconditioner, fitted, read_preconditioner, told, trace_of_inverse
-from .._estimates import Estimate, standard_error
+from .._estimates import Estimate, mean, standard_error
 from .._operators import LinearOperator, gram, matvecs_per_column
 from .._sketches import (
     ControlVariate,
+    Fold,
     Krylov,
     Spaces,
+    cross_fit,
     gauss,
     lanczos,
+    most_columns,
     preconditioned,
 )
 from ..functions import Function, inv, log, semidefinite, values
@@ -102,12 +105,8 @@ def logdet_without_root(
     settle: Settle,
 ) -> Estimate:
     """The trace of log(P^-1 A), by its own inner product."""
-    M = P.inverse
-
-    def start(X: Array) -> Array:
-        return root_applied(M, X)
-
-    found, _, _ = run(A, M, log, num_matvecs, rng, depth, "logdet", start, None, settle)
+    spent = run(A, P, log, num_matvecs, rng, depth, settle, None)
+    found = spent.estimate(log, spent.cv, spent.folds, "logdet")
     slope = A.xp.full_like(found.value, A.shape[0])
     return replace(found, slope=slope, slope_error=A.xp.zeros_like(found.standard_error))
 
@@ -129,48 +128,80 @@ def inverse_trace(
         norms = preconditioned.start_norms(K)
         return Fitted(K.operator, None, control=norms, value=value, variance=variance, first=first)
 
-    found, batch, cv = run(
-        A, P.inverse, inv, num_matvecs, rng, depth, "trace_inverse", lambda X: X, control, settle
-    )
+    spent = run(A, P, inv, num_matvecs, rng, depth, settle, control)
+    cv, batch = spent.cv, spent.batch
     assert isinstance(cv, Fitted)
-    c, plain = cv.coefficients(batch.forms), standard_error(batch.forms)
-    mean_c, monte_carlo = A.xp.mean(c), found.kept.monte_carlo
-    monte_carlo = A.xp.hypot(monte_carlo, A.xp.abs(mean_c) * error)
-    whole = A.xp.hypot(found.standard_error, A.xp.abs(mean_c) * error)
-    worth = told(mean_c, monte_carlo, plain, c.shape[0])
+    found = spent.estimate(inv, cv, [], "trace_inverse")
+    xp, c = A.xp, A.xp.mean(cv.coefficients(batch.forms))
+    samples, wider = cross_fit(
+        inv, batch.forms, spent.folds,
+        squared=False, control=(cv.control, value), instead=batch.residuals,
+    )  # fmt: skip
+    again = mean(samples, found.num_matvecs, found.method, independent=not spent.folds)
+    parts = found.kept
+    monte_carlo = xp.hypot(again.standard_error * wider, xp.abs(c) * error)
+    whole = xp.hypot(monte_carlo, parts.quadrature)
+    worth = told(c, monte_carlo, standard_error(batch.forms), samples.shape[0])
     return replace(
         found,
+        value=again.value,
         standard_error=whole,
-        kept=found.kept._replace(monte_carlo=monte_carlo),
-        slope=-found.value,
+        samples=samples,
+        skewness=again.skewness,
+        kept=parts._replace(monte_carlo=monte_carlo),
+        slope=-again.value,
         slope_error=whole,
         reason=f"{found.reason}; {worth}",
     )
 
 
+class Spent(NamedTuple):
+    """What a budget gave: forms of all probes, and what they are deflated by."""
+
+    cv: ControlVariate
+    batch: Batch
+    folds: list[Fold]
+    depth: Depth
+    num_matvecs: int
+
+    def estimate(self, f: Function, cv: ControlVariate, folds: list[Fold], method: str) -> Estimate:
+        """The mean of the samples, with both errors."""
+        probes, count = distributions.rademacher, self.batch.forms.shape[-1]
+        found = combined(f, cv, [self.batch], folds, self.depth, probes, self.num_matvecs, method)
+        found = judged_by_error(found)
+        reason = f"{count} probes, depth {self.depth.steps}, and as many solves, not counted"
+        reason += "" if found.converged else f"; {NOT_SETTLED}"
+        return replace(found, reason=reason)
+
+
 def run(
     A: LinearOperator,
-    M: LinearOperator,
+    P: Preconditioner,
     f: Function,
     num_matvecs: int,
     rng: Rng,
     depth: int | None,
-    method: str,
-    start: Callable[[Array], Array],
-    control: Callable[[Krylov, bool], Fitted] | None,
     settle: Settle,
-) -> tuple[Estimate, Batch, ControlVariate]:
-    """Spend a budget on spaces of P^-1 A: on a depth first, then on probes."""
-    per = matvecs_per_column(A)
+    control: Callable[[Krylov, bool], Fitted] | None,
+) -> Spent:
+    """Spend a budget on spaces of P^-1 A: on a depth first, then on probes.
+
+    With a control the probes are duals of what the spaces start from, so that their forms are those
+    of f(P^-1 A) P^-1; without, what they start from is made of probes by a root of P^-1.
+    """
+    per, M, dual_probes = matvecs_per_column(A), P.inverse, control is not None
     if A.factor is not None:
         A = A._like(A.shape, A.matmat, A.rmatmat)
     way = Lanczos(reorthogonalise=True)
     request = requested(A, f, max(num_matvecs // per, 1), depth=depth, deflate=0, quadrature=way)
     budget, source = request.budget, Source(rng, A)
-    draw = distributions.stream(request.probes, source, A.shape[0], min(budget, A.shape[0]))
+    take = distributions.stream(request.probes, source, A.shape[0], min(budget, A.shape[0]))
 
-    def begin(X: Array) -> Krylov:
-        return preconditioned.begin(A, M, start(X))
+    def draw(count: int) -> Array:
+        return take(count) if dual_probes else root_applied(M, take(count))
+
+    def begin(duals: Array) -> Krylov:
+        return preconditioned.begin(A, M, duals, dual_probes=dual_probes)
 
     def surrogate(K: Krylov, first: bool) -> ControlVariate:
         return ControlVariate(A) if control is None else control(K, first)
@@ -180,16 +211,14 @@ def run(
     begun, chosen = settle(request, Start(surrogate(K, True), K, X, 0, 0))
     spent = begun.groups * chosen.steps + chosen.num_matvecs
     more = (budget - spent) // chosen.steps
-    spaces = Spaces(begun.K, 0)
-    spaces.grow(more, draw, begin)
-    K, spent = spaces.read(), spent + more * chosen.steps  # type: ignore[assignment]
-    cv = surrogate(K, False)
-    batch = evaluate(f, cv, K, None, chosen.steps)
-    laws = distributions.rademacher
-    found = judged_by_error(combined(f, cv, [batch], [], chosen, laws, per * spent, method))
-    reason = f"{spaces.groups} probes, depth {chosen.steps}, solves with P are not counted"
-    reason += "" if found.converged else f"; {NOT_SETTLED}"
-    return replace(found, reason=reason), batch, cv
+    spaces = Spaces(begun.K, most_columns(A))
+    room = max(most_columns(A) // chosen.steps - begun.groups, 0)  # whose bases are kept
+    for count in (min(more, room), max(more - room, 0)):
+        spaces.grow(count, draw, begin)
+    every: Any = spaces.read()
+    cv = surrogate(every, False)
+    batch = evaluate(f, cv, every, None, chosen.steps)
+    return Spent(cv, batch, spaces.folds(), chosen, per * (spent + more * chosen.steps))
 
 
 def _first_probes(request: Request) -> int:

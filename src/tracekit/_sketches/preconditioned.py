@@ -14,6 +14,7 @@ from .._arrays import (
     Array,
     coldot,
     colnorm2,
+    constant,
     eps_of,
     inner,
     is_traced,
@@ -34,6 +35,7 @@ class PreconditionedKrylov(Krylov):
 
     inverse: LinearOperator | None = None
     duals: tuple[Array, ...] = ()  # P times the panels
+    dual_probes: bool = False  # whether probes are the duals of what the spaces start from
 
     def cost(self, depth: int) -> int:
         """Products that so many steps cost for each column."""
@@ -53,7 +55,12 @@ class PreconditionedKrylov(Krylov):
     def select(self, groups: slice) -> PreconditionedKrylov:
         """The spaces of some of the groups."""
         plain = Krylov.select(_plain(self), groups)
-        return _with(plain, self.inverse, tuple(Z[groups, ...] for Z in self.duals))
+        return _with(plain, self, tuple(Z[groups, ...] for Z in self.duals))
+
+    def constant(self) -> PreconditionedKrylov:
+        """The spaces without derivatives, nor those of further steps."""
+        plain = Krylov.constant(_plain(self))
+        return _with(plain, self, tuple(constant(Z) for Z in self.duals))
 
     def without_basis(self) -> Krylov:
         """What A is on the spaces, without their bases."""
@@ -69,10 +76,12 @@ class PreconditionedKrylov(Krylov):
         concat = namespace(spaces[0].rest).concat
         stacks = [concat([concat(list(Z), axis=-1) for Z in duals], axis=0)]
         made = replace(plain, panels=(concat(list(plain.panels), axis=-1),))
-        return _with(made, spaces[0].inverse, tuple(stacks))  # type: ignore[attr-defined]
+        return _with(made, spaces[0], tuple(stacks))
 
 
-def begin(A: LinearOperator, inverse: LinearOperator, dual: Array) -> PreconditionedKrylov:
+def begin(
+    A: LinearOperator, inverse: LinearOperator, dual: Array, *, dual_probes: bool
+) -> PreconditionedKrylov:
     """Spaces that start from ``P^-1 dual``, one for each column, before the first product with A.
 
     A's factor is no use here: products with A itself are taken.
@@ -80,7 +89,8 @@ def begin(A: LinearOperator, inverse: LinearOperator, dual: Array) -> Preconditi
     if A.factor is not None:
         A = A._like(A.shape, A.matmat, A.rmatmat)
     rest = lanczos.stacked(dual, 1)
-    return PreconditionedKrylov(A, rest, lanczos.unseen(rest), inverse=inverse)
+    unseen = lanczos.unseen(rest)
+    return PreconditionedKrylov(A, rest, unseen, inverse=inverse, dual_probes=dual_probes)
 
 
 def start_norms(K: Krylov) -> Array:
@@ -151,8 +161,8 @@ def _plain(K: Krylov) -> Krylov:
     return Krylov(**{name: getattr(K, name) for name in _FIELDS})
 
 
-def _with(
-    K: Krylov, inverse: LinearOperator | None, duals: tuple[Array, ...]
-) -> PreconditionedKrylov:
+def _with(K: Krylov, like: Krylov, duals: tuple[Array, ...]) -> PreconditionedKrylov:
+    """The spaces beside the same preconditioner."""
     held = {name: getattr(K, name) for name in _FIELDS}
-    return PreconditionedKrylov(**held, inverse=inverse, duals=duals)
+    more = {name: getattr(like, name) for name in ("inverse", "dual_probes")}
+    return PreconditionedKrylov(**held, **more, duals=duals)
