@@ -53,6 +53,7 @@ from ._operators import (
     vstack,
     with_dims,
 )
+from ._runs import progress, resume
 from ._trace import (
     Comparison,
     compare,
@@ -63,7 +64,6 @@ from ._trace import (
     nahutchpp,
     one_sided,
     range_basis,
-    resume,
     trace,
     xnystrace,
     xtrace,
@@ -119,6 +119,7 @@ __all__ = [
     "partial_trace_operator",
     "pivoted_cholesky",
     "probes",
+    "progress",
     "quadrature",
     "range_basis",
     "resume",

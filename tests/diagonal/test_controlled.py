@@ -115,7 +115,7 @@ def test_a_factor_costs_two_products_for_each_probe() -> None:
         assert found.num_matvecs == counter.total - before <= m
 
 
-@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "strict"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "strict:CPU_DEVICE"])
 @pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
 def test_libraries_and_units(name: str, scale: float) -> None:
     lib = library(name)
@@ -124,7 +124,11 @@ def test_libraries_and_units(name: str, scale: float) -> None:
     wanted = tk.diagonal(black_box(A), 30, rng=0, control=P)
     A32 = lib.array((scale * A).astype("float32"))
     operator = tk.LinearOperator(
-        A.shape, lambda X: A32 @ X, dtype=A32.dtype, xp=tk.as_operator(A32).xp
+        A.shape,
+        lambda X: A32 @ X,
+        dtype=A32.dtype,
+        xp=tk.as_operator(A32).xp,
+        device=tk.as_operator(A32).device,
     )
     control = (
         lib.array((P / scale).astype("float32")),

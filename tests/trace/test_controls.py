@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,8 +210,53 @@ def test_a_callback_ends_the_run() -> None:
         black_box(A), rtol=1e-9, rng=0, control=P,
         callback=lambda estimate: told.append(estimate.num_matvecs) or len(told) == 3,
     )  # fmt: skip
-    assert told == [8, 16, 32]
+    assert told == [16, 32, 64]
     assert not found.converged
+
+
+def test_runs_with_a_control_go_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    A = symmetric(rng, 300)
+    P = A + 0.2 * symmetric(rng, 300)
+    operator, counter = tk.counted(black_box(A))
+    for f in (tk.trace, tk.hutchinson):
+        options = {"rng": 0, "control": P}
+        whole = f(black_box(A), rtol=0.0, num_matvecs=64, **options)
+        first = f(operator, rtol=0.0, num_matvecs=32, **options)
+        before = counter.total
+        second = tk.resume(operator, first, rtol=0.0, num_matvecs=64)
+        assert counter.total - before == 32
+        assert float(second) == pytest.approx(float(whole))
+        assert second.reason == whole.reason
+    path = tmp_path / "run.npz"
+    tk.trace(black_box(A), rtol=1e-9, num_matvecs=32, checkpoint=path, **options)
+    again = tk.trace(black_box(A), rtol=1e-9, num_matvecs=64, checkpoint=path, **options)
+    assert float(again) == pytest.approx(float(whole))
+
+
+def test_a_trace_that_left_its_control_out_goes_on() -> None:
+    A = tk.testing.known_spectrum(np.arange(1.0, 401) ** -1)
+    operator, counter = tk.counted(black_box(A))
+    rough = tk.trace(operator, rtol=3e-2, rng=0, control=np.ones((400, 400)))
+    fine = tk.resume(operator, rough, rtol=1e-2)
+    assert fine.converged
+    assert fine.num_matvecs == counter.total > rough.num_matvecs
+
+
+def test_what_fails_keeps_what_was_paid_for() -> None:
+    rng, calls = np.random.default_rng(0), []
+    A = symmetric(rng, 300)
+
+    def product(X: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return A @ X
+
+    operator = tk.LinearOperator(A.shape, product)
+    with pytest.raises(KeyboardInterrupt) as failed:
+        tk.trace(operator, rtol=1e-9, rng=0, control=A + 0.2 * symmetric(rng, 300))
+    assert failed.value.estimate.num_matvecs >= 16  # type: ignore[attr-defined]
 
 
 def test_budgets_are_kept() -> None:

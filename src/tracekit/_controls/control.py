@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .._arrays import (
     Array,
     Probes,
@@ -15,6 +17,7 @@ from .._arrays import (
     is_traced,
     magnitude,
     namespace,
+    plain,
     to_number,
 )
 from .._estimates import Estimate
@@ -47,8 +50,7 @@ def read_control(control: Any, A: LinearOperator, quantity: str) -> Control:
     error: Any = 0.0
     if isinstance(value, Estimate):
         value, error = value.value, value.standard_error
-    if not is_array(value):
-        value = A.xp.asarray(value, device=A.device)
+    value = beside_operand(value, A)
     wanted = () if quantity == "trace" else A.shape[:1]
     if tuple(value.shape) != wanted or (is_complex(value) and not is_complex(A)):
         raise ValueError(
@@ -62,6 +64,13 @@ def read_control(control: Any, A: LinearOperator, quantity: str) -> Control:
     if eps > eps_of(value):  # what is known in a lower precision is known to that
         error = A.xp.hypot(A.xp.abs(value) * (4 * eps), A.xp.abs(0 * value) + error)
     return Control(matched(P, A), value, error)
+
+
+def beside_operand(value: Any, A: LinearOperator) -> Array:
+    """A number, or an array of NumPy or of A's library, in the latter and on A's device."""
+    if is_array(value) and plain(namespace(value)) is plain(A.xp):
+        return value
+    return A.xp.asarray(np.asarray(value), device=A.device)
 
 
 def require_independent(probes: Probes) -> None:

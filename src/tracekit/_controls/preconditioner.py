@@ -14,8 +14,6 @@ from .._arrays import (
     eye_like,
     householder_qr,
     inner,
-    is_array,
-    is_complex,
     is_traced,
     magnitude,
     matrix_diagonal,
@@ -28,7 +26,7 @@ from .._arrays import (
 from .._estimates import Estimate
 from .._operators import LinearOperator, as_operator, dense, gram, itemsize
 from ..probes import Source, distributions
-from .control import beside_operator, matched, require_linear
+from .control import beside_operand, beside_operator, matched, require_linear
 
 GIGABYTE = 2**30
 NAME = "preconditioner"
@@ -158,10 +156,8 @@ def known_value(value: Any, A: LinearOperator, what: str) -> Array:
         raise ValueError(
             f"{what} of `{NAME}` is not known; pass tracekit.Preconditioner(inverse, ...) with it"
         )
-    dtype = real_dtype(A.dtype, A.xp)
-    if not is_array(value):
-        return A.xp.asarray(value, dtype=dtype, device=A.device)
-    return A.xp.astype(real(value) if is_complex(value) else value, dtype, copy=False)
+    value = real(beside_operand(value, A))
+    return A.xp.astype(value, real_dtype(A.dtype, A.xp), copy=False)
 
 
 def trace_of_inverse(P: Preconditioner, A: LinearOperator) -> tuple[Array, Array | float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from .._arrays import Array, Probes, Rng, is_complex, namespace
 from .._controls import Control, controlled, read_control, require_independent, told
@@ -17,21 +19,33 @@ from .._estimates import (
     standard_error,
     with_origin,
 )
-from .._operators import LinearOperator, blocks, columns_at_once, exact_trace_cost, quadratic_forms
-from ..probes import Source, distributions
-from .spending import Run
+from .._operators import (
+    LinearOperator,
+    blocks,
+    columns_at_once,
+    exact_trace_cost,
+    has_plain_form,
+    quadratic_forms,
+    square,
+)
+from .._runs import Callback, Run, resumable
+from ..probes import distributions
+from .sums import exact_trace_of
 
 
 @former_name("block_size", "chunk_size")
 @with_origin
+@resumable()
 def hutchinson(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
     rtol: float = 0.0,
     atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
     control: Any = None,
     chunk_size: int | None = None,
 ) -> Estimate:
@@ -41,16 +55,23 @@ def hutchinson(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Square, of dimension n; real or complex, symmetric or not.
-    num_matvecs : int
-        Products to spend, at least 1. From n on the trace is exact, with n products.
+    num_matvecs : int, optional
+        Products to spend, at least 1; with a tolerance, at the most, and none is needed. From n on
+        the trace is exact, with n products.
     rng : None, int, or generator, optional
         An int or NumPy generator draws the same probes in every library; a torch.Generator, JAX key
         or CuPy generator draws on the device.
     probes : callable, optional
         A distribution of `tracekit.probes`, or any function ``(source, n, m) -> (n, m)``.
     rtol, atol : float, optional
-        If one is positive: look after 8, 16, 32, ... products, and stop when the 95 % interval is
-        within ``atol + rtol |value|``.
+        If one is positive: look after 8, 16, 32, ... probes, and stop when the 95 % interval is
+        within ``atol + rtol |value|``, at a level that allows for all looks together.
+    callback : callable, optional
+        Called with the `Estimate` of each look, such as `progress`; the run ends if it returns
+        True.
+    checkpoint : path, optional
+        An .npz file, replaced after each step; the same call goes on from it and ends with the
+        same result, bit for bit. The file does not know the operator: pass the same one.
     control : operator or (operator, value), optional
         An approximation P of A whose trace is known: by the operator itself (``exact``, or the
         entries of a matrix) or as the value, a number or an `Estimate`. The same probes go through
@@ -72,7 +93,10 @@ def hutchinson(
     ------
     ValueError, TypeError
         If A is not square, the budget is no positive int, or A returns something unusable;
-        NotFiniteError if that is NaN or infinity.
+        NotFiniteError if that is NaN or infinity. With a tolerance, a callback or a checkpoint, the
+        attribute `estimate` of whatever ends a run, Ctrl-C and errors of the operator too, has what
+        was paid for, all but the step of a fifth of it that was under way; `resume` goes on from
+        it.
 
     Notes
     -----
@@ -100,75 +124,74 @@ def hutchinson(
     >>> estimate.num_matvecs
     20
     """
-    run = Run.of(A, num_matvecs, rng, rtol, atol, chunk_size)
+    run = Run.of(
+        square(A), num_matvecs, rng, rtol, atol, callback, checkpoint, chunk_size=chunk_size
+    )
     known = None if control is None else read_control(control, run.A, "trace")
     return girard_hutchinson(run, probes, known)
 
 
 def girard_hutchinson(run: Run, probes: Probes, control: Control | None = None) -> Estimate:
-    """The mean of quadratic forms, for a call that is checked."""
-    return run.spend(steps(run.A, run.source, run.budget, probes, control))
-
-
-def steps(
-    A: LinearOperator, source: Source, budget: int, probes: Probes, control: Control | None
-) -> Callable[[Samples | None, int], tuple[Samples, Estimate]]:
-    """What draws so many further probes, and estimates from these and from those before."""
+    """The mean of quadratic forms, for a call that is checked; the state is their rows."""
+    A, n = run.A, run.A.shape[0]
     if control is not None:
         require_independent(probes)
-    take = distributions.stream(probes, source, A.shape[0], min(budget, exact_trace_cost(A)))
-    forms, size = quadratic_forms(A), columns_at_once(A)
-    of_control = None if control is None else quadratic_forms(control.operator)
+    cost = exact_trace_cost(A)
+    take = run.stream(probes, min(run.budget, cost))
+    forms, size = all_forms(A, control), columns_at_once(A)
+    ties = distributions.few_valued(probes, complex_=is_complex(A))
 
-    def step(before: Samples | None, k: int) -> tuple[Samples, Estimate]:
+    def extend(before: Array | None, k: int) -> Array:
+        parts = [] if before is None else [before]
         for width in blocks(k, k if probes is distributions.orthogonal else size):
-            X = take(width)
-            beside = None if of_control is None else of_control(X)
-            before = joined(A, before, Samples(forms(X), beside))
-        assert before is not None
-        return before, estimated(A, before, probes, control)
+            parts.append(forms(take(width)))
+        return A.xp.concat(parts, axis=1)
 
-    return step
+    def read(samples: Array) -> Estimate:
+        spent = samples.shape[1]
+        correction = distributions.finite_population(probes, spent, n)
+        c = None
+        if control is not None:
+            plain = samples[0, :]
+            samples, c = controlled(*rows_of(A, samples), control.value, control.error)
+        estimate = mean(samples[0, :], spent, "hutchinson", correction=correction)
+        if ties:
+            estimate = beyond_chance(estimate, weighted_forms(samples), correction=correction)
+        if control is not None and c is not None:
+            estimate = with_control(estimate, plain, control, c)
+        return finalize(estimate, A, columns=samples[0, :])
 
-
-class Samples(NamedTuple):
-    """Quadratic forms of A and of a control, as `quadratic_forms` gives them."""
-
-    forms: Array
-    control: Array | None
-
-
-def joined(A: LinearOperator, before: Samples | None, new: Samples) -> Samples:
-    """Samples after those before."""
-    if before is None:
-        return new
-    pairs = zip(before, new, strict=True)
-    return Samples(*(None if x is None else A.xp.concat([x, y], axis=1) for x, y in pairs))
+    found: Estimate = run.spend(extend, read, cost=cost, exact=partial(exact_trace_of, A))
+    return found
 
 
-def estimated(
-    A: LinearOperator, samples: Samples, probes: Probes, control: Control | None
-) -> Estimate:
-    """The mean of samples, less what a control tells of it."""
-    forms, c, n = samples.forms, None, A.shape[0]
-    if control is not None:
-        forms, c = controlled(forms, samples.control, control.value, control.error)
-    m = forms.shape[1]
-    correction = distributions.finite_population(probes, m, n)
-    found = mean(forms[0, :], m, "hutchinson", correction=correction)
-    if distributions.few_valued(probes, complex_=is_complex(A)):
-        found = beyond_chance(found, weighted_forms(forms), correction=correction)
-    if control is not None and c is not None:
-        found = with_control(found, samples, control, c)
-    return finalize(found, A, columns=forms[0, :])
+def all_forms(A: LinearOperator, control: Control | None) -> Callable[[Array], Array]:
+    """The forms of A, and below them those of a control."""
+    of_operator = quadratic_forms(A)
+    if control is None:
+        return of_operator
+    of_control = quadratic_forms(control.operator)
+
+    def forms(X: Array) -> Array:
+        y, p = of_operator(X), of_control(X)
+        dtype = A.xp.result_type(y.dtype, p.dtype)
+        return A.xp.concat([A.xp.astype(x, dtype, copy=False) for x in (y, p)], axis=0)
+
+    return forms
 
 
-def with_control(found: Estimate, samples: Samples, control: Control, c: Array) -> Estimate:
+def rows_of(A: LinearOperator, samples: Array) -> tuple[Array, Array]:
+    """The forms of A, and those of the control."""
+    own = 2 if has_plain_form(A) else 1
+    return samples[:own, :], samples[own:, :]
+
+
+def with_control(found: Estimate, plain: Array, control: Control, c: Array) -> Estimate:
     """The estimate with the error of the control's value, and what the control was worth."""
-    xp, coefficient = namespace(c), namespace(c).mean(c)
-    error = xp.hypot(found.standard_error, xp.abs(coefficient) * control.error)
-    plain = standard_error(samples.forms[0, :])
-    return replace(found, standard_error=error, reason=told(coefficient, error, plain, c.shape[0]))
+    xp, mean_c = namespace(c), namespace(c).mean(c)
+    error = xp.hypot(found.standard_error, xp.abs(mean_c) * control.error)
+    reason = told(mean_c, error, standard_error(plain), c.shape[0])
+    return replace(found, standard_error=error, reason=reason)
 
 
 def weighted_forms(forms: Array) -> Array | None:
