@@ -123,12 +123,9 @@ def test_libraries_and_units(name: str, scale: float) -> None:
     P = A + 0.1 * symmetric(1)
     wanted = tk.diagonal(black_box(A), 30, rng=0, control=P)
     A32 = lib.array((scale * A).astype("float32"))
+    home = tk.as_operator(A32)
     operator = tk.LinearOperator(
-        A.shape,
-        lambda X: A32 @ X,
-        dtype=A32.dtype,
-        xp=tk.as_operator(A32).xp,
-        device=tk.as_operator(A32).device,
+        A.shape, lambda X: A32 @ X, dtype=A32.dtype, xp=home.xp, device=home.device
     )
     control = (
         lib.array((P / scale).astype("float32")),

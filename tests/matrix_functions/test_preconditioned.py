@@ -177,7 +177,7 @@ def test_low_rank_in_other_libraries(name: str) -> None:
     P = tk.low_rank_plus_diagonal(F, 0.01)
     wanted = tk.low_rank_plus_diagonal(tk.pivoted_cholesky(K, 5, shift=0.01), 0.01)
     assert float(P.logdet) == pytest.approx(float(wanted.logdet), rel=1e-4)
-    for function in TRUTHS:
+    for function in TRUTHS if name != "jax" else ():  # which compiles every step, and is below
         found = function(A, 30, rng=0, depth=5, preconditioner=P)
         assert lib.at_home(found.value)
         same = function(K, 30, rng=0, depth=5, preconditioner=wanted)
@@ -199,15 +199,15 @@ def test_intervals_hold_what_is_claimed_is_spent(function: Any, root: bool) -> N
     P = tk.Preconditioner(P.inverse, P.logdet, P.inverse.exact["trace"]())
     P = P if root else without_root(P)
     truth, held, finite = TRUTHS[function](A.toarray()), 0, 0
-    for seed in range(30):
+    for seed in range(12):
         operator, counter = tk.counted(tk.LinearOperator(A.shape, lambda X: A @ X))
         found = function(operator, 120, rng=seed, preconditioner=P)
         assert found.num_matvecs == counter.total <= 120
         low, high = found.confidence_interval(0.99)
         held += bool(low <= truth <= high)
         finite += bool(high - low < 0.1 * truth)
-    assert held >= 28
-    assert finite == 30
+    assert held >= 11
+    assert finite == 12
 
 
 @both
@@ -275,7 +275,7 @@ def test_the_first_probes_meet_their_own_folds_alone() -> None:
     P = tk.incomplete_cholesky(A)
     truth = trace_inverse(A.toarray())
     values = [
-        float(tk.trace_inverse(A, 90, rng=seed, depth=9, preconditioner=P)) for seed in range(150)
+        float(tk.trace_inverse(A, 90, rng=seed, depth=9, preconditioner=P)) for seed in range(80)
     ]
     z = (np.mean(values) - truth) / np.std(values) * len(values) ** 0.5
     assert abs(z) < 3.5
@@ -354,6 +354,16 @@ def test_compiled_with_gradients(function: Any) -> None:
     found, slope = compiled(lib.array(A), lib.array(root))
     assert float(found) == pytest.approx(TRUTHS[function](A), rel=0.2)
     assert np.sum(lib.numpy(slope) * dA) == pytest.approx(slopes[function], rel=0.3)
+
+
+def test_multigrid_of_pyamg() -> None:
+    pyamg = pytest.importorskip("pyamg", reason="PyAMG is not installed")
+    A = sp.csr_array(laplacian(24))
+    M = tk.as_operator(pyamg.smoothed_aggregation_solver(A).aspreconditioner(cycle="V"))
+    P = tk.Preconditioner(M, trace_inverse=tk.hutchinson(M, 2000, rng=1))
+    found = tk.trace_inverse(A, 150, rng=0, preconditioner=P)
+    low, high = found.confidence_interval(0.999)
+    assert low < trace_inverse(A.toarray()) < high
 
 
 # --- bad input ------------------------------------------------------------------------------------
