@@ -178,7 +178,11 @@ def near_identity(A: Array) -> Array:
 def preconditioned(A: Array) -> tuple[Any, ...]:
     """Values with the identity, and with controls."""
     P = tk.Preconditioner(tk.gram(near_identity(A)), 0.0, 24.0)
-    found = [f(A, 12, rng=SEED, depth=2, preconditioner=P).value for f in FUNCTIONS_OF_INVERSES = (tk.logdet, tk.trace_inverse)
+    found = [f(A, 12, rng=SEED, depth=2, preconditioner=P).value for f in OF_INVERSES]
+    return *found, *controlled(tk.as_operator(A))
+
+
+OF_INVERSES = (tk.logdet, tk.trace_inverse)
 
 
 def controlled(A: tk.LinearOperator) -> tuple[Any, ...]:
