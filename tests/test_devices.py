@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 from capabilities import CASES, NETWORK_CASES, Case, states
 from conftest import Library, library
 from test_capabilities import network, positive
@@ -160,6 +162,44 @@ def by_rows(A: Any) -> tuple[Any, ...]:
     return tk.hutchpp(C, 9, rng=SEED).value, tk.logdet(C, 20, rng=SEED).value, diagonal
 
 
+def near_low_rank(A: Array) -> tuple[Any, ...]:
+    """Columns of A itself, and low rank beside the identity."""
+    A = tk.as_operator(A)
+    F = tk.pivoted_cholesky(replace(A, exact={"diagonal": lambda: tk.diagonal(A).value}), 3)
+    P = tk.low_rank_plus_diagonal(F, 0.5)
+    return F, P.logdet, P.trace_inverse, P.inverse @ F
+
+
+def near_identity(A: Array) -> Array:
+    home = tk.as_operator(A)
+    return home.xp.eye(24, dtype=home.dtype, device=home.device)
+
+
+def preconditioned(A: Array) -> tuple[Any, ...]:
+    """Values with the identity, and with controls."""
+    P = tk.Preconditioner(tk.gram(near_identity(A)), 0.0, 24.0)
+    found = [f(A, 12, rng=SEED, depth=2, preconditioner=P).value for f in OF_INVERSES]
+    return *found, *controlled(tk.as_operator(A))
+
+
+OF_INVERSES = (tk.logdet, tk.trace_inverse)
+
+
+def controlled(A: tk.LinearOperator) -> tuple[Any, ...]:
+    """A trace and a diagonal with a control."""
+    P = 1.1 * A
+    value, entries = 1.1 * tk.exact_trace(A).value, 1.1 * tk.diagonal(A).value
+    return (
+        tk.hutchinson(A, 12, rng=SEED, control=(P, value)).value,
+        tk.diagonal(A, 12, rng=SEED, control=(P, entries)).value,
+    )
+
+
+def incompletely(A: Array) -> float:
+    """Of SciPy alone, whatever A is."""
+    return float(tk.incomplete_cholesky(scipy.sparse.csc_array(positive())).logdet)
+
+
 OTHERS: dict[str, Callable[[Array], Any]] = {
     "SpectralRun": read,
     "LinearOperator": lambda A: tk.as_operator(A).H @ A,
@@ -175,6 +215,10 @@ OTHERS: dict[str, Callable[[Array], Any]] = {
     "probes": drawn,
     "quadrature": integrated,
     "range_basis": near_range,
+    "Preconditioner": preconditioned,
+    "incomplete_cholesky": incompletely,
+    "low_rank_plus_diagonal": near_low_rank,
+    "pivoted_cholesky": near_low_rank,
     "RowLayout": by_rows,
     "resume": lambda A: tk.resume(A, tk.trace(A, rtol=0.5, rng=SEED), rtol=0.05).value,
     "testing": checked,

@@ -123,6 +123,13 @@ def test_kernel_bandwidth() -> None:
     assert found["best"] == np.argmax(found["exact"]["alignment with the labels"])
 
 
+def test_cheap_approximations() -> None:
+    found = run("cheap_approximations")
+    held(found["estimates"], [found["exact"]] * len(found["ranks"]))
+    errors = [float(estimate.standard_error) for estimate in found["estimates"]]
+    assert errors[-1] < 0.5 * errors[0]
+
+
 def test_language_model() -> None:
     found = run("language_model", "torch")
     for K, shares in zip((found["before"], found["after"]), found["shares"].values(), strict=True):

@@ -2,6 +2,12 @@
 
 from . import functions, probes, quadrature, testing
 from ._arrays import RowArray, RowLayout
+from ._controls import (
+    Preconditioner,
+    incomplete_cholesky,
+    low_rank_plus_diagonal,
+    pivoted_cholesky,
+)
 from ._diagonal import (
     block_traces,
     diagonal,
@@ -71,6 +77,7 @@ __all__ = [
     "Estimate",
     "LinearOperator",
     "NotFiniteError",
+    "Preconditioner",
     "RowArray",
     "RowLayout",
     "SpectralDensity",
@@ -98,8 +105,10 @@ __all__ = [
     "gram",
     "hutchinson",
     "hutchpp",
+    "incomplete_cholesky",
     "inner",
     "logdet",
+    "low_rank_plus_diagonal",
     "merge",
     "nahutchpp",
     "nuclear_norm",
@@ -108,6 +117,7 @@ __all__ = [
     "one_sided_summary",
     "partial_trace",
     "partial_trace_operator",
+    "pivoted_cholesky",
     "probes",
     "progress",
     "quadrature",

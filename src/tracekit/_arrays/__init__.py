@@ -5,6 +5,7 @@ from .dtensors import is_dtensor, products_of, rows_of_mesh, sharers_of_mesh
 from .factorisations import (
     cholesky,
     cholesky_qr2,
+    eigh,
     householder_qr,
     orthonormalise,
     tall_skinny_qr,
@@ -124,6 +125,7 @@ __all__ = [
     "default_float",
     "device_of",
     "dtype_name",
+    "eigh",
     "eps_of",
     "eye_like",
     "fingerprint",

@@ -97,6 +97,23 @@ def cholesky(G: Array) -> Array | None:
     return C if is_finite(C) else None
 
 
+def eigh(H: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors of a Hermitian matrix.
+
+    LAPACK's division into halves fails to converge for a few matrices with equal eigenvalues, and
+    then succeeds with the same in another order.
+    """
+    xp = namespace(H)
+    try:
+        x, U = xp.linalg.eigh(H)
+    except (RuntimeError, ValueError):  # as of `cholesky`
+        if not is_finite(H):
+            raise
+        x, U = xp.linalg.eigh(xp.flip(H))
+        U = xp.flip(U, axis=-2)
+    return x, U
+
+
 def triangular_dual(R: Array) -> Array:
     """``R^-H`` of an upper triangle whose diagonal is floored at rounding level.
 

@@ -14,17 +14,20 @@ from .._arrays import (
     real,
     to_number,
 )
+from .._controls import Preconditioner, known_value, read_preconditioner
 from .._estimates import (
     Estimate,
+    checked_budget,
     finalize,
     with_origin,
 )
 from .._operators import LinearOperator, gram, square
 from .._sketches import Quadrature
 from ..functions import log
+from .preconditioned import beside_known, has_root, logdet_without_root, whitened
 from .quadrature import SHARE
-from .request import exactly, requested
-from .slq import within_bounds
+from .request import exactly, is_affordable, requested
+from .slq import choose_depth, within_bounds
 
 
 @with_origin
@@ -39,6 +42,7 @@ def logdet(
     shift: float | None = None,
     hermitian: bool = True,
     bounds: tuple[float, float] | None = None,
+    preconditioner: Any = None,
 ) -> Estimate:
     r"""The logarithm of the determinant of an operator, with its gradient.
 
@@ -59,13 +63,19 @@ def logdet(
     quadrature : Lanczos or Chebyshev, optional
         As for `trace_function`.
     shift : float, optional
-        As for `trace_function`: the noise level c of a covariance ``K + c I``.
+        As for `trace_function`: the noise level c of a covariance ``K + c I``; with a
+        `preconditioner` P a number c for which A - c P is positive semidefinite, 1 for that of
+        `pivoted_cholesky`.
     hermitian : bool, optional
         False for a general real or complex operator: the value is :math:`\log |\det A|`, half of
         the log-determinant of :math:`A^H A`; the sign or phase of the determinant is not known.
         Products with A and with its adjoint are counted alike.
     bounds : (float, float), optional
-        As for `trace_function`.
+        As for `trace_function`; with a `preconditioner` of the eigenvalues of :math:`P^{-1} A`.
+    preconditioner : Preconditioner or operator, optional
+        A positive definite approximation P of A: a record that knows its inverse and
+        log-determinant, or P itself, of which all entries are taken then (n products with it, and a
+        Cholesky factorisation). For Hermitian A.
 
     Returns
     -------
@@ -101,6 +111,14 @@ def logdet(
     Costs and memory as for `trace_function`. Where no gradient may be asked for, a `shift` allows
     the middle of a lower and an upper value from one sketch, which is not unbiased.
 
+    With a `preconditioner` :math:`P = L L^H`, the value is :math:`\log\det P + \mathrm{tr}
+    \log(L^{-1} A L^{-H})`, unbiased for any P, by all that is said of `trace_function`; one
+    product with A is one solve with L and one with its adjoint, which are not counted. The
+    derivatives of P itself are part of the gradient, if it has any. Where the inverse has no root,
+    Lanczos runs in the inner product of P, with solves by P, from probes that a root found by
+    products with the inverse alone makes: without deflation and without a gradient. A bad P makes
+    the error larger than none: ``reason`` tells the depth, compare the standard errors.
+
     References
     ----------
     Gardner, Pleiss, Bindel, Weinberger, Wilson (2018), arXiv:1809.11165; Wenger, Pleiss, Hennig,
@@ -118,6 +136,15 @@ def logdet(
     True
     """
     A = square(A, "determinant")
+    if preconditioner is not None:
+        if not hermitian:
+            raise ValueError(
+                "a `preconditioner` is of Hermitian operators; leave it out, or hermitian=False"
+            )
+        options = (depth, deflate, quadrature, shift, bounds)
+        return _preconditioned(
+            A, num_matvecs, rng, read_preconditioner(preconditioner, A), *options
+        )
     if not hermitian:
         if shift is not None or bounds is not None:
             raise ValueError(
@@ -162,6 +189,25 @@ def _definite(
         estimate = replace(estimate, value=value, samples=estimate.samples + zeros)
         estimate = _with_its_solves(estimate)
     return finalize(estimate, quantity="log-determinant")
+
+
+def _preconditioned(
+    A: LinearOperator, num_matvecs: int, rng: Rng, P: Preconditioner, *options: Any
+) -> Estimate:
+    """That of P, and what it leaves."""
+    known = known_value(P.logdet, A, "the log-determinant")
+    if has_root(P.inverse):
+        rest = whitened(A, P.inverse.factor)
+        return beside_known(_definite(rest, num_matvecs, rng, *options), known)
+    depth, *others = options
+    if any(x is not None for x in others):
+        raise ValueError(
+            "a `preconditioner` whose inverse has no root takes none of `deflate`, `quadrature`, "
+            "`shift` and `bounds`; leave these out, or make the inverse by gram(F)"
+        )
+    if is_affordable(A, checked_budget(num_matvecs)):
+        return _definite(A, num_matvecs, rng, None, None, None)
+    return beside_known(logdet_without_root(A, num_matvecs, rng, P, depth, choose_depth), known)
 
 
 def _of_modulus(A: LinearOperator, num_matvecs: int, rng: Rng, *options: Any) -> Estimate:

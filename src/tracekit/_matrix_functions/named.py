@@ -8,10 +8,15 @@ from .. import functions
 from .._arrays import Rng
 from .._estimates import (
     Estimate,
+    checked_budget,
+    finalize,
     with_origin,
 )
+from .._operators import square
 from .._sketches import Quadrature
-from .slq import trace_estimate
+from .preconditioned import inverse_trace
+from .request import is_affordable
+from .slq import choose_depth, trace_estimate
 
 
 @with_origin
@@ -24,6 +29,7 @@ def trace_inverse(
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
     bounds: tuple[float, float] | None = None,
+    preconditioner: Any = None,
 ) -> Estimate:
     r"""The trace of the inverse of a positive definite operator.
 
@@ -43,6 +49,10 @@ def trace_inverse(
         As for `trace_function`.
     bounds : (float, float), optional
         As for `trace_function`.
+    preconditioner : Preconditioner or operator, optional
+        A positive definite approximation P of A: a record that knows its inverse and the trace of
+        that, or P itself, of which all entries are taken then (n products with it, and a Cholesky
+        factorisation). Without `deflate`, `quadrature` and `bounds`.
 
     Returns
     -------
@@ -59,6 +69,15 @@ def trace_inverse(
     The smallest eigenvalues dominate this trace, and a sketch does not know them: the better A is
     conditioned, the better the estimate.
 
+    With a `preconditioner` the probes are solved for by conjugate gradients with P, and the
+    inverse of P is a control variate: the value is :math:`c\, \mathrm{tr} P^{-1} + E\, \omega^H
+    (A^{-1} - c P^{-1})\, \omega`, c fitted for each of eight folds of the probes to all others,
+    and 0 where that does not promise to save a tenth of the variance, or for fewer than six probes.
+    ``reason`` says c and the gain; the standard error holds that of the solves
+    (``kept.quadrature``). Solves with P are taken to be cheap: they are not counted. A P that is
+    good for the large eigenvalues of A saves steps, not variance. Memory for two bases of `depth`
+    columns for each of the first probes.
+
     Examples
     --------
     >>> import numpy as np, tracekit as tk
@@ -67,6 +86,16 @@ def trace_inverse(
     >>> bool(abs(estimate.value - np.sum(1 / np.linspace(1.0, 2.0, 400))) < 3)
     True
     """
+    if preconditioner is not None:
+        if deflate or quadrature is not None or bounds is not None:
+            raise ValueError(
+                "`deflate`, `quadrature` and `bounds` are not of a preconditioned inverse; leave "
+                "these out, or the preconditioner"
+            )
+        A = square(A, "inverse")
+        if not is_affordable(A, checked_budget(num_matvecs)):
+            found = inverse_trace(A, num_matvecs, rng, preconditioner, depth, choose_depth)
+            return finalize(found, quantity="trace of the inverse")
     return trace_estimate(
         A,
         functions.inv,

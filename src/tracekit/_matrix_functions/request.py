@@ -9,13 +9,24 @@ from typing import Any, NamedTuple
 from .._arrays import Array, Probes, adjoint, device_of, require_hermitian, whole
 from .._estimates import Estimate, checked_budget, exact, require_finite
 from .._operators import LinearOperator, all_columns_cost, dense, itemsize, matvecs_per_column
-from .._sketches import Rule, dimension, hessenberg, lanczos, rules, sketch_cost
+from .._sketches import (
+    ControlVariate,
+    Rule,
+    Space,
+    dimension,
+    hessenberg,
+    lanczos,
+    rules,
+    sketch_cost,
+)
 from ..functions import Function, is_semidefinite, values
 from ..probes import distributions
 from ..quadrature import Arnoldi, Chebyshev
 from . import brackets
 
 GIGABYTE = 2**30
+PILOT = 4  # the first probes
+LEAST_DEPTH = 16  # products of each that three first probes leave: two may agree by chance
 
 
 class Request(NamedTuple):
@@ -53,6 +64,21 @@ class Request(NamedTuple):
     def gradient_cost(self) -> int:
         """Products that the gradient costs for each probe."""
         return matvecs_per_column(self.A) if self.gradient else 0
+
+
+class Start(NamedTuple):
+    """The control variate, the first probes and their Krylov spaces."""
+
+    cv: ControlVariate
+    K: Space
+    X: Array
+    columns: int  # of the sketch
+    spent: int  # on the sketch, and on spaces that were given up
+
+    @property
+    def groups(self) -> int:
+        """Krylov spaces."""
+        return self.K.groups
 
 
 def requested(

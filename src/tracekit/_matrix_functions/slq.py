@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -53,28 +53,12 @@ from .quadrature import (
     plainly,
     with_slope,
 )
-from .request import Request, exactly, requested
+from .request import LEAST_DEPTH, PILOT, Request, Start, exactly, requested
 
-PILOT, PILOT_DEPTH = 4, 6  # the first probes, and the depth at which they are first evaluated
-LEAST_DEPTH = 16  # products of each that three first probes leave: two may agree by chance
+PILOT_DEPTH = 6  # steps at which the first probes are first evaluated
 DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
 NEVER = 10**9  # steps
 MAXIMUM_DEFAULT = 30  # steps where values are not known
-
-
-class Start(NamedTuple):
-    """The control variate, the first probes and their Krylov spaces."""
-
-    cv: ControlVariate
-    K: Space
-    X: Array
-    columns: int  # of the sketch
-    spent: int  # on the sketch, and on spaces that were given up
-
-    @property
-    def groups(self) -> int:
-        """Krylov spaces."""
-        return self.K.groups
 
 
 def trace_estimate(

@@ -1,6 +1,16 @@
 """Products spent on probes and kept, and what is read from them."""
 
-from . import chebyshev, cross_fitting, gauss, hessenberg, lanczos, leave_one_out, moments, rules
+from . import (
+    chebyshev,
+    cross_fitting,
+    gauss,
+    hessenberg,
+    lanczos,
+    leave_one_out,
+    moments,
+    preconditioned,
+    rules,
+)
 from .arnoldi import Arnoldi
 from .chebyshev import Moments, OutsideError, Space
 from .cross_fitting import Fold
@@ -73,6 +83,7 @@ __all__ = [
     "nystrom_factor",
     "nystrom_sketch",
     "orthonormal_extension",
+    "preconditioned",
     "range_sketch",
     "rules",
     "samples",

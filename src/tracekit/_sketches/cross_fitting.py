@@ -22,19 +22,23 @@ from .._arrays import (
     Array,
     abs2,
     adjoint,
+    coldot,
     colnorm2,
     constant,
     device_of,
+    eigh,
     eps_of,
     eye_like,
     householder_qr,
     inner,
     matrix_diagonal,
     namespace,
+    positive,
     real,
 )
-from . import gauss
+from . import gauss, lanczos
 from .lanczos import Krylov
+from .preconditioned import PreconditionedKrylov
 
 FOLDS = 4
 
@@ -45,7 +49,7 @@ class Fold(NamedTuple):
     members: tuple[int, ...]  # probes
     theta: Array  # (r,): Ritz values on the other spaces
     mu: Array  # one value for the rest of the spectrum
-    share: Array  # (r,): squared lengths of the Ritz vectors, at most 1
+    share: Array  # (r,): squared lengths of the Ritz vectors, at most 1 of orthonormal ones
     energy: Array  # (r, members): of the probes along the Ritz vectors
 
 
@@ -56,6 +60,7 @@ class Whole(NamedTuple):
     V: Array
     theta: Array
     mu: Array
+    lengths: Array | None  # Q^H Q, where lengths of Ritz vectors are not those in coordinates
 
 
 def dealt(K: Any) -> tuple[list[Fold], Whole | None]:
@@ -68,33 +73,56 @@ def dealt(K: Any) -> tuple[list[Fold], Whole | None]:
     if groups < 2 or K.depth < 2:
         return [], None
     K = K.constant()
-    Q, R, images = _in_coordinates(K)
+    Q, R, images, lengths = _in_coordinates(K)
     known, start = R[:, :, : images.shape[-1]], R[:, :, :b] @ K.below[0]
     folds = []
     for own in (list(range(fold, groups, FOLDS)) for fold in range(min(FOLDS, groups))):
         others = [j for j in range(groups) if j not in own]
         V, theta, mu = _ritz(_columns(known, others), _columns(images, others))
         members = tuple(j * b + i for j in own for i in range(b))
-        folds.append(_fold(members, V, theta, mu, _columns(start, own)))
+        folds.append(_fold(members, V, theta, mu, _columns(start, own), lengths))
     every = list(range(groups))
-    return folds, Whole(Q, *_ritz(_columns(known, every), _columns(images, every)))
+    return folds, Whole(Q, *_ritz(_columns(known, every), _columns(images, every)), lengths)
 
 
 def met(whole: Whole, X: Array, first: int) -> Fold:
     """The fold of further probes X, which are numbered from `first` on."""
     members = tuple(range(first, first + X.shape[1]))
-    return _fold(members, *whole[1:], inner(whole.Q, constant(X)))
+    V, theta, mu, lengths = whole[1:]
+    return _fold(members, V, theta, mu, inner(whole.Q, constant(X)), lengths)
 
 
-def _in_coordinates(K: Krylov) -> tuple[Array, Array, Array]:
-    """``Q``, and in its coordinates all bases (k, c, d b) and A times all but their last block."""
-    xp, (groups, n, b) = namespace(K.rest), K.rest.shape
-    B = xp.concat(list(K.panels), axis=-1)
-    columns = B.shape[-1]
-    Q, R = householder_qr(xp.reshape(xp.permute_dims(B, (1, 0, 2)), (n, groups * columns)))
-    R = xp.permute_dims(xp.reshape(R, (R.shape[0], groups, columns)), (1, 0, 2))
+def _in_coordinates(K: Krylov) -> tuple[Array, Array, Array, Array | None]:
+    """``Q``, and in its coordinates all bases (k, c, d b) and A times all but their last block.
+
+    Last, where the probes of a preconditioned space are its duals, what lengths are in Q.
+    """
+    xp, groups, b = namespace(K.rest), K.rest.shape[0], K.block
+
+    def beside_each_other(panels: tuple[Array, ...]) -> Array:
+        return lanczos.columns(xp.concat(list(panels), axis=-1))
+
+    B, lengths = beside_each_other(K.panels), None
+    if isinstance(K, PreconditionedKrylov):
+        Q, R = _orthonormal_beside(B, beside_each_other(K.duals))
+        lengths = inner(Q, Q) if K.dual_probes else None
+    else:
+        Q, R = householder_qr(B)
+    R = xp.permute_dims(xp.reshape(R, (R.shape[0], groups, -1)), (1, 0, 2))
     T = gauss.compression(K)
-    return Q, R, R @ T[:, :, : columns - b]
+    return Q, R, R @ T[:, :, : R.shape[-1] - b], lengths
+
+
+def _orthonormal_beside(B: Array, duals: Array) -> tuple[Array, Array]:
+    """``Q R = B``, Q orthonormal in the inner product that the duals of B tell."""
+    xp, G = namespace(B), inner(B, duals)
+    x, W = eigh((G + adjoint(G)) / 2)
+    root = xp.sqrt(xp.maximum(x, xp.zeros_like(x)))
+    fine = x > x.shape[0] * eps_of(x) * xp.max(x)
+    root = xp.where(fine, root, xp.zeros_like(root))
+    weight = xp.astype(root, W.dtype, copy=False)
+    inverse = xp.astype(xp.where(fine, 1 / positive(root), root), W.dtype, copy=False)
+    return B @ (W * inverse[None, :]), weight[:, None] * adjoint(W)
 
 
 def _ritz(B: Array, AB: Array) -> tuple[Array, Array, Array]:
@@ -113,15 +141,23 @@ def _ritz(B: Array, AB: Array) -> tuple[Array, Array, Array]:
     H, N = inner(V, AB @ X), inner(V, V)
     middle = xp.sum(real(matrix_diagonal(H))) / xp.sum(real(matrix_diagonal(N)))
     H = H + middle * (eye_like(N, N.shape[0]) - N)
-    theta, U = xp.linalg.eigh((H + adjoint(H)) / 2)
+    theta, U = eigh((H + adjoint(H)) / 2)
     V = V @ U
     seen = xp.cumulative_sum(colnorm2(V))  # of what is missing, values are no part of the median
     upper = xp.where(seen >= seen[-1] / 2, theta, xp.full_like(theta, math.inf))
     return V, theta, xp.min(upper)
 
 
-def _fold(members: tuple[int, ...], V: Array, theta: Array, mu: Array, probes: Array) -> Fold:
-    return Fold(members, theta, mu, colnorm2(V), abs2(inner(V, probes)))
+def _fold(
+    members: tuple[int, ...],
+    V: Array,
+    theta: Array,
+    mu: Array,
+    probes: Array,
+    lengths: Array | None,
+) -> Fold:
+    share = colnorm2(V) if lengths is None else real(coldot(V, lengths @ V))
+    return Fold(members, theta, mu, share, abs2(inner(V, probes)))
 
 
 def _columns(stack: Array, groups: list[int]) -> Array:

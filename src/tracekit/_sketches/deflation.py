@@ -116,15 +116,23 @@ class ControlVariate:
 
 
 def cross_fit(
-    f: Function, forms: Array, folds: Sequence[Fold], *, squared: bool
+    f: Function,
+    forms: Array,
+    folds: Sequence[Fold],
+    *,
+    squared: bool,
+    control: tuple[Array, Array] | None = None,
+    instead: Array | None = None,
 ) -> tuple[Array, Array | float]:
     """Samples of the trace, deflated by the spaces of other folds, and what widens their error.
 
-    The forms themselves where that does not lessen the spread. Folds share spaces, so that the
-    spread alone is too small: the factor is calibrated by experiment.
+    The forms themselves (or what is to be `instead`) where that does not lessen the spread. Folds
+    share spaces, so that the spread alone is too small: the factor is calibrated by experiment. The
+    `control` are the forms of an inverse beside which the spaces were made, and its trace.
     """
+    instead = forms if instead is None else instead
     if not folds:
-        return forms, 1.0
+        return instead, 1.0
     xp, parts = namespace(forms), list[Array]()
 
     def chosen(of: Array, which: Any) -> Array:
@@ -138,13 +146,16 @@ def cross_fit(
         gain = at[..., :-1] - at[..., -1:]
         known = xp.sum(gain * fold.share, axis=-1)
         parts.append(chosen(forms, fold.members) + (known[..., None] - gain @ fold.energy))
+        if control is not None:
+            form, trace = control
+            parts[-1] = parts[-1] - at[..., -1:] * (chosen(form, fold.members) - trace)
     order = np.argsort([j for fold in folds for j in fold.members])
     samples = chosen(xp.concat(parts, axis=-1), order)
-    plain, error = standard_error(forms), standard_error(samples)
+    plain, error = standard_error(instead), standard_error(samples)
     pays = error <= PAYS * plain
     wider = SHARED * (1 + FEW / samples.shape[-1] ** 2)
     factor = xp.where(pays, xp.full_like(error, wider), xp.ones_like(error))
-    return xp.where(pays[..., None], samples, forms), factor
+    return xp.where(pays[..., None], samples, instead), factor
 
 
 def sketch_cost(A: LinearOperator, f: Function) -> int:

@@ -157,7 +157,7 @@ def _step(K: Krylov) -> Krylov:
         Y = product(A, Q)
         D = coldot(Q, Y)[..., None] if K.block == 1 else inner(Q, Y)
         if K.depth == 1:
-            _require_hermitian(K, B, inner(_newest(K), Y), D)
+            require_hermitian_start(K, B, inner(_newest(K), Y), D)
         D = (D + adjoint(D)) / 2
         rest = Y - _times(Q, D)
         if not K.reorthogonalise and K.depth:
@@ -201,7 +201,7 @@ def cost(A: LinearOperator, depth: int) -> int:
     return depth if A.factor is None else 2 * depth - 1
 
 
-def _require_hermitian(K: Krylov, B: Array, above: Array, D: Array) -> None:
+def require_hermitian_start(K: Krylov, B: Array, above: Array, D: Array) -> None:
     """Refuse an operator whose compression to the first two blocks is not Hermitian."""
     concat = namespace(D).concat
     rows = concat([K.diagonal[0], above], axis=-1), concat([B, D], axis=-1)

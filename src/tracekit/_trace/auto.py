@@ -33,6 +33,7 @@ from .adaptive import (
     extend,
     next_step,
 )
+from .controlled import controlled_trace
 from .hutchinson import hutchinson
 from .state import Request, Sketch, State, saved, write
 from .sums import exact_trace_of
@@ -53,6 +54,7 @@ def trace(
     rng: Rng = None,
     psd: bool | None = None,
     hermitian: bool | None = None,
+    control: Any = None,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
 ) -> Estimate:
@@ -76,6 +78,8 @@ def trace(
         it of operators made by `gram`.
     hermitian : bool, optional
         True to have that checked.
+    control : operator or (operator, value), optional
+        An approximation of A whose trace is known, as for `hutchinson`.
     callback : callable, optional
         Called with the `Estimate` after each step; the run ends if it returns True.
     checkpoint : path, optional
@@ -118,6 +122,10 @@ def trace(
     sketch, in blocks, and are let go, as all plain ones are: the estimate stays right, and gains
     less by each product.
 
+    With a `control` the run is one of `hutchinson` to the tolerance, of 16, 32, 64, ... products,
+    or of 8 where these do. If the first 16 do not show that it saves half of the variance, it is
+    left out, and all of the above follows, with probes of its own; with a `checkpoint` it stays.
+
     The interval is calibrated by experiment: it is no guarantee.
 
     Examples
@@ -134,6 +142,8 @@ def trace(
     request = _request(A, rtol, atol, num_matvecs, psd, hermitian, callback, checkpoint)
     A = request.A
     if isinstance(rng, Paused):
+        if control is not None and "array" in rng.told:  # the forms of a run with the control
+            return _controlled(request, rng, control, checkpoint)
         return _run(request, rng.source, _gone_on(request, rng))
     if A.exact is not None and "entries" in A.exact:
         found = exact(A.exact["entries"](), 0, "sum_of_diagonal")
@@ -145,14 +155,26 @@ def trace(
         reason = "known in closed form" if free else f"exact for {found.num_matvecs} products"
         return replace(found, reason=reason)
     if request.limit < FIRST * request.kind.matvecs_per_probe:
-        estimate = hutchinson(A, int(request.limit), rng=rng)
+        estimate = hutchinson(A, int(request.limit), rng=rng, control=control)
         reason = f"{request.limit} products are too few to sketch"
         converged = rtol == atol == 0 or within(estimate, rtol, atol, 1)
         return replace(estimate, reason=reason, converged=converged)
+    if control is not None:
+        return _controlled(request, rng, control, checkpoint)
     source = Source(rng, A)
     if checkpoint is not None and not source.state():
         raise TypeError("the state of this generator cannot be saved; pass an int to rng")
     return _run(request, source, saved(request, source))
+
+
+def _controlled(request: Request, rng: Rng, control: Any, checkpoint: Any) -> Estimate:
+    """The run with a control; without it, if it is not worth its while."""
+
+    def without(source: Source, spent: int) -> Estimate:
+        found = _run(request, source, State(spent=spent))
+        return replace(found, reason=f"{found.reason}; without the control, whose gain is small")
+
+    return controlled_trace(request, rng, control, checkpoint, without)
 
 
 def _gone_on(request: Request, paused: Paused) -> State:

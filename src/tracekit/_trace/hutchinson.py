@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .._arrays import Array, Probes, Rng, is_complex
+from .._arrays import Array, Probes, Rng, is_complex, namespace
+from .._controls import Control, controlled, read_control, require_independent, told
 from .._estimates import (
     Estimate,
     beyond_chance,
     finalize,
     former_name,
     mean,
+    standard_error,
     with_origin,
 )
-from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms, square
+from .._operators import (
+    LinearOperator,
+    blocks,
+    columns_at_once,
+    exact_trace_cost,
+    has_plain_form,
+    quadratic_forms,
+    square,
+)
 from .._runs import Callback, Run, resumable
 from ..probes import distributions
 from .sums import exact_trace_of
@@ -34,6 +46,7 @@ def hutchinson(
     atol: float = 0.0,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
+    control: Any = None,
     chunk_size: int | None = None,
 ) -> Estimate:
     r"""Girard-Hutchinson estimate of the trace: the mean of :math:`\omega^H A \omega`.
@@ -59,6 +72,10 @@ def hutchinson(
     checkpoint : path, optional
         An .npz file, replaced after each step; the same call goes on from it and ends with the
         same result, bit for bit. The file does not know the operator: pass the same one.
+    control : operator or (operator, value), optional
+        An approximation P of A whose trace is known: by the operator itself (``exact``, or the
+        entries of a matrix) or as the value, a number or an `Estimate`. The same probes go through
+        it, and ``c (omega^H P omega - tr P)`` is subtracted (Notes).
     chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
 
@@ -85,6 +102,13 @@ def hutchinson(
     -----
     Costs m products, and little else. Memory is one block of probes and one of products (and all m
     probes for `probes.orthogonal`).
+
+    With a `control` the variance is that of :math:`A - c P`. The coefficient c comes from the
+    samples: for each of eight folds of the probes from all others, so that the mean is unbiased
+    whatever P is; 0 where that does not promise to save a tenth of the variance, and for fewer than
+    six probes. ``reason`` says c and the gain. Products with P are taken to be cheap: they are not
+    counted. Signs remove the diagonal already: a diagonal P gains nothing.
+
     The relative error falls as ``m ** -0.5``; use it for flat spectra or tiny budgets.
 
     References
@@ -103,15 +127,18 @@ def hutchinson(
     run = Run.of(
         square(A), num_matvecs, rng, rtol, atol, callback, checkpoint, chunk_size=chunk_size
     )
-    return girard_hutchinson(run, probes)
+    known = None if control is None else read_control(control, run.A, "trace")
+    return girard_hutchinson(run, probes, known)
 
 
-def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
-    """The mean of quadratic forms, for a call that is checked."""
+def girard_hutchinson(run: Run, probes: Probes, control: Control | None = None) -> Estimate:
+    """The mean of quadratic forms, for a call that is checked; the state is their rows."""
     A, n = run.A, run.A.shape[0]
+    if control is not None:
+        require_independent(probes)
     cost = exact_trace_cost(A)
     take = run.stream(probes, min(run.budget, cost))
-    forms, size = quadratic_forms(A), columns_at_once(A)
+    forms, size = all_forms(A, control), columns_at_once(A)
     ties = distributions.few_valued(probes, complex_=is_complex(A))
 
     def extend(before: Array | None, k: int) -> Array:
@@ -123,13 +150,48 @@ def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
     def read(samples: Array) -> Estimate:
         spent = samples.shape[1]
         correction = distributions.finite_population(probes, spent, n)
+        c = None
+        if control is not None:
+            plain = samples[0, :]
+            samples, c = controlled(*rows_of(A, samples), control.value, control.error)
         estimate = mean(samples[0, :], spent, "hutchinson", correction=correction)
         if ties:
             estimate = beyond_chance(estimate, weighted_forms(samples), correction=correction)
+        if control is not None and c is not None:
+            estimate = with_control(estimate, plain, control, c)
         return finalize(estimate, A, columns=samples[0, :])
 
     found: Estimate = run.spend(extend, read, cost=cost, exact=partial(exact_trace_of, A))
     return found
+
+
+def all_forms(A: LinearOperator, control: Control | None) -> Callable[[Array], Array]:
+    """The forms of A, and below them those of a control."""
+    of_operator = quadratic_forms(A)
+    if control is None:
+        return of_operator
+    of_control = quadratic_forms(control.operator)
+
+    def forms(X: Array) -> Array:
+        y, p = of_operator(X), of_control(X)
+        dtype = A.xp.result_type(y.dtype, p.dtype)
+        return A.xp.concat([A.xp.astype(x, dtype, copy=False) for x in (y, p)], axis=0)
+
+    return forms
+
+
+def rows_of(A: LinearOperator, samples: Array) -> tuple[Array, Array]:
+    """The forms of A, and those of the control."""
+    own = 2 if has_plain_form(A) else 1
+    return samples[:own, :], samples[own:, :]
+
+
+def with_control(found: Estimate, plain: Array, control: Control, c: Array) -> Estimate:
+    """The estimate with the error of the control's value, and what the control was worth."""
+    xp, mean_c = namespace(c), namespace(c).mean(c)
+    error = xp.hypot(found.standard_error, xp.abs(mean_c) * control.error)
+    reason = told(mean_c, error, standard_error(plain), c.shape[0])
+    return replace(found, standard_error=error, reason=reason)
 
 
 def weighted_forms(forms: Array) -> Array | None:
