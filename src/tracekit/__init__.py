@@ -10,7 +10,14 @@ from ._diagonal import (
     xdiag,
     xnysdiag,
 )
-from ._estimates import Estimate, NotFiniteError, SpectralDensity
+from ._estimates import (
+    Estimate,
+    NotFiniteError,
+    SpectralDensity,
+    difference,
+    linear_combination,
+    ratio,
+)
 from ._matrix_functions import (
     SpectralRun,
     effective_dimension,
@@ -55,6 +62,7 @@ from ._trace import (
     hutchinson,
     hutchpp,
     nahutchpp,
+    noisy_trace,
     one_sided,
     range_basis,
     resume,
@@ -86,6 +94,7 @@ __all__ = [
     "compare",
     "counted",
     "diagonal",
+    "difference",
     "difference_basis",
     "effective_dimension",
     "effective_rank",
@@ -99,9 +108,11 @@ __all__ = [
     "hutchinson",
     "hutchpp",
     "inner",
+    "linear_combination",
     "logdet",
     "merge",
     "nahutchpp",
+    "noisy_trace",
     "nuclear_norm",
     "one_sided",
     "one_sided_alignment",
@@ -111,6 +122,7 @@ __all__ = [
     "probes",
     "quadrature",
     "range_basis",
+    "ratio",
     "resume",
     "schatten_norm",
     "spectral_density",

@@ -11,6 +11,7 @@ from .._estimates import (
     finalize,
     former_name,
     mean,
+    of_probes,
     with_origin,
 )
 from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms
@@ -90,7 +91,8 @@ def hutchinson(
 def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
     """The mean of quadratic forms, for a call that is checked."""
     A, n = run.A, run.A.shape[0]
-    take = distributions.stream(probes, run.source, n, min(run.budget, exact_trace_cost(A)))
+    most = min(run.budget, exact_trace_cost(A))
+    take = distributions.stream(probes, run.source, n, most)
     forms, size = quadratic_forms(A), columns_at_once(A)
     ties = distributions.few_valued(probes, complex_=is_complex(A))
 
@@ -104,7 +106,8 @@ def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
         estimate = mean(samples[0, :], spent, "hutchinson", correction=correction)
         if ties:
             estimate = beyond_chance(estimate, weighted_forms(samples), correction=correction)
-        return samples, finalize(estimate, A, columns=samples[0, :])
+        known = distributions.described(probes, run.source, n, spent, most)
+        return samples, of_probes(finalize(estimate, A, columns=samples[0, :]), known)
 
     return run.spend(step)
 

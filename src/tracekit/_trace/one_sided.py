@@ -34,6 +34,7 @@ from .._estimates import (
     finalize,
     former_name,
     mean,
+    of_probes,
     with_origin,
 )
 from .._operators import (
@@ -245,7 +246,9 @@ def _one_sided(
         correction = distributions.finite_population(probes, m, n)
         estimate = beyond_chance(estimate, correction=correction, rest=estimate.samples)
     kept = ProbeGram(inner(G, G)) if len(samples) == 1 else None
-    return replace(finalize(estimate, L, columns=estimate.samples), kept=kept)
+    known = distributions.described(probes, source, n, m, m)
+    found = of_probes(finalize(estimate, L, columns=estimate.samples), known)
+    return replace(found, kept=kept)
 
 
 def _informed(A: LinearOperator, m: int, Q: Array, probes: Probes, source: Source) -> Estimate:
