@@ -30,7 +30,7 @@ def numbers(name: str, values: Any) -> list[float]:
     """The positive numbers of a sequence or an array, one at least."""
     try:
         every = [float(x) for x in values]
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(
             f"`{name}` must be several positive numbers, got {values!r}; pass a list or an array"
         ) from None
