@@ -236,7 +236,27 @@ def noisy() -> Iterator[Row]:
     yield figure("8 probes x 8 batches: 95 % intervals hold", two_way, least=0.91)
     yield figure("a batch for each of 16 probes: hold", own, told="told: heavy tails")
     yield figure("one batch for all 16 probes: hold", shared, told="told: why there is a layout")
-    yield figure("says that more batches lower the error", advised, least=0.9)
+    probes, batches = components()
+    told = f"told: their part of the error is {batches / probes:.1f} times that of probes"
+    yield figure("says that more batches lower the error", advised, told=told)
+    advice = np.array(list(in_two_processes(single, range(RUNS))))
+    told = f"their part is {2 * batches / probes:.1f} times"
+    yield figure("batches of one sample: says so", advice.mean(), least=0.9, told=told)
+
+
+def components() -> tuple[float, float]:
+    """Return the standard deviations of a probe and of a batch, for all samples."""
+    S, d = data()
+    A = np.diag(d) + 0.5 * S.T @ S / len(S)
+    probe = (2 * (np.sum(A * A) - np.sum(np.diag(A) ** 2))) ** 0.5
+    return float(probe), float(np.std(0.5 * np.sum(S * S, axis=1)) / BATCH**0.5)
+
+
+def single(seed: int) -> bool:
+    """Return whether batches of one sample are said to be what to have more of."""
+    rng, (S, _) = np.random.default_rng(seed + 10**6), data()
+    found = tk.noisy_trace(lambda j: of_samples(S[rng.integers(0, SAMPLES, 1)]), *LAYOUT, rng=seed)
+    return found.reason.endswith("more batches lower it")
 
 
 def layouts(seed: int) -> tuple[bool, bool, bool, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import wraps
 
 import numpy as np
 import pytest
@@ -201,6 +202,7 @@ def test_estimates_that_share_no_probes_are_refused():
     twin = tk.spectral_run(A, 45, rng=same, depth=5)
     assert tk.ratio(drawn.trace(np.exp), twin.trace(np.exp)).value == 1
     generator.random()
+    wrapped = wraps(tk.probes.rademacher)(lambda source, n, m: -source.signs((n, m)))
     for one, other, match in (
         (a, tk.hutchinson(A, 9, rng=1), "different seeds"),
         (a, tk.hutchinson(A, 8, rng=0), "got 9 .* and 8"),
@@ -210,6 +212,7 @@ def test_estimates_that_share_no_probes_are_refused():
         (a, tk.hutchinson(psd()[:40, :40], 9, rng=0), "dimension 40"),
         (tk.hutchinson(A, 9), tk.hutchinson(A, 9), "unknown seed"),
         (a, tk.hutchinson(A, 9, rng=0, probes=own), "does not say so"),
+        (a, tk.hutchinson(A, 9, rng=0, probes=wrapped), "does not say so"),
         (a, tk.xtrace(A, 18, rng=0), "xtrace does not say so"),
         (a, tk.diagonal(A, 9, rng=0), "diagonal keeps none"),
         (a, tk.Estimate.from_dict(a.to_dict()), "keeps none"),

@@ -194,7 +194,7 @@ class Estimate:
         -----
         For values from the same probes, whose errors are correlated: q is the quantile of the
         largest of all deviations, over that of Student's t of their common probes, by 2000 draws
-        from a fixed seed. It is read on the host. Calibrated by experiment, as intervals are.
+        from a fixed seed; wider where probes are few, by experiment. It is read on the host.
 
         Examples
         --------

@@ -59,14 +59,13 @@ def read(run: Any, f: Function, count: int, method: str, *, plain: bool = False)
     return replace(found, reason=f"{found.reason}; {told}")
 
 
-def family(run: Any, f: Callable[[Array, Any], Array], ts: Sequence[Any]) -> Estimate:
+def family(self: Any, f: Callable[[Array, Any], Array], ts: Sequence[Any]) -> Estimate:
     """The traces of f(A, t) for all values of a parameter.
 
     Parameters
     ----------
     f : callable
-        ``f(x, t)``: of an array of eigenvalues and one of `ts`, an array like x. Marked by
-        `functions.semidefinite`, it is defined from 0 on.
+        ``f(x, t)``: of an array of eigenvalues and one of `ts`, an array like x.
     ts : sequence of length T
         The values of the parameter.
 
@@ -83,10 +82,10 @@ def family(run: Any, f: Callable[[Array, Any], Array], ts: Sequence[Any]) -> Est
     every = list(ts)
     if not every:
         raise ValueError("`ts` must hold one value of the parameter at least, got none")
-    return read(run, stacked(f, every), len(every), "family")
+    return read(self, stacked(f, every), len(every), "family")
 
 
-def logdet(run: Any, noise: Sequence[float] | None = None) -> Estimate:
+def logdet(self: Any, noise: Sequence[float] | None = None) -> Estimate:
     """The logarithm of the determinant, of A or of A plus each of several multiples of I.
 
     Parameters
@@ -117,17 +116,17 @@ def logdet(run: Any, noise: Sequence[float] | None = None) -> Estimate:
     True
     """
     if noise is None:
-        found: Estimate = run._read(log, "logdet", plain=True)
+        found: Estimate = self._read(log, "logdet", plain=True)
         return found
 
     def shifted(x: Array, s: float) -> Array:
         return namespace(x).log(x + s)
 
     every = numbers("noise", noise)
-    return read(run, stacked(semidefinite(shifted), every), len(every), "logdet", plain=True)  # type: ignore[arg-type]
+    return read(self, stacked(semidefinite(shifted), every), len(every), "logdet", plain=True)  # type: ignore[arg-type]
 
 
-def effective_dimension(run: Any, ridge: Sequence[float]) -> Estimate:
+def effective_dimension(self: Any, ridge: Sequence[float]) -> Estimate:
     r"""The degrees of freedom of ridge regression for several ridges, from the same products.
 
     Parameters
@@ -158,10 +157,10 @@ def effective_dimension(run: Any, ridge: Sequence[float]) -> Estimate:
     (3,)
     """
     every = numbers("ridge", ridge)
-    return read(run, ridges(every), len(every), "effective_dimension", plain=True)
+    return read(self, ridges(every), len(every), "effective_dimension", plain=True)
 
 
-def free_energy(run: Any, beta: Sequence[float]) -> Estimate:
+def free_energy(self: Any, beta: Sequence[float]) -> Estimate:
     r"""The free energy :math:`-\log(\mathrm{tr}\, e^{-\beta H}) / \beta` at several temperatures.
 
     Parameters
@@ -198,13 +197,13 @@ def free_energy(run: Any, beta: Sequence[float]) -> Estimate:
     True
     """
     every = numbers("beta", beta)
-    ground = _least(run)
+    ground = _least(self)
 
     def weight(x: Array, b: float) -> Array:
         xp, exponent = namespace(x), -b * (x - ground)
         return xp.exp(xp.minimum(exponent, xp.full_like(exponent, HIGHEST)))
 
-    Z = read(run, stacked(weight, every), len(every), "free_energy", plain=True)
+    Z = read(self, stacked(weight, every), len(every), "free_energy", plain=True)
     found = logarithm(Z)
     xp = namespace(found.value)
     unit = xp.stack([xp.full_like(ground, 1 / b) for b in every])

@@ -35,7 +35,7 @@ from .._sketches import (
     sketch_cost,
 )
 from ..functions import Function, inv, is_semidefinite, log, values
-from ..probes import Source, distributions
+from ..probes import Source, description, distributions
 from ..quadrature import Chebyshev, Lanczos
 from .batch import evaluate
 from .brackets import certified
@@ -169,7 +169,7 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
     if not start.columns:  # a sketch is drawn before some of the probes
         n, m = request.A.shape[0], spaces.groups * request.block
         most = min(request.budget, n)
-        estimate = of_probes(estimate, distributions.described(probes, source, n, m, most))
+        estimate = of_probes(estimate, description.of_columns(probes, source, n, m, most))
     return replace(estimate, reason=reason), request.A.xp.concat(terms) if terms else None
 
 

@@ -14,7 +14,7 @@ from .._estimates import Estimate, SpectralDensity, checked_budget, exact, ratio
 from .._operators import LinearOperator, all_columns_cost, square
 from .._sketches import Observed, Quadrature, Spaces, is_independent, most_columns, rules
 from ..functions import Function, values
-from ..probes import Source, distributions
+from ..probes import Source, description, distributions
 from . import families, run_file
 from .density import of_eigenvalues, of_spaces
 from .quadrature import read
@@ -294,7 +294,7 @@ class SpectralRun:
     def _described(self) -> list[str]:
         """The probes, as what is made of them is told from others."""
         n, m = self._A.shape[0], self.num_probes
-        known = distributions.described(self._probes, self._source, n, m, n)
+        known = description.of_columns(self._probes, self._source, n, m, n)
         return known or [f"{m} probes of run {self._origin['run']}"]
 
     def __repr__(self) -> str:

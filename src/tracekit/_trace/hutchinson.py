@@ -15,7 +15,7 @@ from .._estimates import (
     with_origin,
 )
 from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms
-from ..probes import distributions
+from ..probes import description, distributions
 from .spending import Run
 
 
@@ -106,7 +106,7 @@ def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
         estimate = mean(samples[0, :], spent, "hutchinson", correction=correction)
         if ties:
             estimate = beyond_chance(estimate, weighted_forms(samples), correction=correction)
-        known = distributions.described(probes, run.source, n, spent, most)
+        known = description.of_columns(probes, run.source, n, spent, most)
         return samples, of_probes(finalize(estimate, A, columns=samples[0, :]), known)
 
     return run.spend(step)

@@ -49,7 +49,7 @@ from .._operators import (
     matvecs_per_column,
     split,
 )
-from ..probes import Source, distributions
+from ..probes import Source, description, distributions
 
 
 @former_name("block_size", "chunk_size")
@@ -246,7 +246,7 @@ def _one_sided(
         correction = distributions.finite_population(probes, m, n)
         estimate = beyond_chance(estimate, correction=correction, rest=estimate.samples)
     kept = ProbeGram(inner(G, G)) if len(samples) == 1 else None
-    known = distributions.described(probes, source, n, m, m)
+    known = description.of_columns(probes, source, n, m, m)
     found = of_probes(finalize(estimate, L, columns=estimate.samples), known)
     return replace(found, kept=kept)
 

@@ -11,7 +11,6 @@ from .._arrays import (
     Probes,
     Rows,
     colnorm2,
-    dtype_name,
     householder_qr,
     inner,
     matrix_diagonal,
@@ -25,6 +24,7 @@ from .source import Source, whole_only
 def _marked(*, spherical: bool = False, joint: bool = False) -> Callable[[Probes], Probes]:
     def mark(probes: Probes) -> Probes:
         probes.spherical, probes.joint = spherical, joint  # type: ignore[attr-defined]
+        probes.itself = probes  # type: ignore[attr-defined]  # what is wrapped is another one
         return probes
 
     return mark
@@ -335,18 +335,6 @@ def few_valued(probes: Probes, *, complex_: bool) -> bool:
     if probes is rademacher:
         return not complex_
     return not getattr(getattr(probes, "tiles", probes), "spherical", False)
-
-
-def described(probes: Probes, source: Source, n: int, m: int, most: int) -> list[str]:
-    """The first m columns of a stream of at most so many: with the seed, all that they depend on.
-
-    Nothing is said of a distribution of the caller's, which a name does not tell from others.
-    """
-    name, kind = getattr(probes, "__name__", ""), "seed" if source.is_seeded else "generator"
-    if globals().get(name) is not probes:
-        return []
-    count = f"{m} of {most}" if getattr(probes, "joint", False) else m
-    return [f"{count} {name} probes of dimension {n}, {dtype_name(source.dtype)}, of a {kind}"]
 
 
 def draw(probes: Any, source: Source, n: int, m: int) -> Array:
