@@ -79,8 +79,8 @@ class Estimate:
         What else the products tell: the parts of the error (`trace_function`), the Gram matrix of
         the probes (`one_sided`), or the run that `resume` goes on with (`trace`).
     origin : dict or None, optional
-        What `merge` tells runs apart by: digests of the seeds or generators that drew the probes,
-        where they are known, and what was asked of which shape. None under `jax.jit`.
+        What `merge` tells runs apart by, and `ratio` knows shared probes by: digests of the seeds
+        or generators, the probes, and what was asked of which shape. None under `jax.jit`.
 
     Notes
     -----

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from .._arrays import Array, eps_of, is_traced, namespace
 from .estimate import ErrorParts, Estimate, finalize
 from .quantiles import t_quantile
-from .samples import skewness_of, standard_error
+from .samples import doubt, skewness_of, standard_error
 
 LEVEL = 0.95  # of the interval of a denominator, which must not hold 0
 REMEDY = (
@@ -62,7 +62,8 @@ def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
 
     Two calls share their probes where `rng` is the same int (or generators in the same state), with
     the same distribution of `tracekit.probes`, dimension, dtype and number of probes. Under
-    `jax.jit` an int is known, a traced key is not.
+    `jax.jit` an int is known, a traced key is not. Fewer than 15 samples that agree, made of ones
+    that do not, may do so by chance where probes are signs: the error is infinite then.
 
     References
     ----------
@@ -229,9 +230,30 @@ def _first_order(value: Array, terms: Sequence[tuple[Any, Estimate]], method: st
     )
     factor = reduce(xp.maximum, (err.factor for *_, err in random))
     spread = standard_error(samples) * factor
+    if any("run" not in (e.origin or {}) for _, e, _ in random):
+        spread = _beyond_chance(spread, samples, [(c, e) for c, e, _ in random])
     dof = max(e.dof for _, e, _ in random)
     kept = ErrorParts(spread, more)
     return Estimate(value, xp.hypot(spread, more), 0, method, samples, dof=dof, kept=kept)
+
+
+def _beyond_chance(spread: Array, samples: Array, terms: list[tuple[Any, Estimate]]) -> Array:
+    """Infinite where samples of few signs agree that are made of ones which do not.
+
+    Forms of signs tie by chance (see `samples.beyond_chance`), those of what is left in common too.
+    """
+    xp, m = namespace(samples), samples.shape[-1]
+    if m == 1 or not doubt(0.75 ** (m - 1)):
+        return spread
+
+    def reach(x: Array) -> Array:
+        return xp.max(xp.abs(x - x[..., :1]), axis=-1)
+
+    parts = [abs(c) * reach(e.samples) for c, e in terms]
+    sizes = [abs(c) * xp.max(xp.abs(e.samples), axis=-1) for c, e in terms]
+    rounding = 64 * eps_of(spread) * reduce(xp.maximum, sizes)
+    tied = (reach(samples) <= rounding) & (reduce(xp.maximum, parts) > rounding)
+    return xp.where(tied, xp.full_like(spread, math.inf), spread)
 
 
 def _times(c: Any, error: Array) -> Array:

@@ -182,7 +182,7 @@ class SpectralRun:
         """
         budget, spaces = checked_budget(num_matvecs), self._spaces
         if not self._source.is_seeded:  # who else has drawn from the generator is not known
-            self._origin |= {"draws": [self._origin["run"]]}
+            self._origin |= {"draws": [uuid4().hex[:16]]}
         if spaces is None:
             raise ValueError(
                 "the run knows all eigenvalues, so that every value it gives is exact; there is "

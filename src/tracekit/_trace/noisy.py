@@ -30,7 +30,7 @@ from .._arrays import (
     namespace,
     to_number,
 )
-from .._estimates import Estimate, checked_budget, doubt, finalize, mean
+from .._estimates import Estimate, checked_budget, doubt, finalize, mean, with_origin
 from .._operators import LinearOperator, exact_trace_cost, in_blocks, quadratic_forms, square
 from ..probes import Source, distributions
 from .spending import exact_trace_of
@@ -47,6 +47,7 @@ class NoiseParts(NamedTuple):
     forms: Array
 
 
+@with_origin
 def noisy_trace(
     draw: Callable[[int], Any],
     num_probes: int,
@@ -112,6 +113,8 @@ def noisy_trace(
     is not seen by either: norms, logarithms and inverses of a noisy operator, leave-one-out and
     sketched estimators, solvers that stop early; see the page on noisy products. Batches drawn
     without replacement from few make the error too large.
+
+    Runs add up by `merge` if each has seeds and batches of its own, which only you can know.
 
     Cost: a loop over batches, each with one block of products. Memory: all probes.
 
