@@ -54,6 +54,7 @@ from ._operators import (
     vstack,
     with_dims,
 )
+from ._runs import progress, resume
 from ._trace import (
     Comparison,
     compare,
@@ -65,7 +66,6 @@ from ._trace import (
     noisy_trace,
     one_sided,
     range_basis,
-    resume,
     trace,
     xnystrace,
     xtrace,
@@ -120,6 +120,7 @@ __all__ = [
     "partial_trace",
     "partial_trace_operator",
     "probes",
+    "progress",
     "quadrature",
     "range_basis",
     "ratio",

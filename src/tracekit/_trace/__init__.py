@@ -1,6 +1,6 @@
 """Estimators of the trace."""
 
-from .auto import resume, trace
+from .auto import trace
 from .comparison import BUDGETS, METHODS, Comparison, applicable_methods, checked_budgets, compare
 from .exact import exact_trace
 from .hutchinson import hutchinson
@@ -24,7 +24,6 @@ __all__ = [
     "noisy_trace",
     "one_sided",
     "range_basis",
-    "resume",
     "trace",
     "xnystrace",
     "xtrace",

@@ -33,7 +33,7 @@ from .._arrays import (
 from .._estimates import Estimate, checked_budget, doubt, finalize, mean, with_origin
 from .._operators import LinearOperator, exact_trace_cost, in_blocks, quadratic_forms, square
 from ..probes import Source, distributions
-from .spending import exact_trace_of
+from .sums import exact_trace_of
 
 MORE = "pass num_batches of 8 or more"
 
