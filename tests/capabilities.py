@@ -110,6 +110,10 @@ CASES = (
     Case("xtrace", tk.xtrace, 8, blocks=True),
     Case("xnystrace", tk.xnystrace, 8, HERMITIAN, blocks=True),
     Case("one_sided", tk.one_sided, 8, OF_L, blocks=True, scaled=squared),
+    Case("noisy_trace", lambda A, m, rng, **more: tk.noisy_trace(
+         lambda j: (1 + j) * A, m // 2, 2, rng=rng, **more), 8,
+         {"budget": "counts probes and batches", "zero": "batches that all agree tell no error"},
+         blocks=True),
     Case("spectral_summary", lambda A, m, rng: tk.spectral_summary(A, m, rng=rng).frobenius_norm,
          8, RATIO, looks=True),
     Case("frobenius_norm", tk.frobenius_norm, 8, looks=True),

@@ -22,6 +22,7 @@ NOT_ESTIMATED = {  # records, ways to make operators or change them, and what ha
     *("SpectralRun", "SpectralSummary", "Tracked", "as_operator", "block_diagonal", "centered"),
     *("compare", "counted", "difference_basis", "functions", "gram", "merge", "probes"),
     *("quadrature", "range_basis", "resume", "testing", "vstack", "with_dims"),
+    *("difference", "linear_combination", "ratio"),
 }
 NOT_NUMBERS = {
     *("difference_basis", "explain", "functional", "jacobian_from_pair", "kernel_matrix"),

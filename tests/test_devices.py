@@ -131,6 +131,11 @@ def merged(A: Array) -> Array:
     return tk.merge(runs).trace(functions.exp).value
 
 
+def pair(A: Array) -> list[tk.Estimate]:
+    """Two estimates from the same probes."""
+    return [tk.hutchinson(B, 9, rng=SEED) for B in (A, A @ A)]
+
+
 def integrated(A: Array) -> tuple[Array, ...]:
     """Determinants by the ways that keep no basis, with bounds, and of no Hermitian operator."""
     light, moments = (
@@ -208,9 +213,11 @@ OTHERS: dict[str, Callable[[Array], Any]] = {
     "centered": lambda A: tk.centered(A) @ A,
     "compare": compared,
     "counted": lambda A: tk.counted(A)[0] @ A,
+    "difference": lambda A: tk.difference(*pair(A)).standard_error,
     "difference_basis": near_differences,
     "functions": applied,
     "gram": lambda A: tk.gram(A) @ A,
+    "linear_combination": lambda A: tk.linear_combination((1, 0.5), pair(A)).value,
     "merge": merged,
     "probes": drawn,
     "quadrature": integrated,
@@ -219,6 +226,7 @@ OTHERS: dict[str, Callable[[Array], Any]] = {
     "incomplete_cholesky": incompletely,
     "low_rank_plus_diagonal": near_low_rank,
     "pivoted_cholesky": near_low_rank,
+    "ratio": lambda A: tk.ratio(*pair(A)).value,
     "RowLayout": by_rows,
     "resume": lambda A: tk.resume(A, tk.trace(A, rtol=0.5, rng=SEED), rtol=0.05).value,
     "testing": checked,

@@ -16,7 +16,14 @@ from ._diagonal import (
     xdiag,
     xnysdiag,
 )
-from ._estimates import Estimate, NotFiniteError, SpectralDensity
+from ._estimates import (
+    Estimate,
+    NotFiniteError,
+    SpectralDensity,
+    difference,
+    linear_combination,
+    ratio,
+)
 from ._matrix_functions import (
     SpectralRun,
     effective_dimension,
@@ -62,6 +69,7 @@ from ._trace import (
     hutchinson,
     hutchpp,
     nahutchpp,
+    noisy_trace,
     one_sided,
     range_basis,
     trace,
@@ -93,6 +101,7 @@ __all__ = [
     "compare",
     "counted",
     "diagonal",
+    "difference",
     "difference_basis",
     "effective_dimension",
     "effective_rank",
@@ -107,10 +116,12 @@ __all__ = [
     "hutchpp",
     "incomplete_cholesky",
     "inner",
+    "linear_combination",
     "logdet",
     "low_rank_plus_diagonal",
     "merge",
     "nahutchpp",
+    "noisy_trace",
     "nuclear_norm",
     "one_sided",
     "one_sided_alignment",
@@ -122,6 +133,7 @@ __all__ = [
     "progress",
     "quadrature",
     "range_basis",
+    "ratio",
     "resume",
     "schatten_norm",
     "spectral_density",

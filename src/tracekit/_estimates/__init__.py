@@ -14,13 +14,14 @@ from .estimate import (
     with_method,
 )
 from .jackknife import FEW, combined_error, jackknife, mixed_error
+from .joint import difference, linear_combination, logarithm, ratio
 from .merged import merged
 from .not_finite import NotFiniteError, require_finite
-from .origin import with_origin
+from .origin import of_probes, with_origin
 from .plots import plot_band, plot_errors
 from .quantiles import t_quantile
 from .running_mean import Running, add, fitted
-from .samples import beyond_chance, few, mean, skewness_of, standard_error
+from .samples import beyond_chance, doubt, few, mean, skewness_of, standard_error
 
 __all__ = [
     "FEW",
@@ -36,6 +37,8 @@ __all__ = [
     "checked_budget",
     "checked_tolerance",
     "combined_error",
+    "difference",
+    "doubt",
     "exact",
     "few",
     "files",
@@ -44,11 +47,15 @@ __all__ = [
     "former_name",
     "jackknife",
     "jackson",
+    "linear_combination",
+    "logarithm",
     "mean",
     "merged",
     "mixed_error",
+    "of_probes",
     "plot_band",
     "plot_errors",
+    "ratio",
     "require_finite",
     "scaled",
     "skewness_of",

@@ -80,8 +80,8 @@ class Estimate:
     paused : record or None, optional
         The run that `resume` goes on with, where there is one.
     origin : dict or None, optional
-        What `merge` tells runs apart by: digests of the seeds or generators that drew the probes,
-        where they are known, and what was asked of which shape. None under `jax.jit`.
+        What `merge` tells runs apart by, and `ratio` knows shared probes by: digests of the seeds
+        or generators, the probes, and what was asked of which shape. None under `jax.jit`.
 
     Notes
     -----
@@ -194,7 +194,7 @@ class Estimate:
         -----
         For values from the same probes, whose errors are correlated: q is the quantile of the
         largest of all deviations, over that of Student's t of their common probes, by 2000 draws
-        from a fixed seed. It is read on the host. Calibrated by experiment, as intervals are.
+        from a fixed seed; wider where probes are few, by experiment. It is read on the host.
 
         Examples
         --------

@@ -157,7 +157,11 @@ def _finished(found: Estimate, estimates: Sequence[Estimate], weight: float = 0)
     told = first.reason if len({e.reason for e in estimates}) == 1 or not first.converged else ""
     origins = [e.origin or {} for e in estimates]
     origin = {name: x for other in origins for name, x in other.items()}
-    origin["draws"] = [x for other in origins for x in other.get("draws", [])]
+    for name in ("draws", "probes"):
+        origin[name] = [x for other in origins for x in other.get(name, [])]
+    if len(origin["probes"]) < len(origin["draws"]):  # not known of all
+        origin["probes"] = []
+    origin.pop("run", None)
     origin |= {"weight": weight} if weight else {}
     return replace(
         found,
@@ -254,7 +258,7 @@ def _told(i: int, estimate: Estimate) -> dict[str, Any]:
     }
     names = {"shape": "shape of the operator"}
     for name, x in (estimate.origin or {}).items():
-        if name not in ("draws", "weight"):
+        if name not in ("draws", "probes", "run", "weight"):
             facts[names.get(name, f"`{name}`")] = x
     return facts
 

@@ -39,9 +39,14 @@ def with_origin(estimator: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def of_probes(found: Estimate, probes: list[str]) -> Estimate:
+    """The estimate, with what its samples are of: one of each of these probes, in their order."""
+    return replace(found, origin=(found.origin or {}) | {"probes": probes}) if probes else found
+
+
 def _stamped(found: Any, origin: dict[str, Any]) -> Any:
     if isinstance(found, Estimate):
-        return replace(found, origin=origin)
+        return of_probes(replace(found, origin=origin), (found.origin or {}).get("probes", []))
     if isinstance(found, tuple):  # of several estimates
         return type(found)(*(_stamped(part, origin) for part in found))
     return found

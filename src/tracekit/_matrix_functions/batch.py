@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     unresolved: Array  # what clusters that one node stands for leave open
     ends: Array  # how much f may change where the outermost Ritz values still move
     solves: Solves | None  # where a gradient is made of them
+    rounding: Array | None = None  # what nodes that move by rounding of the largest one change
 
 
 class Solves(NamedTuple):
@@ -83,7 +84,17 @@ def evaluate(
         unresolved if beyond is None else unresolved + beyond,
         ends,
         _solves(K, depths) if solves else None,
+        _of_rounding(f, nodes, M, at(nodes)),
     )
+
+
+def _of_rounding(f: Function, nodes: Array, M: Array, at: Array) -> Array:
+    """Of each probe; where most nodes lie far below the largest one it is more than that of f."""
+    xp = namespace(nodes)
+    moved = nodes + ROUNDING * eps_of(nodes) * xp.max(xp.abs(nodes), axis=-1, keepdims=True)
+    with np.errstate(all="ignore"):
+        change = xp.abs(applied(f, moved) - at)
+    return gauss.forms(nodes, M, xp.where(xp.isfinite(change), change, xp.zeros_like(change)))
 
 
 def shorter_depths(depth: int) -> list[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 from .. import functions
 from .._arrays import Rng
@@ -14,6 +15,7 @@ from .._estimates import (
 )
 from .._operators import square
 from .._sketches import Quadrature
+from .families import numbers, ridges
 from .preconditioned import inverse_trace
 from .request import is_affordable
 from .slq import choose_depth, trace_estimate
@@ -112,7 +114,7 @@ def trace_inverse(
 @with_origin
 def effective_dimension(
     A: Any,
-    ridge: float,
+    ridge: float | Sequence[float],
     num_matvecs: int,
     *,
     rng: Rng = None,
@@ -126,8 +128,9 @@ def effective_dimension(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Hermitian positive semidefinite, of dimension n: a kernel matrix.
-    ridge : float
-        The positive number c, in the unit of A's eigenvalues.
+    ridge : float, or sequence of T floats
+        The positive number c, in the unit of A's eigenvalues; or several, for all of which the
+        products are spent once.
     num_matvecs : int
         As for `trace_function`.
     rng : None, int, or generator, optional
@@ -142,12 +145,17 @@ def effective_dimension(
     Returns
     -------
     Estimate
-        As of `trace_function`.
+        As of `trace_function`; of shape (T,) for several ridges, with ``band(level)`` for all of
+        them at once.
 
     Raises
     ------
     ValueError, TypeError
         As for `trace_function`; if `ridge` is not positive.
+
+    See Also
+    --------
+    SpectralRun.effective_dimension : Of a run that other functions are read from, too.
 
     Notes
     -----
@@ -164,8 +172,10 @@ def effective_dimension(
     >>> import numpy as np, tracekit as tk
     >>> float(tk.effective_dimension(np.diag([1.0, 3.0, 0.0]), 1.0, 3))
     1.25
+    >>> tk.effective_dimension(np.diag([1.0, 3.0, 0.0]), [1.0, 3.0], 3).value.tolist()
+    [1.25, 0.75]
     """
-    f = functions.ridge(ridge)
+    f = functions.ridge(ridge) if _is_one(ridge) else ridges(numbers("ridge", ridge))
     return trace_estimate(
         A,
         f,
@@ -242,3 +252,7 @@ def estrada_index(
         deflate=deflate,
         quadrature=quadrature,
     )
+
+
+def _is_one(ridge: Any) -> TypeGuard[float]:
+    return not hasattr(ridge, "__len__") or not getattr(ridge, "ndim", 1)

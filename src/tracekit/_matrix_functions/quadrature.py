@@ -36,6 +36,7 @@ from .batch import ROUNDING, Batch, evaluate, shorter_depths
 SAFETY = 2.5  # convergence may slow down from what the last steps show
 QUADRATURE = 0.5  # of the Monte Carlo error, that of the quadrature may be
 SHARE = 0.1  # of the trace of |f|(A), an error that tells that the rule has not seen the spectrum
+SLIGHT = 0.01  # of the trace of |f|(A), what rounding may be worth to be taken for the error
 SOLVED = 0.01  # relative error of a solve that is good enough for any gradient
 NOT_SETTLED = "the quadrature has not settled at this depth, so the error is not known; pass more"
 
@@ -76,9 +77,16 @@ def quadrature_error(batches: list[Batch], complete: bool) -> Array:
         rules = [(batch.residuals, *batch.shorter) for batch in batches]
         return _average([xp.abs(x[i] - x[i + 1]) for x in rules])
 
-    rounding = ROUNDING * eps_of(zero) * _average([batch.size for batch in batches])
+    size = _average([batch.size for batch in batches])
+    rounding = ROUNDING * eps_of(zero) * size
     changes = [change(i) for i in range(len(batches[0].shorter))]
-    return _carried_on(changes, rounding) + _average([batch.unresolved for batch in batches])
+    error = _carried_on(changes, rounding)
+    moved = [batch.rounding for batch in batches if batch.rounding is not None]
+    if moved:  # changes that rounding of the nodes explains say nothing of growth
+        known = _average(moved)
+        explained = (changes[0] <= known) & (known <= SLIGHT * size)
+        error = xp.where(explained, xp.minimum(error, known), error)
+    return error + _average([batch.unresolved for batch in batches])
 
 
 def change_at_twice(f: Function, deep: Space, depth: int) -> Array:
@@ -307,6 +315,7 @@ def _observed(f: Function, observed: Observed, K: Space, depth: int, plain: Batc
         size=xp.abs(forms),
         unresolved=plain.unresolved * norm,
         ends=plain.ends * norm,
+        rounding=None if plain.rounding is None else plain.rounding * norm,
     )
 
 

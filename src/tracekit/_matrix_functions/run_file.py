@@ -54,6 +54,7 @@ def save(run: Any, path: Path) -> None:
         "probes": getattr(run._probes, "__name__", ""),
         "independent": is_independent(run._probes),
         "spent": run.num_matvecs,
+        "origin": run._origin,
         "shape": A.shape,
         "dtype": dtype_name(A.dtype),
         "factored": A.factor is not None,
@@ -88,6 +89,7 @@ def load(path: Path, A: Any, rng: Rng, kind: type[Any]) -> Any:
     way = _quadrature(*facts["quadrature"])
     run = kind(operator, source, probes or distributions.rademacher, way)
     run.num_matvecs = facts["spent"]
+    run._origin = facts.get("origin", run._origin)
     run._eigenvalues = held.get("eigenvalues")
     if facts["observed"]:
         run._observed = Observed(operator)
@@ -111,6 +113,8 @@ def merge(every: list[Any]) -> Any:
     _refuse_others(every, spaces)
     merged = type(first)(first._A, first._source, first._probes, first._quadrature)
     merged.num_matvecs = sum(run.num_matvecs for run in every)
+    for name, said in (("draws", lambda run: run._origin["draws"]), ("probes", _described)):
+        merged._origin[name] = [x for run in every for x in said(run)]
     folds, start = [], 0
     for run, part in zip(every, spaces, strict=True):
         folds += [fold._replace(members=tuple(start + j for j in fold.members))
@@ -129,6 +133,11 @@ def merge(every: list[Any]) -> Any:
             merged._observed._deep = xp.concat([run._observed._deep for run in every])
         merged._spaces.observed = merged._observed
     return merged
+
+
+def _described(run: Any) -> list[str]:
+    known: list[str] = run._origin.get("probes") or run._described()
+    return known
 
 
 def _refuse_others(runs: list[Any], spaces: list[Spaces]) -> None:

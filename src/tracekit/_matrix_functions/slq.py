@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host, to_number
-from .._estimates import Estimate, finalize, with_method
+from .._estimates import Estimate, finalize, of_probes, with_method
 from .._operators import counted, itemsize, matvecs_per_column, square
 from .._sketches import (
     FEWEST,
@@ -35,7 +35,7 @@ from .._sketches import (
     sketch_cost,
 )
 from ..functions import Function, inv, is_semidefinite, log, values
-from ..probes import Source, distributions
+from ..probes import Source, description, distributions
 from ..quadrature import Chebyshev, Lanczos
 from .batch import evaluate
 from .brackets import certified
@@ -80,7 +80,8 @@ def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Ar
     def found(margin: float) -> tuple[Estimate, Array | None]:
         again = request._replace(A=A, budget=request.budget - counter.total, margin=margin)
         estimate, terms = sampled(again, rng, method)
-        return replace(estimate, num_matvecs=counter.total), terms
+        # begun again, a generator has moved on: its probes are not known
+        return replace(estimate, num_matvecs=counter.total, origin=None), terms
 
     return rules.widened(request.quadrature, found)
 
@@ -149,6 +150,10 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
         reason += f"; {_conditioning(K)}"
     reason += f"; {HIDDEN}" if unseen else ""
     reason += "" if estimate.converged else f"; {NOT_SETTLED}"
+    if not start.columns:  # a sketch is drawn before some of the probes
+        n, m = request.A.shape[0], spaces.groups * request.block
+        most = min(request.budget, n)
+        estimate = of_probes(estimate, description.of_columns(probes, source, n, m, most))
     return replace(estimate, reason=reason), request.A.xp.concat(terms) if terms else None
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from .._arrays import Array, Probes, Rng, is_traced, namespace, to_number
-from .._estimates import Estimate, SpectralDensity, checked_budget, exact
+from .._arrays import Array, Probes, Rng, fingerprint, is_traced
+from .._estimates import Estimate, SpectralDensity, checked_budget, exact, ratio, with_method
 from .._operators import LinearOperator, all_columns_cost, square
 from .._sketches import Observed, Quadrature, Spaces, is_independent, most_columns, rules
-from ..functions import Function, log, values
-from ..probes import Source, distributions
-from . import run_file
+from ..functions import Function, values
+from ..probes import Source, description, distributions
+from . import families, run_file
 from .density import of_eigenvalues, of_spaces
 from .quadrature import read
-from .ratio import ratio_of
 from .request import eigenvalues, is_affordable
 
 PILOTS = 2  # probes that go on to twice the depth
@@ -62,6 +61,12 @@ class SpectralRun:
         self._spaces: Spaces | None = None
         self._eigenvalues: Array | None = None
         self._observed: Observed | None = None
+        self._origin: dict[str, Any] = {"run": (run := uuid4().hex[:16]), "draws": [run]}
+
+    family = families.family
+    logdet = families.logdet
+    effective_dimension = families.effective_dimension
+    free_energy = families.free_energy
 
     @property
     def depth(self) -> int:
@@ -93,51 +98,6 @@ class SpectralRun:
         """
         return self._read(f, "trace")
 
-    def logdet(self) -> Estimate:
-        """The logarithm of the determinant of a positive definite operator.
-
-        Returns
-        -------
-        Estimate
-            As of `trace`.
-        """
-        return self._read(log, "logdet", plain=True)
-
-    def family(self, f: Callable[[Array, Any], Array], ts: Sequence[Any]) -> Estimate:
-        """The traces of f(A, t) for all values of a parameter.
-
-        Parameters
-        ----------
-        f : callable
-            ``f(x, t)``: of an array of eigenvalues and one of `ts`, an array like x.
-        ts : sequence of length T
-            The values of the parameter.
-
-        Returns
-        -------
-        Estimate
-            Of shape (T,). All values come from the same probes: ``band(level)`` holds all at once.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If `ts` is empty; as for `trace_function`.
-        """
-        every = list(ts)
-        if not every:
-            raise ValueError("`ts` must hold one value of the parameter at least, got none")
-
-        def several(x: Array) -> Array:
-            return namespace(x).stack([f(x, t) for t in every])
-
-        found = self._read(several, "family")
-        if is_traced(found.value) or self._spaces is None or found.converged:
-            return found
-        error = found.standard_error
-        known = [t for i, t in enumerate(every) if math.isfinite(to_number(error[i]).real)]
-        told = f"{len(known)} of {len(every)} values of the parameter have an error"
-        return replace(found, reason=f"{found.reason}; {told}")
-
     def ratio(self, f: Function, g: Function) -> Estimate:
         """The ratio of the traces of f(A) and g(A), whose errors cancel in part.
 
@@ -158,7 +118,7 @@ class SpectralRun:
         ValueError, TypeError
             As for `trace_function`.
         """
-        return ratio_of(self._read(f, "ratio"), self._read(g, "ratio"))
+        return ratio(self._read(f, "ratio"), self._read(g, "ratio"))
 
     def expectation(self, f: Function) -> Estimate:
         """The mean of the observable O in the state f(A): the trace of O f(A) over that of f(A).
@@ -184,7 +144,7 @@ class SpectralRun:
                 "spectral_run"
             )
         name = "expectation"
-        return ratio_of(self._read(f, name), self._read(f, name, plain=True))
+        return with_method(ratio(self._read(f, name), self._read(f, name, plain=True)), name)
 
     def density(self) -> SpectralDensity:
         """The distribution of the eigenvalues.
@@ -221,6 +181,8 @@ class SpectralRun:
             are needed for it were not kept.
         """
         budget, spaces = checked_budget(num_matvecs), self._spaces
+        if not self._source.is_seeded:  # who else has drawn from the generator is not known
+            self._origin |= {"draws": [uuid4().hex[:16]]}
         if spaces is None:
             raise ValueError(
                 "the run knows all eigenvalues, so that every value it gives is exact; there is "
@@ -320,12 +282,20 @@ class SpectralRun:
         if not callable(f):
             raise TypeError(f"`f` must be a function of an array of eigenvalues, got {f!r}")
         if self._spaces is not None:
-            return read(f, self._spaces, self._probes, self.num_matvecs, method, plain)
+            found = read(f, self._spaces, self._probes, self.num_matvecs, method, plain)
+            return replace(found, origin={"probes": self._described()} | self._origin)
         x, observed = self._eigenvalues, self._observed
         assert x is not None
         y = values(f, x, squared=self._A.factor is not None)
         y = y if observed is None or plain else y * observed.on_eigenvectors
-        return exact(self._A.xp.sum(y, axis=-1), self.num_matvecs, method)
+        found = exact(self._A.xp.sum(y, axis=-1), self.num_matvecs, method)
+        return replace(found, origin=dict(self._origin))
+
+    def _described(self) -> list[str]:
+        """The probes, as what is made of them is told from others."""
+        n, m = self._A.shape[0], self.num_probes
+        known = description.of_columns(self._probes, self._source, n, m, n)
+        return known or [f"{m} probes of run {self._origin['run']}"]
 
     def __repr__(self) -> str:
         spent = f"{self.num_matvecs} matvecs"
@@ -409,10 +379,11 @@ def spectral_run(
     >>> heat.value.shape, heat.num_matvecs <= 150
     ((3,), True)
     """
-    A, m = square(A, "function"), checked_budget(num_matvecs)
+    A, m, drawn = square(A, "function"), checked_budget(num_matvecs), fingerprint(rng)
     steps = None if depth is None else checked_budget(depth, "depth")
     seen = None if observable is None else Observed.of(observable, A)
     run = SpectralRun(A, Source(rng, A), probes, rules.of_a_run(quadrature, A, seen is not None))
     run._observed = seen
+    run._origin |= {"draws": [drawn]} if drawn else {}
     run._begin(m, steps)
     return run

@@ -108,6 +108,10 @@ class Run:
         """The next probes, of a law of independent columns."""
         return distributions.draw(probes, self.source, self._rows(n), count)
 
+    def widest(self, n: int) -> int:
+        """Columns of the block that dependent probes are of; rows elsewhere."""
+        return n if self.block is None else self.block[1]
+
     def stream(self, probes: Probes, most: float, n: int | None = None) -> Callable[[int], Array]:
         """A function ``take(k)`` of the next k columns, of one block where they are dependent.
 

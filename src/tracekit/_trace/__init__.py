@@ -5,6 +5,7 @@ from .comparison import BUDGETS, METHODS, Comparison, applicable_methods, checke
 from .exact import exact_trace
 from .hutchinson import hutchinson
 from .hutchpp import hutchpp, nahutchpp
+from .noisy import noisy_trace
 from .one_sided import difference_basis, one_sided, range_basis
 from .xtrace import xnystrace, xtrace
 
@@ -20,6 +21,7 @@ __all__ = [
     "hutchinson",
     "hutchpp",
     "nahutchpp",
+    "noisy_trace",
     "one_sided",
     "range_basis",
     "trace",

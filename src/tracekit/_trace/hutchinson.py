@@ -16,6 +16,7 @@ from .._estimates import (
     finalize,
     former_name,
     mean,
+    of_probes,
     standard_error,
     with_origin,
 )
@@ -29,7 +30,7 @@ from .._operators import (
     square,
 )
 from .._runs import Callback, Run, resumable
-from ..probes import distributions
+from ..probes import description, distributions
 from .sums import exact_trace_of
 
 
@@ -159,7 +160,9 @@ def girard_hutchinson(run: Run, probes: Probes, control: Control | None = None) 
             estimate = beyond_chance(estimate, weighted_forms(samples), correction=correction)
         if control is not None and c is not None:
             estimate = with_control(estimate, plain, control, c)
-        return finalize(estimate, A, columns=samples[0, :])
+            return finalize(estimate, A, columns=samples[0, :])
+        known = description.of_columns(probes, run.source, n, spent, run.widest(n))
+        return of_probes(finalize(estimate, A, columns=samples[0, :]), known)
 
     found: Estimate = run.spend(extend, read, cost=cost, exact=partial(exact_trace_of, A))
     return found

@@ -35,6 +35,7 @@ from .._estimates import (
     finalize,
     former_name,
     mean,
+    of_probes,
     with_origin,
 )
 from .._operators import (
@@ -50,7 +51,7 @@ from .._operators import (
     split,
 )
 from .._runs import Callback, Run, resumable
-from ..probes import Source, distributions
+from ..probes import Source, description, distributions
 
 
 @former_name("block_size", "chunk_size")
@@ -262,7 +263,9 @@ def _plain(run: Run, probes: Probes, size: int, each: int) -> Estimate:
         if few:
             estimate = beyond_chance(estimate, correction=correction, rest=estimate.samples)
         kept = None if state.gram is None else ProbeGram(state.gram)
-        return replace(finalize(estimate, L, columns=estimate.samples), kept=kept)
+        known = description.of_columns(probes, run.source, n, m, run.widest(n))
+        found = of_probes(finalize(estimate, L, columns=estimate.samples), known)
+        return replace(found, kept=kept)
 
     def whole() -> Estimate:
         parts = [L.xp.sum(colnorm2(G)) for _, G in each_column(L.H)]

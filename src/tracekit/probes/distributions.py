@@ -24,6 +24,7 @@ from .source import Source, whole_only
 def _marked(*, spherical: bool = False, joint: bool = False) -> Callable[[Probes], Probes]:
     def mark(probes: Probes) -> Probes:
         probes.spherical, probes.joint = spherical, joint  # type: ignore[attr-defined]
+        probes.itself = probes  # type: ignore[attr-defined]  # what is wrapped is another one
         return probes
 
     return mark

@@ -84,6 +84,8 @@ def _unusable(rng: Rng, xp: Namespace) -> str:
 class _Seeded:
     """Counters of a seed: numbers depend on row, column, law and seed, and on nothing else."""
 
+    seeded = True
+
     def __init__(self, seed: Seed, layout: Placement | None) -> None:
         self.layout = layout
         self.facts: dict[str, Any] = {"rng": "None" if seed is None else type(seed).__name__}

@@ -159,6 +159,11 @@ class Source:
         identity: dict[str, Any] = self._engine.identity()
         return identity
 
+    @property
+    def is_seeded(self) -> bool:
+        """Whether numbers are those of a seed, by counters, or of a generator of the caller's."""
+        return bool(getattr(self._engine, "seeded", False))
+
     def state(self) -> dict[str, Any]:
         """All that is needed to go on drawing later.
 
