@@ -28,7 +28,7 @@ from .._operators import (
     width,
 )
 from ..probes import Source, distributions
-from .columns import drawn, outer_products
+from .columns import drawn, in_draws, outer_products
 
 
 @former_name("block_size", "chunk_size")
@@ -107,6 +107,8 @@ def diagonal(
     source = Source(rng, A)
     if A.factor is not None:
         return finalize(outer_products(A, m, abs2, source, probes, "diagonal"), A, "diagonal")
+    if (plan := distributions.plan(probes, source, A.shape[0], m)) is not None:
+        return finalize(in_draws(A, m, source, plan), A, "diagonal")
     running = None
     for Omega in drawn(A, probes, source, A.shape[0], m):
         running = add(running, A.matmat(Omega), Omega)

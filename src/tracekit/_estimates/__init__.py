@@ -21,6 +21,7 @@ from .plots import plot_band, plot_errors
 from .quantiles import t_quantile
 from .running_mean import add, fitted
 from .samples import beyond_chance, few, mean, skewness_of, standard_error
+from .strata import stratified
 
 __all__ = [
     "FEW",
@@ -52,6 +53,7 @@ __all__ = [
     "scaled",
     "skewness_of",
     "standard_error",
+    "stratified",
     "t_quantile",
     "with_method",
     "with_origin",

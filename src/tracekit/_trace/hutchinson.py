@@ -16,6 +16,7 @@ from .._estimates import (
 from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms
 from ..probes import distributions
 from .spending import Run
+from .stratified import in_draws
 
 
 @former_name("block_size", "chunk_size")
@@ -90,6 +91,8 @@ def hutchinson(
 def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
     """The mean of quadratic forms, for a call that is checked."""
     A, n = run.A, run.A.shape[0]
+    if (plan := distributions.plan(probes, run.source, n, run.budget)) is not None:
+        return in_draws(run, plan)
     take = distributions.stream(probes, run.source, n, min(run.budget, exact_trace_cost(A)))
     forms, size = quadratic_forms(A), columns_at_once(A)
     ties = distributions.few_valued(probes, complex_=is_complex(A))
