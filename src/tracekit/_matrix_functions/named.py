@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from .. import functions
-from .._arrays import Rng
+from .._arrays import Probes, Rng
 from .._estimates import (
     Estimate,
     with_origin,
 )
 from .._sketches import Quadrature
+from ..probes import distributions
 from .slq import trace_estimate
 
 
@@ -20,6 +21,7 @@ def trace_inverse(
     num_matvecs: int,
     *,
     rng: Rng = None,
+    probes: Probes = distributions.rademacher,
     depth: int | None = None,
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
@@ -35,6 +37,8 @@ def trace_inverse(
         As for `trace_function`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
+    probes : callable, optional
+        A distribution of `tracekit.probes`; of a sparse matrix `probes.coloured`.
     depth : int, optional
         As for `trace_function`.
     deflate : int, optional
@@ -73,6 +77,7 @@ def trace_inverse(
         num_matvecs,
         "trace_inverse",
         rng=rng,
+        probes=probes,
         depth=depth,
         deflate=deflate,
         quadrature=quadrature,

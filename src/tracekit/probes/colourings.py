@@ -26,8 +26,11 @@ class Grid:
         """How many points there are."""
         return math.prod(self.dims)
 
-    def levels(self) -> Iterator[tuple[int, Array]]:
-        """Distances 1, 2, 3, ... and a lattice colour of every point."""
+    def levels(self) -> Iterator[tuple[Array, int]]:
+        """A lattice colour of every point, for distances 1, 2, 3, ... until these are the same.
+
+        Beside each the least number of colours of the next.
+        """
         seen = {(0,) * len(self.dims)}
         balls, before = [1], 2
         for distance in itertools.count(1):
@@ -36,7 +39,7 @@ class Grid:
             # points of a ball of half the distance have colours of their own
             colours = self._lattice(steps, max(balls[distance // 2], before))
             before = int(colours.max()) + 1
-            yield distance, colours
+            yield colours, max(balls[(distance + 1) // 2], before)
             if len(steps) == len(seen) or before == self.size:
                 return
             seen = steps
@@ -80,15 +83,13 @@ class Graph:
         """How many vertices there are."""
         return int(self.adjacent.shape[0])
 
-    def levels(self, most: float = math.inf) -> Iterator[tuple[int, Array]]:
-        """Distances 1, 2, 3, ... and a greedy colour of every vertex; as long as `most` suffice."""
+    def levels(self) -> Iterator[tuple[Array, int]]:
+        """A greedy colour of every vertex, as those of a grid."""
         power, halves = self.adjacent, [1]
         for distance in itertools.count(1):
             # all of a ball of half the distance have colours of their own
             halves.append(int(np.diff(power.indptr).max()))
-            yield distance, self._coloured(power)
-            if halves[(distance + 1) // 2] + len(self.hubs) > most:
-                return
+            yield self._coloured(power), halves[(distance + 1) // 2] + len(self.hubs)
             grown = power @ self.adjacent
             grown.data[:] = 1
             if grown.nnz == power.nnz:

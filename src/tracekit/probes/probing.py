@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,15 @@ class Draws:
         return plan.stream(source)(m)
 
 
-@dataclass(frozen=True, eq=False)
 class _Coloured(Draws):
-    pattern: Grid | Graph
-    distance: int | None
     __name__ = "coloured"
-    known: dict[int, Array] = field(default_factory=dict)  # colours by distance
+
+    def __init__(self, pattern: Grid | Graph, distance: int | None) -> None:
+        self.pattern, self.distance = pattern, distance
+        self._found, self._further = list[tuple[Array, int]](), pattern.levels()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Coloured, (self.pattern, self.distance)
 
     def plan(self, n: int, m: int, source: Source) -> Colours:
         whole_only(source, n, "coloured")
@@ -54,7 +57,8 @@ class _Coloured(Draws):
                 f"the pattern has {self.pattern.size} points, and probes have {n} entries; pass "
                 "the pattern of the operator"
             )
-        d, colours = self._chosen(m / LEAST) if self.distance is None else self._at(self.distance)
+        d = self.distance or self._chosen(m / LEAST)
+        colours = self._level(d)[0] if d else np.zeros(n, dtype=np.int64)
         C = int(colours.max()) + 1
         if m < C:
             raise ValueError(
@@ -63,23 +67,23 @@ class _Coloured(Draws):
             )
         return Colours(colours, C, f"{C} colours of distance {d}" if d else "1 colour")
 
-    def _at(self, distance: int) -> tuple[int, Array]:
-        if distance not in self.known:
-            for d, colours in self.pattern.levels():
-                self.known[distance] = colours
-                if d == distance:
-                    break
-        return distance, self.known[distance]
+    def _level(self, distance: int) -> tuple[Array, int]:
+        """The colours, and how many the next distance takes at least; each found once."""
+        while len(self._found) < distance and (level := next(self._further, None)):
+            self._found.append(level)
+        return self._found[min(distance, len(self._found)) - 1]
 
-    def _chosen(self, most: float) -> tuple[int, Array]:
-        """The largest distance with so many colours at most; without any, one colour."""
-        best: tuple[int, Array] = (0, np.zeros(self.pattern.size, dtype=np.int64))
-        levels = self.pattern.levels(most) if isinstance(self.pattern, Graph) else None
-        for d, colours in levels or self.pattern.levels():
+    def _chosen(self, most: float) -> int:
+        """The largest distance with so many colours at most; 0 if there is none."""
+        distance, least = 0, 1
+        while least <= most:
+            colours, least = self._level(distance + 1)
             if int(colours.max()) + 1 > most:
                 break
-            best = d, colours
-        return best
+            distance += 1
+            if distance > len(self._found):
+                return len(self._found)
+        return distance
 
 
 @dataclass(frozen=True, eq=False)
