@@ -61,7 +61,7 @@ def outer_products(
 
 def in_draws(A: LinearOperator, m: int, source: Source, plan: Plan) -> Estimate:
     """The diagonal by probes that come in whole draws, each of which makes one sample of it."""
-    take, whole, running, count = plan.stream(source), plan.whole(m), None, 0
+    take, whole, running, count = plan.stream(source, A.shape[0], m), plan.whole(m), None, 0
     at_once = whole if plan.nested else plan.size * max(1, width(A) // plan.size)
     for k in blocks(whole, at_once):
         Omega = take(k)

@@ -97,7 +97,7 @@ def _in_draws(request: Request, rng: Rng, method: str) -> tuple[Estimate, None]:
     A, source, way = request.A, Source(rng, request.A), request.quadrature
     n, plan = A.shape[0], partial(distributions.plan, request.probes, source)
     require_plain(request.block, request.deflate, chebyshev=isinstance(way, Chebyshev))
-    plan(n, request.budget // request.cost(request.depth or PILOT_DEPTH))  # refuses before products
+    plan(n, max(request.budget // request.cost(request.depth or PILOT_DEPTH), 1))  # refuses early
     depth, left = Depth(request.depth or 0, request.depth == n), request.budget
     if request.depth is None:
         plain = request._replace(probes=distributions.rademacher, deflate=0)
@@ -110,7 +110,7 @@ def _in_draws(request: Request, rng: Rng, method: str) -> tuple[Estimate, None]:
     draws = plan(n, max(left // cost, 1))
     assert draws is not None
     count = columns_of(draws, left, request.budget - left, cost)
-    take, first = draws.stream(source), min(draws.size, count)
+    take, first = draws.stream(source, n, count), min(draws.size, count)
     spaces = Spaces(rules.begin(way, A, take(first)).advance(depth.steps), 0)
     spaces.grow(count - first, take, partial(rules.begin, way, A))
     spent, K = request.budget - left + count * cost, spaces.read()

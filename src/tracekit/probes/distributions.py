@@ -312,7 +312,8 @@ def tiled(probes: Probes, tiles: Any) -> Probes:
 
 def stream(probes: Any, source: Source, n: int, m: int) -> Callable[[int], Array]:
     """A function ``take(k)`` that hands out the next k of at most m columns of one block."""
-    make = _STREAMS.get(probes, getattr(probes, "stream", None)) if callable(probes) else None
+    known = callable(probes) or hasattr(probes, "draws")  # a plan of these
+    make = _STREAMS.get(probes, getattr(probes, "stream", None)) if known else None
     return make(source, n, m) if make else lambda k: draw(probes, source, n, k)
 
 

@@ -24,7 +24,7 @@ class Plan(Protocol):
     def whole(self, m: int) -> int:
         """How many of m columns are of complete draws."""
 
-    def stream(self, source: Any) -> Take:
+    def stream(self, source: Any, n: int, m: int) -> Take:
         """A function that hands out the next columns."""
 
     def draws(self, samples: Array) -> Array:
@@ -37,6 +37,7 @@ class Plan(Protocol):
 class _Told:
     """What is said of a budget."""
 
+    joint = True
     told: str
 
     def says(self, draws: int, spent: int, budget: int) -> str:
@@ -61,9 +62,9 @@ class Colours(_Told):
         """Columns of all colours."""
         return m - m % self.size
 
-    def stream(self, source: Any) -> Take:
+    def stream(self, source: Any, n: int, m: int) -> Take:
         """Columns of norm such that their mean is that of the identity."""
-        n, C, xp = len(self.colours), self.size, source.xp
+        C, xp = self.size, source.xp
         colours = xp.asarray(self.colours, device=source.device)
         done, last = 0, list[Array]()
 
@@ -104,9 +105,9 @@ class Levels(_Told):
         """Columns of the highest level that is complete."""
         return max((self.count * N for N in self.levels if self.count * N <= m), default=0)
 
-    def stream(self, source: Any) -> Take:
+    def stream(self, source: Any, n: int, m: int) -> Take:
         """Columns of the draws in turns, so that a higher level goes on with those of a lower."""
-        n, xp = len(self.codes), source.xp
+        xp = source.xp
         codes = xp.asarray(self.codes, device=source.device)
         X, done = source.signs((n, self.count)), 0
 
@@ -141,9 +142,9 @@ class Products(_Told):
         """Columns of both parts."""
         return m - m % self.size
 
-    def stream(self, source: Any) -> Take:
+    def stream(self, source: Any, n: int, m: int) -> Take:
         """Columns that are Kronecker products."""
-        n, xp, rest = math.prod(self.dims), source.xp, list[Array]()
+        xp, rest = source.xp, list[Array]()
 
         def columns(k: int) -> Array:
             turns = source.angles((sum(self.dims), k))

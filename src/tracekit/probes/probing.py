@@ -37,7 +37,7 @@ class Draws:
             raise ValueError(
                 f"{m} probes are no whole draws of {plan.told}; pass {plan.whole(m) or plan.size}"
             )
-        return plan.stream(source)(m)
+        return plan.stream(source, n, m)(m)
 
 
 class _Coloured(Draws):
@@ -62,8 +62,8 @@ class _Coloured(Draws):
         C = int(colours.max()) + 1
         if m < C:
             raise ValueError(
-                f"{m} probes do not suffice for the {C} colours of distance {d}; pass "
-                f"{LEAST * C} or more, or distance=None"
+                f"the {C} colours of distance {d} take {C} probes a draw, and the budget allows "
+                f"{m}; allow {LEAST * C} or more, or pass distance=None"
             )
         return Colours(colours, C, f"{C} colours of distance {d}" if d else "1 colour")
 
@@ -97,11 +97,12 @@ class _Hierarchical(Draws):
         _require_size(self.dims, n, "grid")
         if m < self.count:
             raise ValueError(
-                f"{m} probes do not suffice for {self.count} draws; pass {self.count} or more"
+                f"{self.count} draws take {self.count} probes, and the budget allows {m}; allow "
+                "more"
             )
         x, D = np.indices(self.dims).reshape(len(self.dims), -1), len(self.dims)
         codes, bits, levels = np.zeros(n, dtype=np.int64), 0, [1]
-        while levels[-1] * self.count <= m and (1 << len(levels) - 1) < max(self.dims):
+        while (1 << len(levels) - 1) < max(self.dims):
             bit = (x >> len(levels) - 1) & 1
             for b in (bit.sum(axis=0) & 1, *bit[1:]):  # red and black first
                 codes |= b << bits
@@ -123,8 +124,8 @@ class _Kronecker(Draws):
         size = 1 if is_complex(source) else 2
         if m < size:
             raise ValueError(
-                f"a Kronecker product of phases takes {size} products with a real operator, and "
-                f"the budget is {m}; pass {LEAST * size} or more"
+                f"Kronecker products of phases take {size} probes each with a real operator, and "
+                f"the budget allows {m}; allow {LEAST * size} or more"
             )
         return Products(self.dims, size, "Kronecker products of phases")
 
