@@ -13,12 +13,13 @@ from .._estimates import (
 from .._sketches import Quadrature
 from ..probes import distributions
 from .slq import trace_estimate
+from .sparse import trace_of_inverse, with_advice
 
 
 @with_origin
 def trace_inverse(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
@@ -26,6 +27,7 @@ def trace_inverse(
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
     bounds: tuple[float, float] | None = None,
+    exact: bool = False,
 ) -> Estimate:
     r"""The trace of the inverse of a positive definite operator.
 
@@ -34,7 +36,7 @@ def trace_inverse(
     A : LinearOperator or anything that `as_operator` reads
         Hermitian positive definite, of dimension n.
     num_matvecs : int
-        As for `trace_function`.
+        As for `trace_function`; needed unless `exact`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional
@@ -47,6 +49,10 @@ def trace_inverse(
         As for `trace_function`.
     bounds : (float, float), optional
         As for `trace_function`.
+    exact : bool, optional
+        True to solve for the columns of the identity by a factorisation of a sparse matrix of
+        SciPy: exact, without products, and in one array of its fill. Otherwise ``reason`` says
+        where that would have been cheaper.
 
     Returns
     -------
@@ -56,12 +62,14 @@ def trace_inverse(
     Raises
     ------
     ValueError, TypeError
-        As for `trace_function`; where the products show that A is singular or indefinite.
+        As for `trace_function`; where the products show that A is singular or indefinite. If
+        `exact`: of what is no sparse matrix, or not positive definite.
 
     Notes
     -----
     The smallest eigenvalues dominate this trace, and a sketch does not know them: the better A is
-    conditioned, the better the estimate.
+    conditioned, the better the estimate. Of a sparse matrix, `probes.coloured` makes much better
+    use of the same products, unless its inverse falls off slowly.
 
     Examples
     --------
@@ -71,7 +79,9 @@ def trace_inverse(
     >>> bool(abs(estimate.value - np.sum(1 / np.linspace(1.0, 2.0, 400))) < 3)
     True
     """
-    return trace_estimate(
+    if exact:
+        return trace_of_inverse(A)
+    found = trace_estimate(
         A,
         functions.inv,
         num_matvecs,
@@ -83,6 +93,7 @@ def trace_inverse(
         quadrature=quadrature,
         bounds=bounds,
     )
+    return with_advice(found, A, solves=True)
 
 
 @with_origin

@@ -79,7 +79,7 @@ class Start(NamedTuple):
 
 
 def trace_estimate(
-    A: Any, f: Function, num_matvecs: int, method: str, *, rng: Rng, **options: Any
+    A: Any, f: Function, num_matvecs: int | None, method: str, *, rng: Rng, **options: Any
 ) -> Estimate:
     """The trace of f(A), or of several functions that f stacks along a first axis."""
     request = requested(square(A, "function"), f, num_matvecs, **options)
