@@ -29,7 +29,7 @@ from .distributions import (
     stream,
     tiled,
 )
-from .plans import Plan
+from .plans import Plan as Plan
 from .probing import coloured, grid, hierarchical, kronecker
 from .source import Source
 

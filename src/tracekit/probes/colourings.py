@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import operator
@@ -116,9 +117,8 @@ def read_pattern(pattern: Any, hubs: int) -> Grid | Graph:
             raise ValueError("a grid has no hubs; leave out `hubs`, or pass a sparse matrix")
         return pattern
     if hasattr(pattern, "nodes") and hasattr(pattern, "edges"):
-        import networkx as nx
-
-        pattern = nx.to_scipy_sparse_array(pattern, weight=None, dtype=np.int32)
+        networkx = importlib.import_module("networkx")
+        pattern = networkx.to_scipy_sparse_array(pattern, weight=None, dtype=np.int32)
     import scipy.sparse
 
     try:
@@ -151,6 +151,11 @@ def read_pattern(pattern: Any, hubs: int) -> Grid | Graph:
 def compact(colours: Array) -> Array:
     """Colours without those that no vertex has."""
     return np.unique(colours, return_inverse=True)[1].reshape(-1)
+
+
+def is_count(x: Any, least: int) -> bool:
+    """Whether it is an int, and at least so large."""
+    return isinstance(x, int) and not isinstance(x, bool) and x >= least
 
 
 def checked_dims(dims: Any) -> tuple[int, ...]:

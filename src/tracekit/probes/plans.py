@@ -16,10 +16,21 @@ Take = Callable[[int], Array]
 class Plan(Protocol):
     """Draws of probes for one dimension and one budget."""
 
-    size: int  # columns of a draw that are taken together
-    nested: bool  # a draw is of all columns
-    signs: bool  # entries take few values, if the operator is real
-    told: str
+    @property
+    def size(self) -> int:
+        """Columns of a draw that are taken together."""
+
+    @property
+    def nested(self) -> bool:
+        """Whether a draw is of all columns."""
+
+    @property
+    def signs(self) -> bool:
+        """Whether entries take few values, if the operator is real."""
+
+    @property
+    def told(self) -> str:
+        """What a draw is."""
 
     def whole(self, m: int) -> int:
         """How many of m columns are of complete draws."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, is_complex
-from .colourings import Graph, Grid, checked_dims, checked_offsets, read_pattern
+from .colourings import Graph, Grid, checked_dims, checked_offsets, is_count, read_pattern
 from .plans import Colours, Levels, Plan, Products
 from .source import Source, whole_only
 
@@ -219,13 +219,11 @@ def coloured(pattern: Any, distance: int | None = None, *, hubs: int = 0) -> _Co
     >>> bool(abs(estimate.value - np.trace(B)) < 1e-2 * np.trace(B))
     True
     """
-    if distance is not None and (
-        isinstance(distance, bool) or not isinstance(distance, int) or distance < 1
-    ):
+    if not (distance is None or is_count(distance, 1)):
         raise ValueError(
             f"`distance` must be a positive integer or None, got {distance!r}; pass 1 or more"
         )
-    if isinstance(hubs, bool) or not isinstance(hubs, int) or hubs < 0:
+    if not is_count(hubs, 0):
         raise ValueError(f"`hubs` must be an integer of 0 or more, got {hubs!r}; pass about 10")
     return _Coloured(read_pattern(pattern, hubs), distance)
 
@@ -275,7 +273,7 @@ def hierarchical(dims: Any, *, draws: int = 2) -> _Hierarchical:
     >>> bool(abs(estimate.value - np.trace(B)) < 1e-3 * np.trace(B))
     True
     """
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+    if not is_count(draws, 1):
         raise ValueError(f"`draws` must be a positive integer, got {draws!r}; pass 2 or more")
     return _Hierarchical(checked_dims(dims), draws)
 
