@@ -63,8 +63,8 @@ class Grid:
             return np.zeros(self.size, dtype=np.int64)
         points = np.indices(self.dims).reshape(len(self.dims), -1)
         for C in range(max(least, 2), self.size):
-            a = np.indices((C,) * (len(self.dims) - 1)).reshape(len(self.dims) - 1, -1)
-            a = np.vstack([np.ones(a.shape[1], dtype=np.int64), a])
+            rest = [np.ravel(x) for x in np.indices((C,) * (len(self.dims) - 1))]
+            a = np.stack([np.ones(C ** len(rest), dtype=np.int64), *rest])
             for step in far:
                 a = a[:, (step @ a) % C != 0]
             if a.shape[1]:
