@@ -373,3 +373,22 @@ def test_grids_are_read_as_they_are() -> None:
     assert isinstance(grid, Grid)
     assert read_pattern(grid, 0) is grid
     assert grid.size == 12
+
+
+def test_products_of_a_factor_are_counted() -> None:
+    L = np.random.default_rng(0).standard_normal((20, 30))
+    for law in LAWS.values():
+        A, counter = tk.counted(tk.gram(L))
+        found = tk.diagonal(A, 19, rng=0, probes=law)
+        assert found.num_matvecs == counter.total <= 19
+        same = tk.diagonal(L @ L.T, 9, rng=0, probes=law)
+        assert np.allclose(found.value, same.value)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_tiny_dimensions_are_exact(n: int) -> None:
+    B = np.eye(n) + 0.1
+    for law in (probes.coloured(np.eye(n)), probes.hierarchical((n,)), probes.kronecker((n,))):
+        for f in (tk.hutchinson, tk.diagonal, tk.trace_inverse):
+            assert np.all(f(B, n, rng=0, probes=law).standard_error == 0)
+        assert np.isclose(tk.hutchinson(B, rtol=0.1, rng=0, probes=law).value, 1.1 * n)

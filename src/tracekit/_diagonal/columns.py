@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .._arrays import Array, Probes, conj, inner, is_complex, magnitude, orthonormalise
 from .._estimates import Estimate, add, fitted, require_finite
-from .._operators import LinearOperator, blocks, split, total, width
+from .._operators import LinearOperator, blocks, matvecs_per_column, split, total, width
 from ..probes import Plan, Source, distributions
 
 DEFLATE_FROM = 32  # columns through a factor from which a third goes into its range
@@ -61,7 +61,9 @@ def outer_products(
 
 def in_draws(A: LinearOperator, m: int, source: Source, plan: Plan) -> Estimate:
     """The diagonal by probes that come in whole draws, each of which makes one sample of it."""
-    take, whole, running, count = plan.stream(source, A.shape[0], m), plan.whole(m), None, 0
+    each = matvecs_per_column(A)
+    whole, running, count = plan.whole(m // each), None, 0
+    take = plan.stream(source, A.shape[0], whole)
     at_once = whole if plan.nested else plan.size * max(1, width(A) // plan.size)
     for k in blocks(whole, at_once):
         Omega = take(k)
@@ -69,5 +71,5 @@ def in_draws(A: LinearOperator, m: int, source: Source, plan: Plan) -> Estimate:
         running, count = add(running, samples), count + samples.shape[-1]
     assert running is not None
     tie = 0.5 if plan.signs and not is_complex(A) else None
-    estimate = fitted(running, whole, "diagonal", tie=tie)
-    return replace(estimate, reason=plan.says(count, whole, m))
+    estimate = fitted(running, each * whole, "diagonal", tie=tie)
+    return replace(estimate, reason=plan.says(count, each * whole, m))

@@ -22,6 +22,7 @@ from .._operators import (
     exact_diagonal_cost,
     in_blocks,
     known_cost,
+    matvecs_per_column,
     read_axes,
     square,
     total,
@@ -105,10 +106,11 @@ def diagonal(
         value, spent = exact_diagonal(A)
         return finalize(exact(value, spent, "diagonal"), A, "diagonal")
     source = Source(rng, A)
+    columns = m // matvecs_per_column(A)
+    if (plan := distributions.plan(probes, source, A.shape[0], columns)) is not None:
+        return finalize(in_draws(A, m, source, plan), A, "diagonal")
     if A.factor is not None:
         return finalize(outer_products(A, m, abs2, source, probes, "diagonal"), A, "diagonal")
-    if (plan := distributions.plan(probes, source, A.shape[0], m)) is not None:
-        return finalize(in_draws(A, m, source, plan), A, "diagonal")
     running = None
     for Omega in drawn(A, probes, source, A.shape[0], m):
         running = add(running, A.matmat(Omega), Omega)

@@ -24,7 +24,7 @@ def columns_of(plan: Plan, left: int, spent: int, cost: int) -> int:
     """How many probes of a cost each are of whole draws, one at least."""
     if not (count := plan.whole(left // cost)):
         raise ValueError(
-            f"{left} products do not pay for a draw of {plan.size} probes of {cost} each; pass "
+            f"a draw is of {plan.size} probes of {cost} products each, and {left} are left; pass "
             f"num_matvecs={spent + 2 * plan.size * cost} or more"
         )
     return count

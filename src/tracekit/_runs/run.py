@@ -141,9 +141,10 @@ class Run:
     ) -> tuple[Plan, Callable[[int], Array]] | None:
         """How probes in whole draws are made, and a function of the next columns; None of others.
 
-        With a tolerance the budget has to pay for some looks.
+        With a tolerance, laws that choose their size have to leave a budget for some looks.
         """
-        rows, looks = self._rows(n), FIRST if self.rtol > 0 or self.atol > 0 else 1
+        looks = FIRST if getattr(probes, "chooses", False) and self.rtol + self.atol > 0 else 1
+        rows = self._rows(n)
         begun = self.block[1] if self.block else max(int(min(most, rows)) // looks, 1)
         plan = distributions.plan(probes, self.source, rows, begun)
         return None if plan is None else (plan, self.stream(plan, begun, n))

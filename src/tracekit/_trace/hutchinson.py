@@ -111,8 +111,11 @@ def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
     """The mean of quadratic forms, for a call that is checked."""
     A, n = run.A, run.A.shape[0]
     cost = exact_trace_cost(A)
-    if (draws := run.draws(probes, min(run.budget, cost))) is not None:
-        return in_draws(run, *draws)
+    exact = partial(exact_trace_of, A)
+    if run.begun or run.budget < cost or (run.looks and cost > 1):
+        draws = run.draws(probes, min(run.budget, cost))
+        if draws is not None:
+            return in_draws(run, *draws, exact)
     take = run.stream(probes, min(run.budget, cost))
     forms, size = quadratic_forms(A), columns_at_once(A)
     ties = distributions.few_valued(probes, complex_=is_complex(A))
@@ -131,7 +134,7 @@ def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
             estimate = beyond_chance(estimate, weighted_forms(samples), correction=correction)
         return finalize(estimate, A, columns=samples[0, :])
 
-    found: Estimate = run.spend(extend, read, cost=cost, exact=partial(exact_trace_of, A))
+    found: Estimate = run.spend(extend, read, cost=cost, exact=exact)
     return found
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 from .._arrays import Array, is_complex
 from .._estimates import Estimate, finalize, stratified
 from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms
 from .._runs import Run
 from ..probes import Plan
-from .sums import exact_trace_of
 
 
-def in_draws(run: Run, plan: Plan, take: Callable[[int], Array]) -> Estimate:
+def in_draws(
+    run: Run, plan: Plan, take: Callable[[int], Array], exact: Callable[[], Estimate]
+) -> Estimate:
     """The mean of quadratic forms; without a look, what does not fill a draw is not spent."""
     A, budget, cost = run.A, run.budget, exact_trace_cost(run.A)
     forms, size = quadratic_forms(A), columns_at_once(A)
@@ -35,7 +35,5 @@ def in_draws(run: Run, plan: Plan, take: Callable[[int], Array]) -> Estimate:
         told = plan.says(arranged.shape[-2], spent, spent + left)
         return finalize(replace(found, reason=told), A, columns=samples[0, :])
 
-    found: Estimate = run.spend(
-        extend, read, plan.size, cost=cost, exact=partial(exact_trace_of, A)
-    )
+    found: Estimate = run.spend(extend, read, plan.size, cost=cost, exact=exact)
     return found

@@ -14,6 +14,8 @@ import numpy as np
 
 from .._arrays import Array
 
+MOST = 2**13  # lattices of one number of colours that are all tried
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -63,8 +65,7 @@ class Grid:
             return np.zeros(self.size, dtype=np.int64)
         points = np.indices(self.dims).reshape(len(self.dims), -1)
         for C in range(max(least, 2), self.size):
-            rest = [np.ravel(x) for x in np.indices((C,) * (len(self.dims) - 1))]
-            a = np.stack([np.ones(C ** len(rest), dtype=np.int64), *rest])
+            a = _multipliers(C, len(self.dims))
             for step in far:
                 a = a[:, (step @ a) % C != 0]
             if a.shape[1]:
@@ -108,6 +109,17 @@ class Graph:
         found = np.array(colours)
         found[self.hubs] = found.max(initial=-1) + 1 + np.arange(len(self.hubs))
         return compact(found)
+
+
+def _multipliers(C: int, axes: int) -> Array:
+    """Columns (1, a_2, a_3, ...) below C: all of them; of many, those that are powers (Korobov)."""
+    if C ** (axes - 1) <= MOST:
+        rest = [np.ravel(x) for x in np.indices((C,) * (axes - 1))]
+        return np.stack([np.ones(C ** (axes - 1), dtype=np.int64), *rest])
+    powers = [np.ones(C, dtype=np.int64)]
+    for _ in range(axes - 1):
+        powers.append(powers[-1] * np.arange(C) % C)
+    return np.stack(powers)
 
 
 def read_pattern(pattern: Any, hubs: int) -> Grid | Graph:

@@ -19,7 +19,7 @@ LEAST = 2  # draws that have an error
 class Draws:
     """A distribution whose probes come in whole draws, each of several columns."""
 
-    joint = True
+    joint, chooses = True, False
     __name__: str
 
     def plan(self, n: int, m: int, source: Source) -> Plan:
@@ -44,7 +44,7 @@ class _Coloured(Draws):
     __name__ = "coloured"
 
     def __init__(self, pattern: Grid | Graph, distance: int | None) -> None:
-        self.pattern, self.distance = pattern, distance
+        self.pattern, self.distance, self.chooses = pattern, distance, distance is None
         self._found, self._further = list[tuple[Array, int]](), pattern.levels()
 
     def __reduce__(self) -> tuple[Any, ...]:
