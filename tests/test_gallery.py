@@ -195,3 +195,11 @@ def test_recurrent_states() -> None:
     assert first["exponents"].max() > last["exponents"].max() + 0.1
     for look in looks.values():
         assert np.trace(look["time"]) == pytest.approx(look["trace"], rel=1e-4)
+
+
+def test_probing() -> None:
+    found = run("probing")
+    held([found["total"]], [found["exact"].sum()])
+    assert found["errors"]["colours"][-1] < 0.02
+    assert found["errors"]["colours"][1] < found["errors"]["plain signs"][1] / 3
+    assert found["law"].size == 13

@@ -12,7 +12,7 @@ from ..measure import ONE_THREAD
 
 SUBJECTS = (
     *("accuracy", "calibration", "norms", "functions"),
-    *("tracking", "memory", "products", "kernels", "networks", "distributed"),
+    *("tracking", "memory", "products", "kernels", "networks", "distributed", "probing"),
 )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from .._arrays import Array, Probes, inner, is_complex, magnitude, orthonormalise
+from .._arrays import Array, Probes, conj, inner, is_complex, magnitude, orthonormalise
 from .._estimates import Estimate, add, fitted, require_finite
-from .._operators import LinearOperator, blocks, split, total, width
-from ..probes import Source, distributions
+from .._operators import LinearOperator, blocks, matvecs_per_column, split, total, width
+from ..probes import Plan, Source, distributions
 
 DEFLATE_FROM = 32  # columns through a factor from which a third goes into its range
 
@@ -56,3 +57,19 @@ def outer_products(
     correction = distributions.finite_population(probes, m, P) if V is None else 1.0
     few = V is None and distributions.few_valued(probes, complex_=is_complex(A))
     return fitted(running, m, method, known=known, correction=correction, tie=0.75 if few else None)
+
+
+def in_draws(A: LinearOperator, m: int, source: Source, plan: Plan) -> Estimate:
+    """The diagonal by probes that come in whole draws, each of which makes one sample of it."""
+    each = matvecs_per_column(A)
+    whole, running, count = plan.whole(m // each), None, 0
+    take = plan.stream(source, A.shape[0], whole)
+    at_once = whole if plan.nested else plan.size * max(1, width(A) // plan.size)
+    for k in blocks(whole, at_once):
+        Omega = take(k)
+        samples = A.xp.mean(plan.draws(conj(Omega) * A.matmat(Omega)), axis=-1)
+        running, count = add(running, samples), count + samples.shape[-1]
+    assert running is not None
+    tie = 0.5 if plan.signs and not is_complex(A) else None
+    estimate = fitted(running, each * whole, "diagonal", tie=tie)
+    return replace(estimate, reason=plan.says(count, each * whole, m))

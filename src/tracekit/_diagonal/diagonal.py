@@ -30,7 +30,7 @@ from .._operators import (
     width,
 )
 from ..probes import Source, distributions
-from .columns import drawn, outer_products
+from .columns import drawn, in_draws, outer_products
 from .controlled import controlled_diagonal
 
 
@@ -123,6 +123,9 @@ def diagonal(
     if known is not None and m >= matvecs_per_column(A):
         found = controlled_diagonal(A, m, source, probes, known)
         return finalize(found, A, "diagonal")
+    columns = m // matvecs_per_column(A)
+    if (plan := distributions.plan(probes, source, A.shape[0], columns)) is not None:
+        return finalize(in_draws(A, m, source, plan), A, "diagonal")
     if A.factor is not None:
         return finalize(outer_products(A, m, abs2, source, probes, "diagonal"), A, "diagonal")
     running = None

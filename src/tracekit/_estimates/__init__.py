@@ -22,6 +22,7 @@ from .plots import plot_band, plot_errors
 from .quantiles import t_quantile
 from .running_mean import Running, add, fitted
 from .samples import beyond_chance, doubt, few, mean, skewness_of, standard_error
+from .strata import stratified
 
 __all__ = [
     "FEW",
@@ -60,6 +61,7 @@ __all__ = [
     "scaled",
     "skewness_of",
     "standard_error",
+    "stratified",
     "t_quantile",
     "with_method",
     "with_origin",

@@ -40,10 +40,18 @@ def merged(estimates: Sequence[Estimate]) -> Estimate:
     first = estimates[0]
     if first.method == "frobenius_norm":  # squares are what is unbiased
         return _root(merged([_square(e) for e in estimates]))
+    if any(_is_stratified(e) for e in estimates):
+        shares = _shares([float(e.num_matvecs) for e in estimates])
+        return _finished(_mean_of_shared(estimates, shares), estimates)
     if first.method in SHARED:
         weights = [_weight(e) for e in estimates]
         return _finished(_mean_of_shared(estimates, _shares(weights)), estimates, sum(weights))
     return _finished(_mean_of_samples(estimates), estimates)
+
+
+def _is_stratified(e: Estimate) -> bool:
+    """Whether the error has more degrees of freedom than there are draws, and tells no count."""
+    return e.samples is not None and e.dof >= e.samples.shape[-1]
 
 
 def _mean_of_shared(estimates: Sequence[Estimate], shares: list[float]) -> Estimate:

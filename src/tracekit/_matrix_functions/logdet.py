@@ -28,12 +28,13 @@ from .preconditioned import beside_known, has_root, logdet_without_root, whitene
 from .quadrature import SHARE
 from .request import exactly, is_affordable, requested
 from .slq import choose_depth, within_bounds
+from .sparse import log_determinant, with_advice
 
 
 @with_origin
 def logdet(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     depth: int | None = None,
@@ -43,6 +44,7 @@ def logdet(
     hermitian: bool = True,
     bounds: tuple[float, float] | None = None,
     preconditioner: Any = None,
+    exact: bool = False,
 ) -> Estimate:
     r"""The logarithm of the determinant of an operator, with its gradient.
 
@@ -53,7 +55,7 @@ def logdet(
         adjoint, if `hermitian` is False.
     num_matvecs : int
         As for `trace_function`. Where gradients may be asked for, each probe costs one product
-        more (two if A was made by `gram`).
+        more (two if A was made by `gram`). Needed unless `exact`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
     depth : int, optional
@@ -76,6 +78,10 @@ def logdet(
         A positive definite approximation P of A: a record that knows its inverse and
         log-determinant, or P itself, of which all entries are taken then (n products with it, and a
         Cholesky factorisation). For Hermitian A.
+    exact : bool, optional
+        True to read it from a factorisation of a sparse matrix of SciPy: exact, without products
+        and gradients, in the memory of its fill. Otherwise ``reason`` says where that would have
+        been cheaper, by a bound from the pattern.
 
     Returns
     -------
@@ -90,7 +96,8 @@ def logdet(
     ------
     ValueError, TypeError
         As for `trace_function`; where the products show that A is singular or indefinite; of an
-        operator without an adjoint product, if not `hermitian`.
+        operator without an adjoint product, if not `hermitian`. If `exact`: of what is no sparse
+        matrix; of one that is singular, or not positive definite unless `hermitian` is False.
 
     Notes
     -----
@@ -135,7 +142,9 @@ def logdet(
     >>> bool(abs(estimate.value - np.linalg.slogdet(A)[1]) < 1)
     True
     """
-    A = square(A, "determinant")
+    if exact:
+        return log_determinant(A, hermitian=hermitian)
+    given, A = A, square(A, "determinant")
     if preconditioner is not None:
         if not hermitian:
             raise ValueError(
@@ -151,13 +160,15 @@ def logdet(
                 "`shift` and `bounds` are of Hermitian operators; leave them out, or "
                 "hermitian=False"
             )
-        return _of_modulus(A, num_matvecs, rng, depth, deflate, quadrature)
-    return _definite(A, num_matvecs, rng, depth, deflate, quadrature, shift, bounds)
+        found = _of_modulus(A, num_matvecs, rng, depth, deflate, quadrature)
+    else:
+        found = _definite(A, num_matvecs, rng, depth, deflate, quadrature, shift, bounds)
+    return with_advice(found, given)
 
 
 def _definite(
     A: LinearOperator,
-    num_matvecs: int,
+    num_matvecs: int | None,
     rng: Rng,
     depth: int | None,
     deflate: int | None,
@@ -210,7 +221,7 @@ def _preconditioned(
     return beside_known(logdet_without_root(A, num_matvecs, rng, P, depth, choose_depth), known)
 
 
-def _of_modulus(A: LinearOperator, num_matvecs: int, rng: Rng, *options: Any) -> Estimate:
+def _of_modulus(A: LinearOperator, num_matvecs: int | None, rng: Rng, *options: Any) -> Estimate:
     """The logarithm of the modulus of the determinant of any square operator."""
     if A.rmatmat is None:
         raise TypeError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 from .. import functions
-from .._arrays import Rng
+from .._arrays import Probes, Rng
 from .._estimates import (
     Estimate,
     checked_budget,
@@ -15,23 +15,27 @@ from .._estimates import (
 )
 from .._operators import square
 from .._sketches import Quadrature
+from ..probes import distributions
 from .families import numbers, ridges
 from .preconditioned import inverse_trace
 from .request import is_affordable
 from .slq import choose_depth, trace_estimate
+from .sparse import trace_of_inverse, with_advice
 
 
 @with_origin
 def trace_inverse(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
+    probes: Probes = distributions.rademacher,
     depth: int | None = None,
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
     bounds: tuple[float, float] | None = None,
     preconditioner: Any = None,
+    exact: bool = False,
 ) -> Estimate:
     r"""The trace of the inverse of a positive definite operator.
 
@@ -40,9 +44,11 @@ def trace_inverse(
     A : LinearOperator or anything that `as_operator` reads
         Hermitian positive definite, of dimension n.
     num_matvecs : int
-        As for `trace_function`.
+        As for `trace_function`; needed unless `exact`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
+    probes : callable, optional
+        A distribution of `tracekit.probes`; of a sparse matrix `probes.coloured`.
     depth : int, optional
         As for `trace_function`.
     deflate : int, optional
@@ -55,6 +61,10 @@ def trace_inverse(
         A positive definite approximation P of A: a record that knows its inverse and the trace of
         that, or P itself, of which all entries are taken then (n products with it, and a Cholesky
         factorisation). Without `deflate`, `quadrature` and `bounds`.
+    exact : bool, optional
+        True to solve for the columns of the identity by a factorisation of a sparse matrix of
+        SciPy: exact, without products, and in one array of its fill. Otherwise ``reason`` says
+        where that would have been cheaper.
 
     Returns
     -------
@@ -64,12 +74,14 @@ def trace_inverse(
     Raises
     ------
     ValueError, TypeError
-        As for `trace_function`; where the products show that A is singular or indefinite.
+        As for `trace_function`; where the products show that A is singular or indefinite. If
+        `exact`: of what is no sparse matrix, or not positive definite.
 
     Notes
     -----
     The smallest eigenvalues dominate this trace, and a sketch does not know them: the better A is
-    conditioned, the better the estimate.
+    conditioned, the better the estimate. Of a sparse matrix, `probes.coloured` makes much better
+    use of the same products, unless its inverse falls off slowly.
 
     With a `preconditioner` the probes are solved for by conjugate gradients with P, and the
     inverse of P is a control variate: the value is :math:`c\, \mathrm{tr} P^{-1} + E\, \omega^H
@@ -88,27 +100,32 @@ def trace_inverse(
     >>> bool(abs(estimate.value - np.sum(1 / np.linspace(1.0, 2.0, 400))) < 3)
     True
     """
+    if exact:
+        return trace_of_inverse(A)
     if preconditioner is not None:
-        if deflate or quadrature is not None or bounds is not None:
+        signs = probes is distributions.rademacher
+        if deflate or quadrature is not None or bounds is not None or not signs:
             raise ValueError(
-                "`deflate`, `quadrature` and `bounds` are not of a preconditioned inverse; leave "
-                "these out, or the preconditioner"
+                "`probes`, `deflate`, `quadrature` and `bounds` are not of a preconditioned "
+                "inverse; leave these out, or the preconditioner"
             )
         A = square(A, "inverse")
         if not is_affordable(A, checked_budget(num_matvecs)):
             found = inverse_trace(A, num_matvecs, rng, preconditioner, depth, choose_depth)
             return finalize(found, quantity="trace of the inverse")
-    return trace_estimate(
+    found = trace_estimate(
         A,
         functions.inv,
         num_matvecs,
         "trace_inverse",
         rng=rng,
+        probes=probes,
         depth=depth,
         deflate=deflate,
         quadrature=quadrature,
         bounds=bounds,
     )
+    return with_advice(found, A, solves=True)
 
 
 @with_origin

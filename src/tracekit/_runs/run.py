@@ -13,7 +13,7 @@ from typing import Any
 from .._arrays import Array, Probes, Rng, is_traced
 from .._estimates import Estimate, checked_budget, checked_tolerance, files
 from .._operators import LinearOperator, in_blocks
-from ..probes import Source, distributions
+from ..probes import Plan, Source, distributions
 from .paused import Checkpoint, Paused, ended_by, identity_of
 from .records import taken_apart
 from .tolerance import FIRST, looks, within
@@ -112,7 +112,7 @@ class Run:
         """Columns of the block that dependent probes are of; rows elsewhere."""
         return n if self.block is None else self.block[1]
 
-    def stream(self, probes: Probes, most: float, n: int | None = None) -> Callable[[int], Array]:
+    def stream(self, probes: Any, most: float, n: int | None = None) -> Callable[[int], Array]:
         """A function ``take(k)`` of the next k columns, of one block where they are dependent.
 
         A run that goes on draws the blocks before again, so that the block is the same one.
@@ -129,7 +129,7 @@ class Run:
 
         def take(k: int) -> Array:
             taken.append(k)
-            if sum(taken) > widest:
+            if sum(taken) > widest and not hasattr(probes, "draws"):
                 raise ValueError(
                     f"a block of {widest} dependent probes was begun, for the budget at the "
                     f"beginning, and {sum(taken)} are wanted; merge a run of another seed instead"
@@ -139,6 +139,19 @@ class Run:
         for k in before:
             take(k)
         return take
+
+    def draws(
+        self, probes: Any, most: float, n: int | None = None
+    ) -> tuple[Plan, Callable[[int], Array]] | None:
+        """How probes in whole draws are made, and a function of the next columns; None of others.
+
+        With a tolerance, laws that choose their size have to leave a budget for some looks.
+        """
+        looks = FIRST if getattr(probes, "chooses", False) and self.rtol + self.atol > 0 else 1
+        rows = self._rows(n)
+        begun = self.block[1] if self.block else max(int(min(most, rows)) // looks, 1)
+        plan = distributions.plan(probes, self.source, rows, begun)
+        return None if plan is None else (plan, self.stream(plan, begun, n))
 
     def spend(
         self,

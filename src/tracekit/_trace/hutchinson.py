@@ -31,6 +31,7 @@ from .._operators import (
 )
 from .._runs import Callback, Run, resumable
 from ..probes import description, distributions
+from .stratified import in_draws
 from .sums import exact_trace_of
 
 
@@ -138,6 +139,11 @@ def girard_hutchinson(run: Run, probes: Probes, control: Control | None = None) 
     if control is not None:
         require_independent(probes)
     cost = exact_trace_cost(A)
+    exact = partial(exact_trace_of, A)
+    if run.begun or run.budget < cost or (run.looks and cost > 1):
+        draws = run.draws(probes, min(run.budget, cost))
+        if draws is not None:
+            return in_draws(run, *draws, exact)
     take = run.stream(probes, min(run.budget, cost))
     forms, size = all_forms(A, control), columns_at_once(A)
     ties = distributions.few_valued(probes, complex_=is_complex(A))
@@ -164,7 +170,7 @@ def girard_hutchinson(run: Run, probes: Probes, control: Control | None = None) 
         known = description.of_columns(probes, run.source, n, spent, run.widest(n))
         return of_probes(finalize(estimate, A, columns=samples[0, :]), known)
 
-    found: Estimate = run.spend(extend, read, cost=cost, exact=partial(exact_trace_of, A))
+    found: Estimate = run.spend(extend, read, cost=cost, exact=exact)
     return found
 
 

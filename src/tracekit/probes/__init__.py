@@ -9,7 +9,9 @@ construction (it gives the finite-population factor to standard errors). One of 
 
 Which one: `rademacher` for plain Girard-Hutchinson, `sphere` for leave-one-out estimators,
 `orthogonal` where n * m numbers fit in memory and n is not huge, `hadamard` where n is huge. For a
-complex operator each of them draws complex vectors (phases instead of signs).
+complex operator each of them draws complex vectors (phases instead of signs). `coloured` and
+`hierarchical` are for entries that fall off with the distance, as those of sparse inverses do, and
+`kronecker` for tensor products: these come in whole draws, and bring their own error.
 """
 
 from .distributions import (
@@ -20,18 +22,25 @@ from .distributions import (
     hadamard,
     normal,
     orthogonal,
+    plan,
     population,
     rademacher,
     sphere,
     stream,
     tiled,
 )
+from .plans import Plan as Plan
+from .probing import coloured, grid, hierarchical, kronecker
 from .source import Source
 
 __all__ = [
     "Source",
     "basis",
+    "coloured",
+    "grid",
     "hadamard",
+    "hierarchical",
+    "kronecker",
     "normal",
     "orthogonal",
     "rademacher",

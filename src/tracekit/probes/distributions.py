@@ -18,6 +18,7 @@ from .._arrays import (
     unit_columns,
 )
 from .hadamard_columns import hadamard_columns
+from .plans import Plan
 from .source import Source, whole_only
 
 
@@ -312,8 +313,15 @@ def tiled(probes: Probes, tiles: Any) -> Probes:
 
 def stream(probes: Any, source: Source, n: int, m: int) -> Callable[[int], Array]:
     """A function ``take(k)`` that hands out the next k of at most m columns of one block."""
-    make = _STREAMS.get(probes, getattr(probes, "stream", None)) if callable(probes) else None
+    known = callable(probes) or hasattr(probes, "draws")  # a plan of these
+    make = _STREAMS.get(probes, getattr(probes, "stream", None)) if known else None
     return make(source, n, m) if make else lambda k: draw(probes, source, n, k)
+
+
+def plan(probes: Any, source: Source, n: int, m: int) -> Plan | None:
+    """What m products are spent on, where probes come in whole draws of several columns."""
+    make = getattr(probes, "plan", None)
+    return None if make is None else make(n, m, source)
 
 
 def population(probes: Probes, n: int) -> float:
@@ -343,6 +351,12 @@ def draw(probes: Any, source: Source, n: int, m: int) -> Array:
         raise TypeError(
             f"probes= got a {type(probes).__name__}; pass a function (source, n, m) -> (n, m) "
             "array, such as tracekit.probes.rademacher"
+        )
+    if hasattr(probes, "plan"):
+        raise TypeError(
+            f"{getattr(probes, '__name__', 'these')} probes come in whole draws, which this "
+            "estimator does not know; pass them to hutchinson, diagonal, trace_function or "
+            "trace_inverse"
         )
     Omega = probes(source, n, m)
     Omega, shape = source.whole(Omega, n), source.shape(n, m)

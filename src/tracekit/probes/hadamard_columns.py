@@ -10,12 +10,12 @@ def hadamard_columns(columns: Array, rows: list[Array], low: int) -> Array:
 
     An entry is a product of one sign for each half of the bits: `rows` are the numbers of both.
     """
-    high, both = _table(columns >> low, rows[0]), _table(columns, rows[1])
+    high, both = signs_of(columns >> low, rows[0]), signs_of(columns, rows[1])
     xp = namespace(columns)
     return xp.reshape(high[:, :, None] * both[:, None, :], (columns.shape[0], -1))
 
 
-def _table(columns: Array, rows: Array) -> Array:
+def signs_of(columns: Array, rows: Array) -> Array:
     """Signs (-1)^popcount(row & column)."""
     parity = columns[:, None] & rows[None, :]
     for shift in (16, 8, 4, 2, 1):

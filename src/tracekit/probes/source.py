@@ -133,10 +133,27 @@ class Source:
         n, m = shape
         if not is_complex(self):
             return self._place(self._engine.draw("signs", n, m, self.held(n)), n)
-        turns = self._engine.draw("uniform", n, m, self.held(n))
-        angle = self._place(turns, n, real=True) * (2 * math.pi)
+        angle = self.angles(shape)
         re, im = (self.xp.astype(f(angle), self.dtype) for f in (self.xp.cos, self.xp.sin))
         return re + im * 1j
+
+    def angles(self, shape: tuple[int, int]) -> Array:
+        """Angles of phases, uniform on the circle, whether the operator is complex or not.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (n, m), of one column for each test vector.
+
+        Returns
+        -------
+        (n, m) array
+            Real, from 0 to two pi, in the operator's library and precision, on its device; of n the
+            rows that are held.
+        """
+        n, m = shape
+        turns = self._engine.draw("uniform", n, m, self.held(n))
+        return self._place(turns, n, real=True) * (2 * math.pi)
 
     def distinct(self, n: int, m: int) -> Array:
         """`m` distinct integers below `n`, uniform, in random order.
