@@ -97,7 +97,7 @@ def marginal_variances(
     running: list[Running] = []
     for X, K in spaces(Q, probes, Source(rng, Q), plan):
         solved = applied(K, inv, plan.depths)
-        before = running or [None] * len(solved)
+        before: list[Running | None] = [*running] or [None] * len(solved)
         running = [add(x, Y, X) for x, Y in zip(before, solved, strict=True)]
     correction = distributions.finite_population(probes, plan.probes, Q.shape[0])
     tie = 0.5 if distributions.few_valued(probes, complex_=is_complex(Q)) else None

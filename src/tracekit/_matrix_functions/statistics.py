@@ -228,8 +228,8 @@ def argmin(curve: Estimate, level: float = 0.95) -> tuple[int, list[int]]:
 
     Notes
     -----
-    Of the error of the estimate alone: data of the same law would have their least score somewhere
-    else, by far more. It is read on the host.
+    Of the error of the estimate alone, which more products lower: where the least score of other
+    data would lie is another question. It is read on the host.
 
     Examples
     --------
@@ -249,12 +249,13 @@ def argmin(curve: Estimate, level: float = 0.95) -> tuple[int, list[int]]:
         samples = to_host(real(curve.samples))
         parts = getattr(curve.kept, "monte_carlo", curve.standard_error), standard_error(samples)
         spread, plain = (to_host(x) for x in parts)
-        widened = np.max(np.divide(spread, plain, out=np.ones_like(plain), where=plain > 0))
         quadrature = np.zeros_like(error)
         if isinstance(curve.kept, ErrorParts):
             quadrature = to_host(curve.kept.quadrature)
         samples = samples - samples[least]
-        error = np.hypot(standard_error(samples) * widened, quadrature + quadrature[least])
+        with np.errstate(invalid="ignore"):  # of one probe
+            widened = np.max(np.divide(spread, plain, out=np.ones_like(plain), where=plain > 0))
+            error = np.hypot(standard_error(samples) * widened, quadrature + quadrature[least])
     apart = np.arange(len(value)) != least
     difference = replace(
         curve,
@@ -264,7 +265,7 @@ def argmin(curve: Estimate, level: float = 0.95) -> tuple[int, list[int]]:
         skewness=None,
     )
     low, _ = difference.band(level)
-    return least, [int(i) for i in np.flatnonzero(low <= 0)]
+    return least, [int(i) for i in np.flatnonzero(~(low > 0))]
 
 
 class _Model(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .._arrays import Array, Rng, device_of, namespace
+from .._arrays import Array, Rng, constant, device_of, namespace
 from .._estimates import ErrorParts, Estimate, with_origin
 from ..functions import Function
 from .spectral_run import SpectralRun, spectral_run
@@ -170,31 +170,37 @@ def thermodynamics(
     betas = _checked(betas)
     run = spectral_run(H, num_matvecs, rng=rng, depth=depth)
     weight, least = _boltzmann(run)
-    count = range(len(betas))
 
-    def moment(power: int) -> Array:
-        return run.family(lambda x, b: (x - least) ** power * weight(x, b), betas).value
+    def moment(power: int) -> Estimate:
+        return run.family(lambda x, b: (x - least) ** power * weight(x, b), betas)
 
-    Z, D, E = (moment(power) for power in range(3))
+    moments = [moment(power) for power in range(3)]
+    Z, D, E = (found.value for found in moments)
     xp, u = namespace(Z), D / Z
     b, variance = xp.asarray(betas, dtype=Z.dtype, device=device_of(Z)), E / Z - u * u
+    center, square, size = (constant(x) for x in (u, variance, Z))
 
     def influence(g: Callable[[Array, int], Array]) -> Estimate:
         """The trace of ``g(x - <H>, i) e^(-beta x) / Z`` for every temperature."""
-        return run.family(lambda x, i: g(x - least - u[i], i) * weight(x, betas[i]) / Z[i], count)
 
-    ones = influence(lambda x, i: x * 0 + 1)
+        def f(x: Array, i: int) -> Array:
+            return g(x - least - center[i], i) * weight(x, betas[i]) / size[i]
+
+        return run.family(f, range(len(betas)))
+
+    z, a, s = _influences(moments, u, variance)
+    log_Z = xp.log(Z) + _covariance(z, z) / 2
+    mean = u + _covariance(a, z)
+    spread = variance + _covariance(a, a) + _covariance(s, z)
     energy = influence(lambda x, i: x)
     entropy = influence(lambda x, i: b[i] * x + 1)
-    spread = influence(lambda x, i: x * x - variance[i])
-    half = _covariance(ones, ones) / 2
-    entropy = _moved(entropy, b * u + xp.log(Z) + _covariance(entropy, ones) - half - 1)
-    more = _covariance(energy, energy) + _covariance(spread, ones)
+    capacity = influence(lambda x, i: x * x - square[i])
+    ones = influence(lambda x, i: x * 0 + 1)
     return Thermodynamics(
-        replace(_moved(ones, xp.log(Z) - b * least + half - 1), method="log_partition"),
-        replace(_moved(energy, u + least + _covariance(energy, ones)), method="energy"),
-        replace(entropy, method="entropy"),
-        replace(_times(_moved(spread, variance + more), b * b), method="heat_capacity"),
+        replace(_about(ones, 1, log_Z - b * least), method="log_partition"),
+        replace(_about(energy, 0, mean + least), method="energy"),
+        replace(_about(entropy, 1, b * mean + log_Z), method="entropy"),
+        replace(_times(_about(capacity, 0, spread), b * b), method="heat_capacity"),
     )
 
 
@@ -216,7 +222,8 @@ def _boltzmann(run: SpectralRun) -> tuple[Callable[[Array, float], Array], Array
     """The weight ``exp(-beta (x - least))``, within range, and the least eigenvalue."""
     nodes = run.density().nodes
     xp = namespace(nodes)
-    least, reach = xp.min(nodes), -0.9 * math.log(float(xp.finfo(nodes.dtype).smallest_normal))
+    least = constant(xp.min(nodes))
+    reach = -0.9 * math.log(float(xp.finfo(nodes.dtype).smallest_normal))
 
     def weight(x: Array, beta: float) -> Array:
         return xp.exp(xp.clip(-beta * (x - least), -reach, reach))
@@ -224,19 +231,29 @@ def _boltzmann(run: SpectralRun) -> tuple[Callable[[Array, float], Array], Array
     return weight, least
 
 
-def _covariance(a: Estimate, b: Estimate) -> Array | float:
-    """Of the means of the samples of two estimates; 0 where these are exact."""
-    if a.samples is None or b.samples is None:
+def _influences(moments: list[Estimate], u: Array, variance: Array) -> list[Array | None]:
+    """Of each probe on Z, on the energy u, and on the variance, relative to Z."""
+    if any(x.samples is None for x in moments):
+        return [None, None, None]
+    Z, D, E = (x.samples / moments[0].value[..., None] for x in moments)
+    u, variance = u[..., None], variance[..., None]
+    return [Z - 1, D - u * Z, E - 2 * u * D + (u * u - variance) * Z]
+
+
+def _covariance(p: Array | None, q: Array | None) -> Array | float:
+    """Of the means of two kinds of samples; 0 where these are exact."""
+    if p is None or q is None:
         return 0.0
-    xp, m = namespace(a.samples), a.samples.shape[-1]
-    p, q = (x.samples - xp.mean(x.samples, axis=-1, keepdims=True) for x in (a, b))
+    xp, m = namespace(p), p.shape[-1]
+    p, q = (x - xp.mean(x, axis=-1, keepdims=True) for x in (p, q))
     return xp.sum(p * q, axis=-1) / (m * max(m - 1, 1))
 
 
-def _moved(found: Estimate, value: Array) -> Estimate:
-    """A mean of influences, and its samples, moved to the value that they are the errors of."""
-    samples = None if found.samples is None else found.samples + value[..., None]
-    moved = replace(found, value=found.value + value, samples=samples)
+def _about(found: Estimate, expected: int, value: Array) -> Estimate:
+    """A value with the errors of the mean of its influences, and corrected by what that is off."""
+    off = constant(found.value) - expected
+    samples = None if found.samples is None else found.samples + (value - expected)[..., None]
+    moved = replace(found, value=value + off, samples=samples)
     return replace(moved, skewness=None, slope=None, slope_error=None)
 
 
