@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 from .._arrays import (
@@ -19,14 +20,22 @@ from .._arrays import (
     real,
     to_number,
 )
-from .._estimates import ErrorParts, Estimate, checked_budget, exact, finalize, mean, with_origin
+from .._estimates import (
+    ErrorParts,
+    Estimate,
+    checked_budget,
+    exact,
+    finalize,
+    mean,
+    with_origin,
+)
 from .._operators import LinearOperator, all_columns_cost, read_axes, square
 from .._sketches import gauss
 from ..functions import Function, entropy
 from ..probes import Source, distributions
 from .of_functions import NOT_SETTLED, Plan, applied, depth_error, eigenpairs, spaces
 
-HIGHEST = 30.0  # exponent of what lies below the least eigenvalue that was seen at first
+REACH = 30.0  # exponents are cut there: beyond it weights are 0 against the largest, or unknown
 
 
 def reduced_density_matrix(psi: Array, dims: tuple[int, ...], axis: int | tuple[int, ...]) -> Array:
@@ -218,14 +227,14 @@ def _as_matrix(psi: Any, dims: Any, axis: Any) -> Array:
     identity = LinearOperator((n, n), lambda X: X, dtype=psi.dtype, xp=xp)
     psi = psi / magnitude(psi)
     size = xp.sqrt(xp.sum(abs2(psi)))
-    if not is_traced(size) and to_number(size).real == 0:
-        raise ValueError("`psi` is 0, which is no state; pass a vector of another length")
+    if not is_traced(size) and not 0 < to_number(size).real < math.inf:
+        raise ValueError("`psi` must be finite and not 0 to be a state; pass another vector")
     Psi = read_axes(identity, dims, axis).apart((psi / size)[:, None])
     return Psi[:, :, 0]
 
 
 def _checked(beta: Any) -> float:
-    if isinstance(beta, bool) or not 0 <= float(beta) < math.inf:
+    if isinstance(beta, bool) or not isinstance(beta, Real) or not 0 <= float(beta) < math.inf:
         raise ValueError(
             f"`beta` must be a finite number of 0 or more, got {beta!r}; for negative temperatures "
             "pass -H"
@@ -235,7 +244,7 @@ def _checked(beta: Any) -> float:
 
 def _boltzmann(beta: float, least: Array) -> Function:
     """The weight ``exp(-beta (x - least))``, within range for eigenvalues below the least."""
-    return lambda x: namespace(x).exp(namespace(x).clip(-beta * (x - least), max=HIGHEST))
+    return lambda x: namespace(x).exp(namespace(x).clip(-beta * (x - least), -REACH, REACH))
 
 
 def _traces(M: Array) -> Array:

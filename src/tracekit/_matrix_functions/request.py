@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
+from numbers import Real
 from typing import Any, NamedTuple
 
 from .._arrays import Array, Probes, adjoint, device_of, require_hermitian, whole
@@ -163,6 +165,22 @@ def checked_shift(shift: Any) -> float | None:
             "is positive semidefinite"
         )
     return float(shift)
+
+
+def checked_numbers(name: str, given: Any, *, zero: bool = False) -> list[float]:
+    """Refuse what is no sequence of positive numbers, or of numbers of 0 or more."""
+    every = list(given) if isinstance(given, Iterable) else []
+    least = "0 or more" if zero else "more than 0"
+
+    def fits(x: Any) -> bool:
+        number = isinstance(x, Real) and not isinstance(x, bool)
+        return number and (x >= 0 if zero else x > 0) and x < math.inf
+
+    if not every or not all(fits(x) for x in every):
+        raise ValueError(
+            f"`{name}` must hold finite numbers of {least}, one at least, got {given!r}"
+        )
+    return [float(x) for x in every]
 
 
 def exactly(request: Request, method: str) -> Estimate:

@@ -32,10 +32,10 @@ from .._estimates import (
 )
 from .._operators import LinearOperator, as_operator, gram, square
 from .._sketches import ControlVariate, lanczos
-from ..functions import Function, checked_positive, semidefinite
+from ..functions import Function, semidefinite
 from .batch import evaluate
 from .quadrature import NOT_SETTLED, SHARE, quadrature_error
-from .request import is_affordable
+from .request import checked_numbers, is_affordable
 from .spectral_run import BREADTH, LEAST_DEPTH, spectral_run
 
 SETTLED = 1e-4  # relative error of the part that depends on y
@@ -264,7 +264,8 @@ def argmin(curve: Estimate, level: float = 0.95) -> tuple[int, list[int]]:
         samples=samples,
         skewness=None,
     )
-    low, _ = difference.band(level)
+    with np.errstate(invalid="ignore"):
+        low, _ = difference.band(level)
     return least, [int(i) for i in np.flatnonzero(~(low > 0))]
 
 
@@ -281,9 +282,7 @@ class _Model(NamedTuple):
     @classmethod
     def of(cls, A: Any, y: Any, ridges: Any, num_matvecs: Any, penalty: bool, fixed: Any) -> _Model:
         A, m = square(A, "function"), checked_budget(num_matvecs)
-        c = [float(checked_positive("ridge", x)) for x in ridges]
-        if not c:
-            raise ValueError("`ridges` must hold one ridge at least, got none")
+        c = checked_numbers("ridges", ridges)
         y = _columns(A, y, "y")
         if fixed is None:
             return cls(A, y, c, m, penalty, 0)
@@ -338,9 +337,10 @@ def _form(model: _Model, g: Function, depth: int | None) -> tuple[_Form, int]:
     A, n, c = model.A, model.A.shape[0], model.y.shape[1]
     K, traced, fine = lanczos.begin(A, model.y), is_traced(model.y), False
     most = model.num_matvecs // (2 * c)
-    steps = LEAST_DEPTH if depth is None else checked_budget(depth, "depth")
+    fit = max(most if A.factor is None else (most + 1) // 2, 1)
+    steps = min(LEAST_DEPTH, fit) if depth is None else checked_budget(depth, "depth")
     if depth is None and traced:
-        steps = max(LEAST_DEPTH, min(round(BREADTH * most**0.5), most))
+        steps = min(max(LEAST_DEPTH, round(BREADTH * most**0.5)), fit)
     steps = min(steps, n)
     if K.cost(steps) > most:
         raise ValueError(
@@ -397,9 +397,9 @@ def _where_curved(found: Estimate, error: Array, trace: Array) -> Estimate:
     xp, lost = namespace(trace), CURVED * error > trace
     infinite = xp.full_like(trace, math.inf)
     found = replace(found, standard_error=xp.where(lost, infinite, found.standard_error))
-    if is_traced(trace) or not bool(xp.any(lost)):
+    if is_traced(trace) or not bool(xp.any(lost & xp.isfinite(error))):
         return found
-    reason = f"{found.reason}; almost nothing is left of some residuals, pass more products"
+    reason = f"{found.reason}; traces of some residuals may be 0 within their error; pass more"
     return replace(found, converged=False, reason=reason)
 
 

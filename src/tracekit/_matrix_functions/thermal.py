@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from .._arrays import Array, Rng, constant, device_of, namespace
 from .._estimates import ErrorParts, Estimate, with_origin
 from ..functions import Function
+from .request import checked_numbers
 from .spectral_run import SpectralRun, spectral_run
 
 
@@ -106,7 +107,7 @@ def expectation(
     run = spectral_run(H, num_matvecs, rng=rng, observable=O, depth=depth)
     if callable(f):
         return run.expectation(f)
-    (beta,), (weight, _) = _checked([f]), _boltzmann(run)
+    (weight, _), (beta,) = _boltzmann(run), checked_numbers("f", [f], zero=True)
     return run.expectation(lambda x: weight(x, beta))
 
 
@@ -167,7 +168,7 @@ def thermodynamics(
     >>> found.entropy.value.round(4).tolist(), found.heat_capacity.value.round(4).tolist()
     ([0.6931, 0.3653], [0.0, 0.42])
     """
-    betas = _checked(betas)
+    betas = checked_numbers("betas", betas, zero=True)
     run = spectral_run(H, num_matvecs, rng=rng, depth=depth)
     weight, least = _boltzmann(run)
 
@@ -204,26 +205,12 @@ def thermodynamics(
     )
 
 
-def _checked(betas: Any) -> list[float]:
-    """Inverse temperatures, if they are that."""
-    given = list(betas)
-    if not given:
-        raise ValueError("`betas` must hold one inverse temperature at least, got none")
-    for beta in given:
-        if isinstance(beta, bool) or not 0 <= float(beta) < math.inf:
-            raise ValueError(
-                f"an inverse temperature must be a finite number of 0 or more, got {beta!r}; for "
-                "negative temperatures pass -H"
-            )
-    return [float(beta) for beta in given]
-
-
 def _boltzmann(run: SpectralRun) -> tuple[Callable[[Array, float], Array], Array]:
     """The weight ``exp(-beta (x - least))``, within range, and the least eigenvalue."""
     nodes = run.density().nodes
     xp = namespace(nodes)
     least = constant(xp.min(nodes))
-    reach = -0.9 * math.log(float(xp.finfo(nodes.dtype).smallest_normal))
+    reach = -0.4 * math.log(float(xp.finfo(nodes.dtype).smallest_normal))
 
     def weight(x: Array, beta: float) -> Array:
         return xp.exp(xp.clip(-beta * (x - least), -reach, reach))
