@@ -38,7 +38,8 @@ from .quadrature import NOT_SETTLED, SHARE, quadrature_error
 from .request import checked_numbers, is_affordable
 from .spectral_run import BREADTH, LEAST_DEPTH, spectral_run
 
-SETTLED = 1e-4  # relative error of the part that depends on y
+SETTLED = 1e-4  # relative error of what depends on y
+PART = 0.25  # of the products, what that may take
 Part = Callable[[Array, Array], Array]
 CURVED = 3  # standard errors below which a trace in a denominator is as good as 0
 
@@ -67,8 +68,8 @@ def gcv(
     ridges : sequence of float, length T
         Positive numbers :math:`\lambda`, in the unit of K's eigenvalues, or one over that of P's.
     num_matvecs : int
-        Products to spend at most, on all ridges together: up to half of them on y, the rest as for
-        `spectral_run`. Exact from n products on.
+        Products to spend at most, on all ridges together: up to a quarter of them on y, the rest as
+        for `spectral_run`. Exact from n products on.
     penalty : bool, optional
         Whether A penalises: the fit is :math:`(I + \lambda P)^{-1} y`, not
         :math:`K (K + \lambda I)^{-1} y`.
@@ -333,19 +334,19 @@ def _read(
 
 
 def _form(model: _Model, g: Function, depth: int | None) -> tuple[_Form, int]:
-    """By Lanczos started at y, as deep as it takes or half of the products allow."""
-    A, n, c = model.A, model.A.shape[0], model.y.shape[1]
+    """By Lanczos started at y, as deep as it takes or a part of the products allows."""
+    A, m, n, c = model.A, model.num_matvecs, model.A.shape[0], model.y.shape[1]
     K, traced, fine = lanczos.begin(A, model.y), is_traced(model.y), False
-    most = model.num_matvecs // (2 * c)
-    fit = max(most if A.factor is None else (most + 1) // 2, 1)
-    steps = min(LEAST_DEPTH, fit) if depth is None else checked_budget(depth, "depth")
+    steps = LEAST_DEPTH if depth is None else checked_budget(depth, "depth")
     if depth is None and traced:
-        steps = min(max(LEAST_DEPTH, round(BREADTH * most**0.5)), fit)
+        steps = max(LEAST_DEPTH, round(BREADTH * math.sqrt(m)))
+    while depth is None and steps > 1 and 2 * c * K.cost(steps) > m:
+        steps -= 1
     steps = min(steps, n)
-    if K.cost(steps) > most:
+    if c * K.cost(steps) >= m:
         raise ValueError(
-            f"half of num_matvecs={model.num_matvecs} does not pay for {steps} steps from {c} "
-            f"columns of y, which take {c * K.cost(steps)}; pass more, or a smaller depth"
+            f"num_matvecs={m} does not pay for {steps} steps from {c} columns of y, which take "
+            f"{c * K.cost(steps)}, and a probe; pass more, or a smaller depth"
         )
     while True:
         K = K.advance(steps)
@@ -356,7 +357,7 @@ def _form(model: _Model, g: Function, depth: int | None) -> tuple[_Form, int]:
             break
         before, fine = fine, bool(A.xp.all(error <= SETTLED * A.xp.abs(value)))
         further = min(steps + max(1, steps // 6), n)
-        if (before and fine) or further == steps or K.cost(further) > most:
+        if (before and fine) or further == steps or c * K.cost(further) > PART * m:
             break
         steps = further
     unknown = error > SHARE * A.xp.abs(value)
