@@ -247,9 +247,10 @@ def _about(found: Estimate, expected: int, value: Array) -> Estimate:
 def _times(found: Estimate, scale: Array) -> Estimate:
     """The estimate, multiplied; 0 where the scale is, whatever its error."""
     xp, parts, samples = namespace(scale), found.kept, found.samples
+    factor = xp.where(scale == 0, xp.ones_like(scale), scale)
 
     def times(x: Array) -> Array:
-        return xp.where(scale == 0, xp.zeros_like(x), x * scale)
+        return xp.where(scale == 0, xp.zeros_like(x), x * factor)
 
     return replace(
         found,
