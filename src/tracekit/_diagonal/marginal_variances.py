@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .._arrays import Probes, Rng, abs2, is_complex, real
+from .._arrays import Probes, Rng, abs2, conj, is_complex, real
 from .._estimates import (
     ErrorParts,
     Estimate,
@@ -96,21 +96,22 @@ def marginal_variances(
     plan = Plan.of(Q, m, depth)
     running: list[Running] = []
     for X, K in spaces(Q, probes, Source(rng, Q), plan):
-        solved = applied(K, inv, plan.depths)
+        size = Q.xp.abs(X)
+        phase = conj(X) / Q.xp.where(size > 0, size, Q.xp.ones_like(size))
+        solved = [real(phase * Y) for Y in applied(K, inv, plan.depths)]
         before: list[Running | None] = [*running] or [None] * len(solved)
-        running = [add(x, Y, X) for x, Y in zip(before, solved, strict=True)]
+        running = [add(x, Y, size) for x, Y in zip(before, solved, strict=True)]
     correction = distributions.finite_population(probes, plan.probes, Q.shape[0])
     tie = 0.5 if distributions.few_valued(probes, complex_=is_complex(Q)) else None
     found, *shorter = (
         fitted(x, plan.num_matvecs, "marginal_variances", correction=correction, tie=tie)
         for x in running
     )
-    error, settled = depth_error([real(x.value) for x in (found, *shorter)])
+    error, settled = depth_error([x.value for x in (found, *shorter)])
     reason = f"{plan.probes} probes, depth {plan.depth}" + ("" if settled else f"; {NOT_SETTLED}")
     return finalize(
         replace(
             found,
-            value=real(found.value),
             standard_error=Q.xp.hypot(found.standard_error, error),
             converged=settled,
             reason=reason,

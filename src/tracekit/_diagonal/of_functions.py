@@ -84,23 +84,24 @@ def depth_error(found: Sequence[Array]) -> tuple[Array, bool]:
     """The error that a depth leaves in each entry, and whether it is small against the whole.
 
     From the value at that depth and at up to two lesser ones: the changes of the norm are carried
-    on geometrically, and no entry has less than its share.
+    on geometrically, and no entry has less than its share; where that is not small, nor less than
+    its value.
     """
     xp, size = namespace(found[0]), _norm(found[0])
-    changes = [xp.abs(a - b) for a, b in pairwise(found)]
-    if not changes:
+    if len(found) < 3:
         return xp.abs(found[0]) * 0 + math.inf, False
-    last, share = _norm(changes[0]), math.prod(found[0].shape) ** -0.5
-    factor = xp.ones_like(last)
-    if len(changes) > 1:
-        before = _norm(changes[1])
-        ratio = last / xp.where(before > 0, before, xp.ones_like(before))
-        slow = xp.clip(ratio, 0.0, SLOWEST)
-        factor = xp.where(ratio < 1, SAFETY * slow / (1 - slow), xp.full_like(ratio, math.inf))
+    changes = [xp.abs(a - b) for a, b in pairwise(found)]
+    last, before = (_norm(x) for x in changes)
+    ratio = last / xp.where(before > 0, before, xp.ones_like(before))
+    slow = xp.clip(ratio, 0.0, SLOWEST)
+    factor = xp.where(ratio < 1, SAFETY * slow / (1 - slow), xp.full_like(ratio, math.inf))
     rounding = last <= ROUNDING * eps_of(last) * size
     factor = xp.where(rounding, xp.ones_like(factor), factor)
-    settled = is_traced(size) or bool(factor * last <= SHARE * size)
-    return xp.maximum(changes[0], last * share) * factor, settled
+    share = math.prod(found[0].shape) ** -0.5
+    error = xp.maximum(changes[0], last * share) * factor
+    if is_traced(size) or bool(factor * last <= SHARE * size):
+        return error, True
+    return xp.hypot(error, xp.maximum(xp.abs(found[0]), size * share)), False
 
 
 def eigenpairs(A: LinearOperator) -> tuple[Array, Array]:
