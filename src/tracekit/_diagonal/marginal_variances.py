@@ -66,11 +66,10 @@ def marginal_variances(
     Notes
     -----
     :math:`\sum_k \bar\omega_k \circ Q^{-1} \omega_k / \sum_k |\omega_k|^2`: for signs the variance
-    of entry i is :math:`2 \sum_{j \ne i} |\Sigma_{ij}|^2 / m` at most, half of that for the real
-    part of complex ones, of m probes and :math:`\Sigma = Q^{-1}`. Solves are by Lanczos, of all
-    probes at once. Memory for `depth` + 2 columns a probe, as many at a time as fit in 128 MB.
-    Where a sparse Cholesky factor of Q fits in memory, recursions on its entries are exact and
-    cheaper.
+    of entry i is :math:`\sum_{j \ne i} |\Sigma_{ij}|^2 / m`, half of that where Q is complex, of m
+    probes and :math:`\Sigma = Q^{-1}`. Solves are by Lanczos, of all probes at once. Memory for
+    `depth` + 2 columns a probe, as many at a time as fit in 128 MB. Where a sparse Cholesky factor
+    of Q fits in memory, recursions on its entries are exact and cheaper.
 
     References
     ----------
