@@ -1,12 +1,13 @@
 """Traces of functions of matrices."""
 
+from .argmin import argmin
 from .density import spectral_density
 from .logdet import logdet
 from .merge import merge
 from .named import effective_dimension, estrada_index, trace_inverse
 from .schatten import entropy_rank, nuclear_norm, schatten_norm
 from .spectral_run import SpectralRun, spectral_run
-from .statistics import argmin, gcv, reml
+from .statistics import gcv, reml
 from .thermal import Thermodynamics, expectation, thermodynamics
 from .trace_function import function_operator, trace_function
 
