@@ -69,7 +69,7 @@ def reduced_density_matrix(psi: Array, dims: tuple[int, ...], axis: int | tuple[
     --------
     >>> import numpy as np, tracekit as tk
     >>> singlet = np.array([0.0, 1.0, -1.0, 0.0])
-    >>> tk.reduced_density_matrix(singlet, (2, 2), 1).tolist()
+    >>> tk.reduced_density_matrix(singlet, (2, 2), 1).round(6).tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
     Psi = _as_matrix(psi, dims, axis)

@@ -109,8 +109,9 @@ def gcv(
     >>> K = np.exp(-50 * (x[:, None] - x) ** 2)
     >>> y = np.sin(9 * x) + np.random.default_rng(0).normal(scale=0.3, size=200)
     >>> scores = tk.gcv(K, y, [1e-4, 1e-1, 1e2], 120, rng=0)
-    >>> tk.argmin(scores)
-    (1, [1])
+    >>> best, candidates = tk.argmin(scores)
+    >>> best, best in candidates
+    (1, True)
     """
     model = _Model.of(A, y, ridges, num_matvecs, penalty, fixed)
     trace, size = _read(model, lambda r, u: r, lambda r, u: r * r, rng, depth)
@@ -187,8 +188,9 @@ def reml(
     >>> K = np.exp(-50 * (x[:, None] - x) ** 2)
     >>> y = np.sin(9 * x) + np.random.default_rng(0).normal(scale=0.3, size=200)
     >>> scores = tk.reml(K, y, [1e-4, 1e-1, 1e2], 120, fixed=np.ones((200, 1)), rng=0)
-    >>> tk.argmin(scores)
-    (1, [1])
+    >>> best, candidates = tk.argmin(scores)
+    >>> best, best in candidates
+    (1, True)
     """
     model = _Model.of(A, y, ridges, num_matvecs, penalty, fixed)
     xp, free = model.A.xp, model.A.shape[0] - model.p
