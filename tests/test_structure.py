@@ -35,7 +35,7 @@ FLOORS = {
     "tracekit": """
         _arrays
         _operators probes _estimates functions quadrature
-        _sketches testing io
+        _sketches _runs testing io
         _trace _diagonal _norm _matrix_functions _tracking
         __init__ cli
         __main__

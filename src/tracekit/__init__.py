@@ -57,6 +57,7 @@ from ._operators import (
     vstack,
     with_dims,
 )
+from ._runs import progress, resume
 from ._trace import (
     Comparison,
     compare,
@@ -67,7 +68,6 @@ from ._trace import (
     nahutchpp,
     one_sided,
     range_basis,
-    resume,
     trace,
     xnystrace,
     xtrace,
@@ -126,6 +126,7 @@ __all__ = [
     "partial_trace",
     "partial_trace_operator",
     "probes",
+    "progress",
     "quadrature",
     "range_basis",
     "reduced_density_matrix",

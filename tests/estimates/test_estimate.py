@@ -213,7 +213,7 @@ def test_estimates_of_trace_are_pickled_copied_and_resumed() -> None:
         estimate = tk.trace(products_of(lib), rng=own_generator(lib), rtol=9.0)
         again = pickle.loads(pickle.dumps(estimate))
         assert again.to_dict() == estimate.to_dict()
-        drawn, expected = (lib.numpy(e.kept.source.signs((70, 2))) for e in (again, estimate))
+        drawn, expected = (lib.numpy(e.paused.source.signs((70, 2))) for e in (again, estimate))
         np.testing.assert_array_equal(drawn, expected)
 
 

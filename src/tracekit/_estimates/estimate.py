@@ -56,38 +56,37 @@ class Estimate:
         Real; of the same shape as `value`. Infinite where one probe was spent, 0 where the value
         is exact.
     num_matvecs : int
-        Products spent: columns that went through the operator, or through its factor where it was
-        made by `gram`.
+        Columns that went through the operator, or its factor where it was made by `gram`.
     method : str, optional
         The estimator.
     samples : array or None, optional
-        What was averaged, along the last axis. None where the value is exact.
+        What was averaged, along the last axis.
     converged : bool, optional
         Whether the tolerance that was asked for is met; True where none was.
     dof : int, optional
-        Degrees of freedom of the standard error; 0 where the value is exact.
+        Degrees of freedom of the standard error; 0 if exact.
     reason : str, optional
-        Why this method was chosen, where it was chosen for the caller.
+        Why this method was chosen, and what ended the run.
     skewness : array or None
-        Of independent samples; makes the interval of skewed ones asymmetric. None elsewhere.
+        Of independent samples; makes the interval of skewed ones asymmetric.
     slope : array or None, optional
         Of a trace of f(A), the derivative by the scale of A, :math:`\mathrm{tr}\, A f'(A)`: what
         the value changes by, relative to the change of A. None elsewhere, and under `jax.jit`.
     slope_error : array or None, optional
-        Its standard error.
+        Its error.
     kept : record or None, optional
-        What else the products tell: the parts of the error (`trace_function`), the Gram matrix of
-        the probes (`one_sided`), or the run that `resume` goes on with (`trace`).
+        What else the products tell: the parts of the error (`trace_function`), or the Gram matrix
+        of the probes (`one_sided`).
+    paused : record or None, optional
+        The run that `resume` goes on with, where there is one.
     origin : dict or None, optional
         What `merge` tells runs apart by: digests of the seeds or generators that drew the probes,
         where they are known, and what was asked of which shape. None under `jax.jit`.
 
     Notes
     -----
-    Every parameter is an attribute. Estimators make estimates; you only read them: ``float(e)``,
-    ``complex(e)``, ``e.value``, ``e.confidence_interval()``. An estimate passes through `jax.jit`
-    and `jax.vmap` as a pytree. The standard error is an estimate itself, a rough one where few
-    probes were spent.
+    Every parameter is an attribute. An estimate passes through `jax.jit` and `jax.vmap` as a
+    pytree. Standard errors of few probes are rough.
 
     Examples
     --------
@@ -111,6 +110,7 @@ class Estimate:
     slope: Array | None = field(default=None, metadata=_LEAF)
     slope_error: Array | None = field(default=None, metadata=_LEAF)
     kept: Any = field(default=None, metadata=_LEFT_OUT)
+    paused: Any = field(default=None, metadata=_LEFT_OUT)
     origin: dict[str, Any] | None = field(default=None, metadata=_LEFT_OUT)
 
     def __post_init__(self) -> None:

@@ -161,6 +161,7 @@ def _finished(found: Estimate, estimates: Sequence[Estimate], weight: float = 0)
     origin |= {"weight": weight} if weight else {}
     return replace(
         found,
+        paused=None,
         standard_error=error,
         kept=kept,
         converged=first.converged,

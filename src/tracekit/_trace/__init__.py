@@ -1,6 +1,6 @@
 """Estimators of the trace."""
 
-from .auto import resume, trace
+from .auto import trace
 from .comparison import BUDGETS, METHODS, Comparison, applicable_methods, checked_budgets, compare
 from .exact import exact_trace
 from .hutchinson import hutchinson
@@ -22,7 +22,6 @@ __all__ = [
     "nahutchpp",
     "one_sided",
     "range_basis",
-    "resume",
     "trace",
     "xnystrace",
     "xtrace",

@@ -32,10 +32,11 @@ from .._estimates import (
     t_quantile,
 )
 from .._operators import blocks, columns_at_once
+from .._runs import FIRST, half_width
 from .._sketches import NystromSketch, sketch_of_products
 from ..probes import Source, distributions
-from .spending import FIRST, exact_part, half_width
 from .state import GROWTH, Request, Sketch, State
+from .sums import exact_part
 
 GAIN = 4.0  # sketching pays where it lowers the variance of a probe by more than this
 PAYS = 1.15  # and is left alone where it lowers it by less, for it takes a product of each four

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .._arrays import Rng, namespace
+from .._arrays import Rng
 from .._estimates import (
     Estimate,
-    NotFiniteError,
     checked_budget,
     checked_tolerance,
     exact,
@@ -20,6 +20,7 @@ from .._estimates import (
     with_origin,
 )
 from .._operators import exact_trace_cost, square
+from .._runs import FIRST, Callback, Paused, ended_by, resumable, within
 from .._sketches import FactorSketch, NystromSketch, RangeSketch
 from ..probes import Source
 from .adaptive import (
@@ -33,14 +34,16 @@ from .adaptive import (
     next_step,
 )
 from .hutchinson import hutchinson
-from .spending import FIRST, exact_trace_of, within
-from .state import Callback, Paused, Request, Sketch, State, saved, write
+from .state import Request, Sketch, State, saved, write
+from .sums import exact_trace_of
 
+log = logging.getLogger("tracekit")
 SMALL = 64  # up to this dimension the exact trace costs no more than a few looks
 
 
 @former_name("max_matvecs", "num_matvecs")
 @with_origin
+@resumable()
 def trace(
     A: Any,
     *,
@@ -86,14 +89,14 @@ def trace(
     Estimate
         ``converged`` tells whether the tolerance is met, ``method`` and ``reason`` what was chosen
         and why. `resume` spends more products on it, after it was pickled or copied too (unless a
-        CuPy generator drew for it: that cannot be pickled). Ctrl-C ends the run with what was paid
-        for, if that is enough for an estimate; so do memory that runs out and products that raise,
-        with a RuntimeWarning that names the error.
+        CuPy generator drew for it: that cannot be pickled).
 
     Raises
     ------
     NotFiniteError
-        If A returns NaN or infinity; it carries the estimate before that.
+        If A returns NaN or infinity. It carries what was paid for as its attribute `estimate`, if
+        that is enough for one; so do KeyboardInterrupt (Ctrl-C), memory that runs out, and whatever
+        products raise. `resume` goes on from it.
     ValueError, TypeError
         If A is not square, an argument is unusable, or the products show that a hint is wrong.
 
@@ -130,6 +133,8 @@ def trace(
     """
     request = _request(A, rtol, atol, num_matvecs, psd, hermitian, callback, checkpoint)
     A = request.A
+    if isinstance(rng, Paused):
+        return _run(request, rng.source, _gone_on(request, rng))
     if A.exact is not None and "entries" in A.exact:
         found = exact(A.exact["entries"](), 0, "sum_of_diagonal")
         return finalize(replace(found, reason="the matrix is given: its diagonal is summed"), A)
@@ -150,77 +155,17 @@ def trace(
     return _run(request, source, saved(request, source))
 
 
-@former_name("max_matvecs", "num_matvecs")
-def resume(
-    A: Any,
-    estimate: Estimate,
-    *,
-    rtol: float = 1e-2,
-    atol: float = 0.0,
-    num_matvecs: int | None = None,
-    callback: Callback | None = None,
-    checkpoint: str | Path | None = None,
-) -> Estimate:
-    """Spend more products on an estimate of `trace`, repeating none.
-
-    Parameters
-    ----------
-    A : LinearOperator or anything that `as_operator` reads
-        The operator of the estimate.
-    estimate : Estimate
-        What `trace` or `resume` returned, converged or not.
-    rtol, atol : float, optional
-        As for `trace`.
-    num_matvecs : int, optional
-        Products to spend at the most, those of `estimate` included.
-    callback : callable, optional
-        As for `trace`.
-    checkpoint : path, optional
-        As for `trace`.
-
-    Returns
-    -------
-    Estimate
-        To the new tolerance. A run that began with plain probes, for a rough tolerance, may end
-        elsewhere, and after more products, than one that had the fine tolerance from the start.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As for `trace`, and if `estimate` cannot be continued.
-
-    Examples
-    --------
-    >>> import numpy as np, tracekit as tk
-    >>> M = tk.testing.known_spectrum(np.arange(1.0, 1001.0) ** -2)
-    >>> A = tk.LinearOperator(M.shape, lambda X: M @ X)
-    >>> rough = tk.trace(A, rtol=0.1, rng=0)
-    >>> fine = tk.resume(A, rough, rtol=1e-3)
-    >>> rough.num_matvecs < fine.num_matvecs
-    True
-    """
-    kept = getattr(estimate, "kept", None)
-    if kept is None and getattr(estimate, "standard_error", None) == 0:
-        return estimate  # exact
-    if not isinstance(kept, Paused):
-        raise ValueError(
-            f"{estimate!r} keeps no products to go on from; pass an estimate of trace or resume "
-            "that used 8 products or more"
-        )
-    state, source, kind = kept.state, kept.source, kept.kind
-    psd = True if kind is NystromSketch else None
-    request = _request(A, rtol, atol, num_matvecs, psd, None, callback, checkpoint)
-    Omega, op = state.Omega, request.A
-    here = (op.shape[0], op.xp, op.dtype, request.kind)
-    if (Omega.shape[0], namespace(Omega), Omega.dtype, kind) != here:
+def _gone_on(request: Request, paused: Paused) -> State:
+    """The state of a run that goes on, if it is of such an operator."""
+    state, kind = paused.read(request.A)
+    if kind is not request.kind:
         made = "made by gram" if kind is FactorSketch else "not made by gram"
         raise ValueError(
-            f"the estimate is of an operator of dimension {Omega.shape[0]} and dtype {Omega.dtype} "
-            f"of {namespace(Omega).__name__}, {made}, and this one is {op!r}; pass the "
+            f"the estimate is of an operator {made}, and this one is {request.A!r}; pass the "
             "operator it came from"
         )
-    source.restore(state.draws)
-    return replace(_run(request, source, state), origin=estimate.origin)
+    found: State = state
+    return found
 
 
 def _request(
@@ -231,7 +176,7 @@ def _request(
     psd: bool | None,
     hermitian: bool | None,
     callback: Callback | None,
-    checkpoint: str | Path | None,
+    checkpoint: Any,
 ) -> Request:
     checked_tolerance(rtol, atol)
     operator = square(A)
@@ -242,11 +187,7 @@ def _request(
     if psd and hermitian is False:
         raise ValueError("psd=True with hermitian=False is a contradiction; leave out one of them")
     limit = math.inf if num_matvecs is None else checked_budget(num_matvecs, "num_matvecs")
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and not path.parent.is_dir():
-        raise ValueError(
-            f"checkpoint {str(path)!r} is in a folder that does not exist; make it first"
-        )
+    path = None if checkpoint is None else checkpoint.path
     if operator.factor is not None:
         kind: type[Sketch] = FactorSketch
     else:
@@ -266,14 +207,13 @@ def _run(request: Request, source: Source, state: State) -> Estimate:
             if state.Omega is not None:
                 if check is None or state.columns == 0:
                     check = attempted(evaluate, request, state)
-                kept = Paused(state, source, request.kind)
-                estimate = replace(check.estimate, num_matvecs=state.spent, kept=kept)
-                check = check._replace(estimate=estimate)
-                told = request.callback is not None and request.callback(estimate)
-                if estimate.converged:
-                    return estimate
+                check = check._replace(estimate=_kept(request, check.estimate, state, source))
+                log.info("%s", check.estimate)
+                told = request.callback is not None and request.callback(check.estimate)
+                if check.estimate.converged:
+                    return check.estimate
                 if told:
-                    return _ended(estimate, "ended by the callback")
+                    return _ended(check.estimate, "ended by the callback")
             step = next_step(request, state, check)
             if check is not None and step.kind == "end":
                 spent_all = request.rtol == request.atol == 0
@@ -281,17 +221,16 @@ def _run(request: Request, source: Source, state: State) -> Estimate:
             state = attempted(_stepped, request, state, source, step, check)
             if request.checkpoint is not None:
                 write(request, state, source)
-    except KeyboardInterrupt:
-        if check is None:
-            raise
-        return _ended(check.estimate, "ended by Ctrl-C")
-    except NotFiniteError as error:
-        raise NotFiniteError(str(error), check and check.estimate) from None
     except ProductError as failed:
         cause = failed.__cause__ or failed
-        if check is None:
-            raise cause from cause.__cause__
-        return _failed(check.estimate, cause)
+        _lose_nothing(cause, request, state, source, check)
+        raise cause from cause.__cause__
+    except BaseException as error:
+        _lose_nothing(error, request, state, source, check)
+        raise
+    finally:
+        if close := getattr(request.callback, "close", None):
+            close()
 
 
 def _stepped(
@@ -302,16 +241,22 @@ def _stepped(
     return extend(request, state, source, step, math.inf if check is None else check.gain)
 
 
-def _failed(estimate: Estimate, error: BaseException) -> Estimate:
-    """The estimate before an error that ended the run, with a warning."""
-    kind, told = type(error).__name__, str(error).partition("\n")[0]
-    how = f"ended by {kind}" + (f" ({told})" if told else "")
-    warnings.warn(
-        f"trace returns what {estimate.num_matvecs} products gave; it was {how}",
-        RuntimeWarning,
-        stacklevel=4,
-    )
-    return _ended(estimate, how)
+def _kept(request: Request, estimate: Estimate, state: State, source: Source) -> Estimate:
+    """The estimate, with the run that it is of."""
+    paused = Paused.of((state, request.kind), source, (request.A,), state.spent, state.draws)
+    return replace(estimate, num_matvecs=state.spent, paused=paused)
+
+
+def _lose_nothing(
+    error: BaseException, request: Request, state: State, source: Source, check: Check | None
+) -> None:
+    """Give an error the estimate by all that was paid for."""
+    with suppress(Exception):
+        if state.Omega is not None and (check is None or check.estimate.num_matvecs < state.spent):
+            check = check if state.columns else evaluate(request, state)
+        if check is not None:
+            found = _kept(request, check.estimate, state, source)
+            error.estimate = _ended(found, ended_by(error))  # type: ignore[attr-defined]
 
 
 def _ended(estimate: Estimate, how: str) -> Estimate:

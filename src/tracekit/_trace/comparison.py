@@ -19,7 +19,7 @@ from ..probes import distributions
 from .hutchinson import hutchinson
 from .hutchpp import hutchpp, nahutchpp
 from .one_sided import one_sided
-from .spending import exact_trace_of
+from .sums import exact_trace_of
 from .xtrace import xnystrace, xtrace
 
 BUDGETS = 10, 20, 40, 80, 160

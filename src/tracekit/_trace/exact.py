@@ -6,7 +6,7 @@ from typing import Any
 
 from .._estimates import Estimate, former_name
 from .._operators import in_blocks, square
-from .spending import exact_trace_of
+from .sums import exact_trace_of
 
 
 @former_name("block_size", "chunk_size")

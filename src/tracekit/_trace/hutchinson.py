@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, is_complex
@@ -13,21 +15,25 @@ from .._estimates import (
     mean,
     with_origin,
 )
-from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms
+from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms, square
+from .._runs import Callback, Run, resumable
 from ..probes import distributions
-from .spending import Run
+from .sums import exact_trace_of
 
 
 @former_name("block_size", "chunk_size")
 @with_origin
+@resumable()
 def hutchinson(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
     rtol: float = 0.0,
     atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
     chunk_size: int | None = None,
 ) -> Estimate:
     r"""Girard-Hutchinson estimate of the trace: the mean of :math:`\omega^H A \omega`.
@@ -36,16 +42,23 @@ def hutchinson(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Square, of dimension n; real or complex, symmetric or not.
-    num_matvecs : int
-        Products to spend, at least 1. From n on the trace is exact, with n products.
+    num_matvecs : int, optional
+        Products to spend, at least 1; with a tolerance, at the most, and none is needed. From n on
+        the trace is exact, with n products.
     rng : None, int, or generator, optional
         An int or NumPy generator draws the same probes in every library; a torch.Generator, JAX key
         or CuPy generator draws on the device.
     probes : callable, optional
         A distribution of `tracekit.probes`, or any function ``(source, n, m) -> (n, m)``.
     rtol, atol : float, optional
-        If one is positive: look after 8, 16, 32, ... products, and stop when the 95 % interval is
-        within ``atol + rtol |value|``.
+        If one is positive: look after 8, 16, 32, ... probes, and stop when the 95 % interval is
+        within ``atol + rtol |value|``, at a level that allows for all looks together.
+    callback : callable, optional
+        Called with the `Estimate` of each look, such as `progress`; the run ends if it returns
+        True.
+    checkpoint : path, optional
+        An .npz file, replaced after each step; the same call goes on from it and ends with the
+        same result, bit for bit. The file does not know the operator: pass the same one.
     chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
 
@@ -63,7 +76,10 @@ def hutchinson(
     ------
     ValueError, TypeError
         If A is not square, the budget is no positive int, or A returns something unusable;
-        NotFiniteError if that is NaN or infinity.
+        NotFiniteError if that is NaN or infinity. With a tolerance, a callback or a checkpoint, the
+        attribute `estimate` of whatever ends a run, Ctrl-C and errors of the operator too, has what
+        was paid for, all but the step of a fifth of it that was under way; `resume` goes on from
+        it.
 
     Notes
     -----
@@ -84,29 +100,36 @@ def hutchinson(
     >>> estimate.num_matvecs
     20
     """
-    return girard_hutchinson(Run.of(A, num_matvecs, rng, rtol, atol, chunk_size), probes)
+    run = Run.of(
+        square(A), num_matvecs, rng, rtol, atol, callback, checkpoint, chunk_size=chunk_size
+    )
+    return girard_hutchinson(run, probes)
 
 
 def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
     """The mean of quadratic forms, for a call that is checked."""
     A, n = run.A, run.A.shape[0]
-    take = distributions.stream(probes, run.source, n, min(run.budget, exact_trace_cost(A)))
+    cost = exact_trace_cost(A)
+    take = run.stream(probes, min(run.budget, cost))
     forms, size = quadratic_forms(A), columns_at_once(A)
     ties = distributions.few_valued(probes, complex_=is_complex(A))
 
-    def step(before: Array | None, k: int) -> tuple[Array, Estimate]:
+    def extend(before: Array | None, k: int) -> Array:
         parts = [] if before is None else [before]
         for width in blocks(k, k if probes is distributions.orthogonal else size):
             parts.append(forms(take(width)))
-        samples = A.xp.concat(parts, axis=1)
+        return A.xp.concat(parts, axis=1)
+
+    def read(samples: Array) -> Estimate:
         spent = samples.shape[1]
         correction = distributions.finite_population(probes, spent, n)
         estimate = mean(samples[0, :], spent, "hutchinson", correction=correction)
         if ties:
             estimate = beyond_chance(estimate, weighted_forms(samples), correction=correction)
-        return samples, finalize(estimate, A, columns=samples[0, :])
+        return finalize(estimate, A, columns=samples[0, :])
 
-    return run.spend(step)
+    found: Estimate = run.spend(extend, read, cost=cost, exact=partial(exact_trace_of, A))
+    return found
 
 
 def weighted_forms(forms: Array) -> Array | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from .._arrays import (
     Array,
@@ -48,18 +49,24 @@ from .._operators import (
     matvecs_per_column,
     split,
 )
+from .._runs import Callback, Run, resumable
 from ..probes import Source, distributions
 
 
 @former_name("block_size", "chunk_size")
 @with_origin
+@resumable()
 def one_sided(
     L: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.orthogonal,
     basis: Array | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
     chunk_size: int | None = None,
 ) -> Estimate:
     r"""The trace of :math:`L L^H`, the squared norm of L, from products with :math:`L^H` alone.
@@ -69,7 +76,7 @@ def one_sided(
     L : LinearOperator or anything that `as_operator` reads
         Of shape (n, P), with a product with its adjoint (``rmatmat``); pass ``L.H`` to use products
         with L alone.
-    num_matvecs : int
+    num_matvecs : int, optional
         Columns through ``L^H``, at least 1. From n on the result is exact.
     rng : None, int, or generator, optional
         As for `hutchinson`.
@@ -82,6 +89,12 @@ def one_sided(
         is computed exactly with k products, only the rest is estimated. Unbiased whatever they are;
         the better they span the leading left singular vectors of L, the smaller the error.
         `range_basis` and `difference_basis` make them.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
     chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given.
 
@@ -117,15 +130,17 @@ def one_sided(
     True
     """
     L = as_operator(L)
-    cost = matvecs_per_column(L)
-    m = checked_budget(num_matvecs) // cost
-    if m < 1:
+    each, size = matvecs_per_column(L), columns_at_once(L, chunk_size)
+    run = Run.of(L, num_matvecs, rng, rtol, atol, callback, checkpoint)
+    if run.is_short(each, least=1):
         raise ValueError(
-            f"`num_matvecs` must be at least {cost} where L was made by gram, got {num_matvecs}; "
+            f"`num_matvecs` must be at least {each} where L was made by gram, got {num_matvecs}; "
             "pass more"
         )
-    found = _one_sided(L, m, Source(rng, L), probes, basis, columns_at_once(L, chunk_size))
-    return replace(found, num_matvecs=cost * found.num_matvecs)
+    if basis is None:
+        return _plain(run, probes, size, each)
+    most = run.budget // each if math.isfinite(run.budget) else L.shape[0]
+    return _informed(run, in_blocks(gram(L), size), _orthonormal_basis(L, basis, int(most)), probes)
 
 
 def range_basis(Y: Array) -> Array:
@@ -219,53 +234,81 @@ def difference_basis(
     return range_basis(xp.stack(moved, axis=1))
 
 
-def _one_sided(
-    L: LinearOperator, m: int, source: Source, probes: Probes, basis: Array | None, size: int
-) -> Estimate:
-    """The trace from m columns through the adjoint."""
-    n, L_H = L.shape[0], L.H
-    if basis is not None:
-        A = in_blocks(gram(L), size)
-        return _informed(A, m, _orthonormal_basis(L, basis, m), probes, source)
-    if m >= n:
-        parts = [L.xp.sum(colnorm2(G)) for _, G in each_column(L_H)]
-        return finalize(exact(sum(parts[1:], parts[0]), n, "one_sided"), L)
-    take, samples, G = distributions.stream(probes, source, n, m), [], None
-    for width in blocks(m, m if probes is distributions.orthogonal else size):
-        for part in split(take(width), size):
-            G = L_H.matmat(part)
-            samples.append(colnorm2(G))
-    estimate = mean(
-        L.xp.concat(samples),
-        m,
-        "one_sided",
-        correction=distributions.finite_population(probes, m, n),
-    )
-    if distributions.few_valued(probes, complex_=is_complex(L)):
+class Norms(NamedTuple):
+    """Squared norms of ``L^H V``, column by column, and the Gram matrix where V is one block."""
+
+    samples: Array
+    gram: Array | None
+
+
+def _plain(run: Run, probes: Probes, size: int, each: int) -> Estimate:
+    """The trace from columns through the adjoint, each of which counts `each` products."""
+    L, n = run.A, run.A.shape[0]
+    take = run.stream(probes, min(run.budget // each, n))
+    few = distributions.few_valued(probes, complex_=is_complex(L))
+
+    def extend(before: Norms | None, k: int) -> Norms:
+        parts, G = [] if before is None else [before.samples], None
+        for width in blocks(k, k if probes is distributions.orthogonal else size):
+            for part in split(take(width), size):
+                G = L.H.matmat(part)
+                parts.append(colnorm2(G))
+        return Norms(L.xp.concat(parts), inner(G, G) if len(parts) == 1 else None)
+
+    def read(state: Norms) -> Estimate:
+        m = state.samples.shape[0]
         correction = distributions.finite_population(probes, m, n)
-        estimate = beyond_chance(estimate, correction=correction, rest=estimate.samples)
-    kept = ProbeGram(inner(G, G)) if len(samples) == 1 else None
-    return replace(finalize(estimate, L, columns=estimate.samples), kept=kept)
+        estimate = mean(state.samples, each * m, "one_sided", correction=correction)
+        if few:
+            estimate = beyond_chance(estimate, correction=correction, rest=estimate.samples)
+        kept = None if state.gram is None else ProbeGram(state.gram)
+        return replace(finalize(estimate, L, columns=estimate.samples), kept=kept)
+
+    def whole() -> Estimate:
+        parts = [L.xp.sum(colnorm2(G)) for _, G in each_column(L.H)]
+        return finalize(exact(sum(parts[1:], parts[0]), each * n, "one_sided"), L)
+
+    found: Estimate = run.spend(extend, read, each, cost=each * n, exact=whole)
+    return found
 
 
-def _informed(A: LinearOperator, m: int, Q: Array, probes: Probes, source: Source) -> Estimate:
-    """Exact on the span of Q, one-sided on its complement."""
-    n, k = Q.shape
-    on_span = A.xp.sum(A.quad(Q))  # type: ignore[misc]
-    s = min(m - k, n - k)
-    U = distributions.draw(probes, source, n, s)
-    for _ in range(2):
-        U = U - Q @ inner(Q, U)
-    if probes is distributions.orthogonal:  # orthonormal in the complement: Haar there
-        U = householder_qr(U)[0] * math.sqrt(n - k)
-        correction = distributions.finite_population(probes, s, n - k)
-    else:
-        correction = 1.0
-    rest = A.quad(U)  # type: ignore[misc]
-    estimate = mean(on_span + rest, k + s, "one_sided", correction=correction)
-    if distributions.few_valued(probes, complex_=is_complex(A)):
-        estimate = beyond_chance(estimate, correction=correction, rest=rest)
-    return finalize(estimate, A)
+class Beside(NamedTuple):
+    """The trace on a basis, and forms of probes beside it, in blocks of these sizes."""
+
+    on_span: Array
+    rest: Array
+    blocks: list[int]
+
+
+def _informed(run: Run, A: LinearOperator, Q: Array, probes: Probes) -> Estimate:
+    """Exact on the span of Q, one-sided on its complement; A is L L^H."""
+    (n, k), each = Q.shape, matvecs_per_column(run.A)
+    run.budget = min(run.budget, each * n) - each * k
+
+    def extend(before: Beside | None, s: int) -> Beside:
+        U = distributions.draw(probes, run.source, n, s)
+        for _ in range(2):
+            U = U - Q @ inner(Q, U)
+        if probes is distributions.orthogonal:  # orthonormal in the complement: Haar there
+            U = householder_qr(U)[0] * math.sqrt(n - k)
+        rest = A.quad(U)  # type: ignore[misc]
+        if before is None:
+            return Beside(A.xp.sum(A.quad(Q)), rest, [s])  # type: ignore[misc]
+        return Beside(before.on_span, A.xp.concat([before.rest, rest]), [*before.blocks, s])
+
+    def read(state: Beside) -> Estimate:
+        correction, spent = 1.0, each * (k + sum(state.blocks))
+        if probes is distributions.orthogonal:  # blocks that are independent of one another
+            share = sum(s * s for s in state.blocks) / sum(state.blocks)
+            correction = math.sqrt(max(1 - share / (n - k), 0.0))
+        forms = state.on_span + state.rest
+        estimate = mean(forms, spent, "one_sided", correction=correction)
+        if distributions.few_valued(probes, complex_=is_complex(A)):
+            estimate = beyond_chance(estimate, correction=correction, rest=state.rest)
+        return finalize(estimate, A)
+
+    found: Estimate = run.spend(extend, read, each)
+    return found
 
 
 def _orthonormal_basis(L: LinearOperator, basis: Array, m: int) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ from typing import Any
 from .._arrays import Array, is_complex, to_number
 from .._estimates import Estimate, files
 from .._operators import LinearOperator
+from .._runs import FIRST, Callback
 from .._sketches import NystromSketch, RangeSketch
 from ..probes import Source
-from .spending import FIRST
 
 GROWTH = 0.5  # products of a step, relative to those spent before
 HELD = 2**29  # bytes of probes, products and sketch that are held; working on them takes as much
 
-Callback = Callable[[Estimate], Any]
 Sketch = RangeSketch | NystromSketch
 
 
@@ -86,15 +84,6 @@ class State:
     def sketched(self) -> int:
         """Probes that are sketched, which are the first."""
         return 0 if self.sketch is None else self.sketch.num_probes
-
-
-@dataclass(frozen=True)
-class Paused:
-    """A run that can go on: its state, where its probes come from, and how A is sketched."""
-
-    state: State
-    source: Source
-    kind: type[Sketch]
 
 
 _ARRAYS = ("Omega", "Y", "scale", "plain", "tested", "total")

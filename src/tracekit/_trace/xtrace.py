@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .._arrays import Array, Probes, Rng
@@ -13,7 +14,8 @@ from .._estimates import (
     with_method,
     with_origin,
 )
-from .._operators import matvecs_per_column
+from .._operators import exact_trace_cost, matvecs_per_column, square
+from .._runs import Callback, Run, resumable
 from .._sketches import (
     FactorSketch,
     NystromSketch,
@@ -25,19 +27,22 @@ from .._sketches import (
 )
 from ..probes import distributions
 from .hutchinson import girard_hutchinson
-from .spending import Run
+from .sums import exact_trace_of
 
 
 @former_name("block_size", "chunk_size")
 @with_origin
+@resumable()
 def xtrace(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.sphere,
     rtol: float = 0.0,
     atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
     chunk_size: int | None = None,
 ) -> Estimate:
     """XTrace estimate of the trace: every probe sketches the range and tests that of the others.
@@ -46,7 +51,7 @@ def xtrace(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Square, of dimension n; real or complex, symmetric or not.
-    num_matvecs : int
+    num_matvecs : int, optional
         Products m to spend: ``m // 2`` probes, two products each, an odd one is left unspent
         (``m // 4`` probes if A was made by `gram`). Below 3 probes there is nothing to leave out:
         `hutchinson` is used. From n on the trace is exact.
@@ -58,6 +63,10 @@ def xtrace(
         estimate.
     rtol, atol : float, optional
         As for `hutchinson`; the probes are kept and added to, no product is spent twice.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`; it holds the sketch.
     chunk_size : int, optional
         Columns in a block of products; all at once if not given.
 
@@ -90,21 +99,26 @@ def xtrace(
     >>> bool(abs(estimate.value - np.trace(A)) < 0.01)
     True
     """
-    run = Run.of(A, num_matvecs, rng, rtol, atol, chunk_size)
+    run = Run.of(
+        square(A), num_matvecs, rng, rtol, atol, callback, checkpoint, chunk_size=chunk_size
+    )
     extend = partial(range_sketch, run.A)
     return _leave_one_out(run, RangeSketch, extend, 2 * matvecs_per_column(run.A), probes)
 
 
 @former_name("block_size", "chunk_size")
 @with_origin
+@resumable()
 def xnystrace(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.sphere,
     rtol: float = 0.0,
     atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
     chunk_size: int | None = None,
 ) -> Estimate:
     """XNysTrace estimate of the trace of a positive semidefinite operator, one product a probe.
@@ -113,7 +127,7 @@ def xnystrace(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Hermitian positive semidefinite, of dimension n.
-    num_matvecs : int
+    num_matvecs : int, optional
         Products m to spend: m probes (``m // 2`` if A was made by `gram`). Below 3 probes there is
         nothing to leave out: `hutchinson` is used. From n on the trace is exact.
     rng : None, int, or generator, optional
@@ -121,6 +135,10 @@ def xnystrace(
     probes : callable, optional
         As for `xtrace`, but `probes.orthogonal` will do as well.
     rtol, atol : float, optional
+        As for `xtrace`.
+    callback : callable, optional
+        As for `xtrace`.
+    checkpoint : path, optional
         As for `xtrace`.
     chunk_size : int, optional
         As for `xtrace`.
@@ -154,7 +172,9 @@ def xnystrace(
     >>> bool(abs(estimate.value - np.trace(A)) < 1e-6)
     True
     """
-    run = Run.of(A, num_matvecs, rng, rtol, atol, chunk_size)
+    run = Run.of(
+        square(A), num_matvecs, rng, rtol, atol, callback, checkpoint, chunk_size=chunk_size
+    )
     L = run.A.factor
     if L is None:
         return _leave_one_out(run, NystromSketch, partial(nystrom_sketch, run.A), 1, probes)
@@ -174,15 +194,18 @@ def _leave_one_out(
     probes: Probes,
 ) -> Estimate:
     """The mean of leave-one-out samples of a sketch, which ``extend(Omega, sketch)`` makes."""
-    if run.is_short(per_probe):
+    cost = exact_trace_cost(run.A)
+    if run.is_short(per_probe, cost):
         return with_method(girard_hutchinson(run, probes), kind.method)
     resphere = _resphered(probes, joint=kind.semidefinite)
 
-    def step(sketch: Any, count: int) -> tuple[Any, Estimate]:
-        sketch = extend(run.draw(probes, count), sketch)
+    def grow(sketch: Any, count: int) -> Any:
+        return extend(run.draw(probes, count), sketch)
+
+    def read(sketch: Any) -> Estimate:
         samples, left_out = sketch.samples(resphere=resphere)
         spent = per_probe * sketch.num_probes
-        return sketch, leave_one_out_estimate(
+        return leave_one_out_estimate(
             samples,
             left_out,
             sketch.unit,
@@ -192,7 +215,9 @@ def _leave_one_out(
             semidefinite=kind.semidefinite,
         )
 
-    return run.spend(step, per_probe)
+    exact = partial(exact_trace_of, run.A)
+    found: Estimate = run.spend(grow, read, per_probe, cost=cost, exact=exact)
+    return found
 
 
 def _resphered(probes: Probes, *, joint: bool) -> bool:

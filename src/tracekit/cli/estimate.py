@@ -8,7 +8,7 @@ import math
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -229,26 +229,23 @@ def _run_to_its_end(
     total = budget if asked else min(budget or (n if auto else NUM_MATVECS), n)
     progress = Progress(total, at_most=asked, level=arguments.level)
     failure: BaseException | None = None
-    told: Sequence[warnings.WarningMessage] = ()
     try:
-        with progress, np.errstate(all="ignore"), warnings.catch_warnings(record=True) as told:
+        with progress, np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", "trace returns what", RuntimeWarning)
             result = _estimate(watched(A, progress), arguments, seed, progress)
     except NotFiniteError as error:
         paid = progress.latest if error.estimate is None else error.estimate
         if paid is None:
             raise
         result, failure = _ended(paid, "by products that are not finite"), error
-    except (KeyboardInterrupt, MemoryError, OSError) as error:
-        if progress.latest is None:
+    except BaseException as error:
+        paid = getattr(error, "estimate", None)
+        if paid is None and isinstance(error, KeyboardInterrupt | MemoryError | OSError):
+            paid = progress.latest
+        if paid is None:
             raise
         how = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else type(error).__name__
-        result, failure = _ended(progress.latest, f"by {how}"), error
-    if result.reason.endswith("ended by Ctrl-C"):  # trace returns the results so far
-        failure = KeyboardInterrupt()
-    elif failure is None and told:
-        failure = ArithmeticError(str(told[-1].message))
+        result, failure = _ended(paid, f"by {how}"), error
     path = arguments.checkpoint
     if isinstance(failure, KeyboardInterrupt) and path is not None and path.exists():
         failure = KeyboardInterrupt(f"the same command goes on from {path}")
