@@ -19,6 +19,8 @@ NOT_ESTIMATED = {  # records, ways to make operators or change them, and what ha
     *("Comparison", "Estimate", "LinearOperator", "NotFiniteError", "RowArray", "RowLayout"),
     *("Preconditioner", "SpectralDensity", "incomplete_cholesky"),
     *("low_rank_plus_diagonal", "pivoted_cholesky"),
+    *("Thermodynamics", "argmin", "entanglement_entropy"),
+    *("reduced_density_matrix",),
     *("SpectralRun", "SpectralSummary", "Tracked", "as_operator", "block_diagonal", "centered"),
     *("compare", "counted", "difference_basis", "functions", "gram", "merge", "probes"),
     *("quadrature", "range_basis", "resume", "testing", "vstack", "with_dims"),

@@ -205,9 +205,24 @@ def incompletely(A: Array) -> float:
     return float(tk.incomplete_cholesky(scipy.sparse.csc_array(positive())).logdet)
 
 
+def of_states(A: Array) -> tuple[Array, ...]:
+    """Of a vector as a pure state."""
+    psi = A[0, :]
+    rho = tk.reduced_density_matrix(psi, (4, 6), 1)
+    return rho, tk.entanglement_entropy(psi, (4, 6), 1)
+
+
+def least(A: Array) -> tuple[float, ...]:
+    """Where a curve is least, which is told on the host."""
+    run = tk.spectral_run(A, 9, rng=SEED, depth=3)
+    index, candidates = tk.argmin(run.family(lambda x, t: (x - t) ** 2, [0.1, 1.0, 9.0]))
+    return float(index), *map(float, candidates)
+
+
 OTHERS: dict[str, Callable[[Array], Any]] = {
     "SpectralRun": read,
     "LinearOperator": lambda A: tk.as_operator(A).H @ A,
+    "argmin": least,
     "as_operator": lambda A: tk.as_operator(A) @ A,
     "block_diagonal": lambda A: tk.block_diagonal([A[:12, :12], A[12:, 12:]]) @ A,
     "centered": lambda A: tk.centered(A) @ A,
@@ -215,6 +230,7 @@ OTHERS: dict[str, Callable[[Array], Any]] = {
     "counted": lambda A: tk.counted(A)[0] @ A,
     "difference": lambda A: tk.difference(*pair(A)).standard_error,
     "difference_basis": near_differences,
+    "entanglement_entropy": of_states,
     "functions": applied,
     "gram": lambda A: tk.gram(A) @ A,
     "linear_combination": lambda A: tk.linear_combination((1, 0.5), pair(A)).value,
@@ -228,16 +244,17 @@ OTHERS: dict[str, Callable[[Array], Any]] = {
     "pivoted_cholesky": near_low_rank,
     "ratio": lambda A: tk.ratio(*pair(A)).value,
     "RowLayout": by_rows,
+    "reduced_density_matrix": of_states,
     "resume": lambda A: tk.resume(A, tk.trace(A, rtol=0.5, rng=SEED), rtol=0.05).value,
     "testing": checked,
     "vstack": stacked,
     "with_dims": lambda A: tk.partial_trace(tk.with_dims(A, (4, 6)), None, 0).value,
 }
-ON_HOST = ("SpectralRun", "merge")  # whose bands and seeds are looked at there
+ON_HOST = ("SpectralRun", "argmin", "merge")  # whose bands and seeds are looked at there
 # What the functions above give back, or raise.
 RECORDS = {
     *("Comparison", "Estimate", "NotFiniteError", "RowArray", "SpectralDensity"),
-    *("SpectralSummary", "Tracked"),
+    *("SpectralSummary", "Thermodynamics", "Tracked"),
 }
 
 

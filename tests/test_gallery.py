@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tracekit as tk
+
 GALLERY = Path(__file__).resolve().parents[1] / "examples" / "gallery"
 
 
@@ -78,6 +80,16 @@ def test_choosing() -> None:
     assert max(costs) < found["n"] / 2
 
 
+def test_entanglement() -> None:
+    found = run("entanglement")
+    for g, entropies in found["found"].items():
+        np.testing.assert_allclose(entropies, found["exact"][g], atol=1e-10)
+    off = (found["polarised"] - found["truth"]) / found["bars"]
+    assert np.max(np.abs(off)) < 3.5
+    assert np.max(found["bars"]) < 0.05
+    assert all(state.converged for state in found["states"])
+
+
 def test_flow_divergence() -> None:
     found = run("flow_divergence", "jax")
     truth = np.asarray(found["truth"])
@@ -138,6 +150,17 @@ def test_language_model() -> None:
     assert found["own"] > found["other"]
 
 
+def test_marginal_variances() -> None:
+    found = run("marginal_variances")
+    for lattice in found["runs"]:
+        error = np.sqrt(np.mean((lattice.value - found["truth"]) ** 2))
+        claimed = np.sqrt(np.mean(lattice.standard_error**2))
+        assert error == pytest.approx(claimed, rel=0.1)
+        assert lattice.value.mean() == pytest.approx(found["truth"], rel=0.01)
+    held_days = (found["low"] <= found["exact"]) & (found["exact"] <= found["high"])
+    assert 0.93 < np.mean(held_days) < 0.97
+
+
 def test_matrix_market() -> None:
     found = run("matrix_market")
     L = found["L"]
@@ -174,6 +197,30 @@ def test_pylops_resolution() -> None:
     held([found["resolved"]], [found["exact"].sum()])
     assert found["error"] < 0.03
     assert found["held"] > 0.88
+
+
+def test_ridge() -> None:
+    found = run("ridge")
+    for name, scores in found["found"].items():
+        exact, (best, candidates) = found["exact"][name], tk.argmin(scores)
+        low, high = scores.band(0.999)
+        assert np.all((low <= exact) & (exact <= high))
+        assert np.argmin(exact) in candidates
+        assert exact[best] < exact.min() + 0.01 * np.ptp(exact)
+        assert scores.num_matvecs <= found["budget"] < found["n"] / 2
+    np.testing.assert_allclose(found["scores"].value, found["truth"], rtol=0.01)
+    assert np.argmin(found["truth"]) in found["candidates"]
+
+
+def test_spin_chain() -> None:
+    found = run("spin_chain")
+    for name, exact in found["exact"].items():
+        estimate = getattr(found["found"], name)
+        low, high = estimate.band(0.99)
+        assert np.all((low <= exact) & (exact <= high))
+        settled = estimate.standard_error < 0.1 * np.abs(estimate.value)
+        assert np.mean(settled) > 0.8
+        np.testing.assert_allclose(estimate.value, exact, atol=0.02 * np.ptp(exact))
 
 
 def test_training_tracked() -> None:

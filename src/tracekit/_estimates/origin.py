@@ -14,7 +14,17 @@ from .estimate import Estimate
 P = ParamSpec("P")
 T = TypeVar("T")
 
-ASKED = ("f", "p", "ridge", "dims", "axis")  # arguments that say which quantity is estimated
+ASKED = (
+    "f",
+    "p",
+    "ridge",
+    "ridges",
+    "y",
+    "beta",
+    "betas",
+    "dims",
+    "axis",
+)  # arguments that say which quantity is estimated
 
 
 def with_origin(estimator: Callable[P, T]) -> Callable[P, T]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
+from numbers import Real
 from typing import Any, NamedTuple
 
 from .._arrays import Array, Probes, adjoint, device_of, require_hermitian, whole
@@ -21,8 +23,7 @@ from .._sketches import (
 )
 from ..functions import Function, is_semidefinite, values
 from ..probes import distributions
-from ..quadrature import Arnoldi, Chebyshev
-from . import brackets
+from ..quadrature import Arnoldi, Chebyshev, checked_interval
 
 GIGABYTE = 2**30
 PILOT = 4  # the first probes
@@ -122,7 +123,7 @@ def requested(
         deflate = 0
     if bounds is not None:
         probes, deflate = _for_bounds(way, probes, columns, b), 0
-        bounds = brackets.checked_bounds(bounds, f)
+        bounds = checked_bounds(bounds, f)
     shift = checked_shift(shift)
     request = Request(
         A, f, m, probes, b, depth, deflate, gradient, way, shift=shift, bounds=bounds,
@@ -189,6 +190,38 @@ def checked_shift(shift: Any) -> float | None:
             "is positive semidefinite"
         )
     return float(shift)
+
+
+def checked_bounds(bounds: Any, f: Function) -> tuple[float, float]:
+    """Two finite increasing numbers, for a function that says the signs of its derivatives."""
+    low, high = checked_interval("bounds", bounds)
+    if getattr(f, "signs", None) is None:
+        raise ValueError(
+            "`bounds` need a function whose derivatives have signs that are known; pass log, "
+            "log1p, sqrt, inv, exp, ridge(c) or power(p), p below 1, of tracekit.functions"
+        )
+    if low < 0 and is_semidefinite(f):
+        raise ValueError(
+            f"this function is not defined on all of the bounds ({low:g}, {high:g}); pass a lower "
+            "one of 0 or more"
+        )
+    return low, high
+
+
+def checked_numbers(name: str, given: Any, *, zero: bool = False) -> list[float]:
+    """Refuse what is no sequence of positive numbers, or of numbers of 0 or more."""
+    every = list(given) if isinstance(given, Iterable) else []
+    least = "0 or more" if zero else "more than 0"
+
+    def fits(x: Any) -> bool:
+        number = isinstance(x, Real) and not isinstance(x, bool)
+        return number and (x >= 0 if zero else x > 0) and x < math.inf
+
+    if not every or not all(fits(x) for x in every):
+        raise ValueError(
+            f"`{name}` must hold finite numbers of {least}, one at least, got {given!r}"
+        )
+    return [float(x) for x in every]
 
 
 def exactly(request: Request, method: str) -> Estimate:
