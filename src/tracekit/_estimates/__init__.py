@@ -19,7 +19,7 @@ from .not_finite import NotFiniteError, require_finite
 from .origin import with_origin
 from .plots import plot_band, plot_errors
 from .quantiles import t_quantile
-from .running_mean import add, fitted
+from .running_mean import Running, add, fitted
 from .samples import beyond_chance, few, mean, skewness_of, standard_error
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Estimate",
     "NotFiniteError",
     "ProbeGram",
+    "Running",
     "SpectralDensity",
     "add",
     "beyond_chance",
