@@ -15,7 +15,14 @@ from .._estimates import (
     mean,
     with_origin,
 )
-from .._operators import blocks, columns_at_once, exact_trace_cost, quadratic_forms, square
+from .._operators import (
+    LinearOperator,
+    blocks,
+    columns_at_once,
+    exact_trace_cost,
+    quadratic_forms,
+    square,
+)
 from .._runs import Callback, Run, resumable
 from ..probes import distributions
 from .sums import exact_trace_of
@@ -118,7 +125,7 @@ def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
         parts = [] if before is None else [before]
         for width in blocks(k, k if probes is distributions.orthogonal else size):
             parts.append(forms(take(width)))
-        return A.xp.concat(parts, axis=1)
+        return beside_forms(A, parts)
 
     def read(samples: Array) -> Estimate:
         spent = samples.shape[1]
@@ -130,6 +137,12 @@ def girard_hutchinson(run: Run, probes: Probes) -> Estimate:
 
     found: Estimate = run.spend(extend, read, cost=cost, exact=partial(exact_trace_of, A))
     return found
+
+
+def beside_forms(A: LinearOperator, parts: list[Array]) -> Array:
+    """What `quadratic_forms` gives of one operator after another; weighted where all of it is."""
+    rows = min(x.shape[0] for x in parts)
+    return A.xp.concat([x[:rows, :] for x in parts], axis=1)
 
 
 def weighted_forms(forms: Array) -> Array | None:
