@@ -127,12 +127,11 @@ def test_checkpoints_go_on_bit_for_bit(case: Case, tmp_path: Path) -> None:
 
 
 @law
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ValueError("mine"), None])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ValueError, None])
 def test_what_fails_late_loses_nothing(case: Case, error: Any) -> None:
     watched = Watched(case)
     whole = call(case, watched.operands)
-    kind = error if isinstance(error, type) else type(error)
-    with pytest.raises(tk.NotFiniteError if error is None else kind) as caught:
+    with pytest.raises(error or tk.NotFiniteError) as caught:
         call(case, Watched(case, watched.calls, error).operands)
     paid = caught.value.estimate
     assert paid is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ def within(estimate: Any, rtol: float, atol: float, looks: int, *, entrywise: bo
     if not getattr(estimate.value, "ndim", 0):
         off, whole = half_width(estimate, level), size
     elif entrywise:
-        level = 1 - (1 - level) / max(estimate.value.size, 1)
+        level = 1 - (1 - level) / max(math.prod(estimate.value.shape), 1)
         off, whole = t_quantile(level, estimate.dof) * xp.max(error), xp.max(size)
     else:
         off = t_quantile(level, estimate.dof) * xp.sqrt(xp.sum(abs2(error)))
