@@ -82,8 +82,7 @@ def means(
 
     def extend(running: Running | None, k: int) -> Running:
         for Omega in parts(k):
-            y, *w = sample(Omega)
-            running = add(running, finite(run, y, method), *w)
+            running = add(running, *sample(Omega))
         assert running is not None
         return running
 
@@ -92,13 +91,6 @@ def means(
         return fitted(running, running.count, method, correction=correction, **told)
 
     return extend, read
-
-
-def finite(run: Run, made: Array, quantity: str) -> Array:
-    """The same samples; a run that looks keeps none that are not finite."""
-    if run.looks:
-        require_finite(made, quantity)
-    return made
 
 
 class Beside(NamedTuple):
@@ -134,8 +126,7 @@ def outer_products(
     assert L is not None
     (n, P), size = L.shape, width(A)
     joint = bool(getattr(probes, "joint", False))
-    whole = math.inf if math.isinf(run.budget) else int(run.budget)
-    least = 0 if rank is not None or run.looks else 2 * min(_third(whole), P)
+    least = 0 if rank is not None or run.looks else 2 * min(_third(run.budget), P)
     parts = drawn(run, probes, P, min(run.budget - least, cost), size)
     room = (MOST if run.looks else KEPT) // ((n + P) * itemsize(A))
 
@@ -158,7 +149,7 @@ def outer_products(
         for X in parts(k):
             X = X if now.basis is None else X - now.basis @ inner(now.basis, X)
             Y = L.matmat(X)
-            running = add(running, finite(run, form(Y), method))
+            running = add(running, form(Y))
             if waits:
                 kept.append((X, Y))
         X, Y = (_beside(A, each) for each in zip(*kept, strict=True)) if kept else (None, None)
@@ -192,7 +183,7 @@ def _widened(
     new, _, _ = orthonormal_extension(G / magnitude(G), jitter, V)
     for part in split(new, width(A)):
         product = L.matmat(part)
-        own = finite(run, A.xp.sum(form(product), axis=-1), "diagonal")
+        own = A.xp.sum(form(product), axis=-1)
         known = own if known is None else known + own
         if X is not None:
             across = inner(part, X)

@@ -47,7 +47,7 @@ from .._operators import (
 from .._runs import Callback, Run, resumable
 from .._sketches import AdjointSketch, adjoint_sketch
 from ..probes import Source, distributions
-from .columns import Steps, begun, drawn, finite, is_exact, outer_products
+from .columns import Steps, begun, drawn, is_exact, outer_products
 
 ENTRIES = 2**23  # of all samples of one block: 64 MB of doubles
 
@@ -346,8 +346,7 @@ def _lifted(run: Run, axes: Axes, probes: Probes, b: int) -> Steps:
             sketch = adjoint_sketch(A, distributions.normal(run.source, A.shape[0], b))
         product = A.matmat if sketch is None else _deflated(A, axes, sketch)[1]
         for Z in parts(k):
-            forms = finite(run, _forms(A, product, axes, Z, weighted=few), "partial trace")
-            running = add(running, forms)
+            running = add(running, _forms(A, product, axes, Z, weighted=few))
         assert running is not None
         return Lifted(running, sketch)
 
