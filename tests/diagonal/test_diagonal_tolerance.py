@@ -336,6 +336,20 @@ def test_single_precision_stays(name: str) -> None:
         assert found.value.dtype == found.standard_error.dtype == np.float32
 
 
+@functions
+@pytest.mark.parametrize(("dtype", "unit"), [(float, 1e-300), (float, 1e300), (np.float32, 1e-30),
+                                             (np.float32, 1e30)])  # fmt: skip
+def test_units_change_nothing(name: str, dtype: Any, unit: float) -> None:
+    """Squares of which are 0 or infinite."""
+    A = dense(-0.3).astype(dtype)
+    for rtol, atol in ((0.2, 0.0), (0.0, 1.0)):
+        here = FUNCTIONS[name](A * dtype(unit), 40, rng=0, rtol=rtol, atol=atol * unit)
+        there = FUNCTIONS[name](A, 40, rng=0, rtol=rtol, atol=atol)
+        assert (here.num_matvecs, here.converged) == (there.num_matvecs, there.converged)
+    if name == "diagonal":
+        assert not FUNCTIONS[name](A * dtype(unit), 16, rng=0, rtol=1e-3).converged
+
+
 def test_compiled_code_has_no_tolerance() -> None:
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     A, key = jax.numpy.asarray(dense()), jax.random.key(0)
