@@ -227,6 +227,14 @@ def test_what_ends_a_run_carries_what_was_paid_for(name: str, form: str, ended: 
     assert carried > 0
 
 
+def test_an_error_carries_nothing_of_another_run() -> None:
+    error, A = ValueError("the same one each time"), formed(dense(), "plain")
+    for at, paid in ((3, True), (1, False)):
+        with pytest.raises(ValueError, match="the same one"):
+            tk.diagonal(watched(A, at, error)[0], 40, rng=0, rtol=1e-9)
+        assert (error.estimate is not None) is paid  # type: ignore[attr-defined]
+
+
 @functions
 @forms
 def test_estimates_of_a_budget_go_on(name: str, form: str) -> None:

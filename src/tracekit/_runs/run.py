@@ -260,6 +260,8 @@ class Run:
             with suppress(Exception):
                 found = read(self.state)
         if found is None:
+            if getattr(error, "estimate", None) is not None:  # of another run
+                error.estimate = None  # type: ignore[attr-defined]
             return
         told = ended_by(error)
         log.info("%s, with what %d probes gave", told, self.count)
