@@ -50,8 +50,7 @@ def refused(match: str, f: Callable[..., Any], *arguments: Any, **options: Any) 
     ids=repr,
 )
 def test_budgets(estimator: Any, budget: Any) -> None:
-    match = "`num_matvecs` must be a positive integer( where there is no tolerance)?, got "
-    refused(match, estimator, EYE, budget)
+    refused("`num_matvecs` must be a positive integer, got ", estimator, EYE, budget)
 
 
 @estimators
