@@ -23,6 +23,7 @@ NOT_ESTIMATED = {  # records, ways to make operators or change them, and what ha
     *("reduced_density_matrix",),
     *("SpectralRun", "SpectralSummary", "Tracked", "as_operator", "block_diagonal", "centered"),
     *("compare", "counted", "difference_basis", "functions", "gram", "merge", "probes"),
+    *("progress",),
     *("quadrature", "range_basis", "resume", "testing", "vstack", "with_dims"),
     *("difference", "linear_combination", "ratio"),
 }

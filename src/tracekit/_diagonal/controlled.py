@@ -20,7 +20,8 @@ from .._arrays import (
 from .._controls import Control, Sums, coefficients, membership, require_independent, told
 from .._estimates import Estimate, Running, fitted, require_finite
 from .._operators import LinearOperator, columns_at_once, matvecs_per_column
-from ..probes import Source, distributions
+from .._runs import Run
+from ..probes import distributions
 from .columns import drawn
 
 ROUNDING = 64  # in units of eps, below which what is left of squares is rounding
@@ -49,16 +50,14 @@ class Units(NamedTuple):
     first: Array  # (n, 1)
 
 
-def controlled_diagonal(
-    A: LinearOperator, m: int, source: Source, probes: Probes, control: Control
-) -> Estimate:
+def controlled_diagonal(run: Run, A: LinearOperator, probes: Probes, control: Control) -> Estimate:
     """The diagonal of A - c P by products of both with random probes, and that of c P."""
     require_independent(probes)
     per = matvecs_per_column(A)
-    count, start = max(m // per, 1), 0
+    count, start = max(int(run.budget) // per, 1), 0
     moments: Moments | None = None
     units: Units | None = None
-    for W in drawn(A, probes, source, A.shape[0], count, columns_at_once(A)):
+    for W in drawn(run, probes, None, count, columns_at_once(A))(count):
         Y, P = A.matmat(W), control.operator.matmat(W)
         require_finite(Y, "diagonal", columns=Y)
         P = P - control.value[:, None] * W

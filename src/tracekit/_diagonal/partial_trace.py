@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from .._arrays import (
     Array,
@@ -22,6 +23,7 @@ from .._arrays import (
 )
 from .._estimates import (
     Estimate,
+    Running,
     add,
     checked_budget,
     exact,
@@ -42,15 +44,17 @@ from .._operators import (
     total,
     width,
 )
-from .._sketches import adjoint_sketch
+from .._runs import Callback, Run, resumable
+from .._sketches import AdjointSketch, adjoint_sketch
 from ..probes import Source, distributions
-from .columns import drawn, outer_products
+from .columns import Steps, begun, drawn, is_exact, outer_products
 
 ENTRIES = 2**23  # of all samples of one block: 64 MB of doubles
 
 
 @former_name("block_size", "chunk_size")
 @with_origin
+@resumable()
 def partial_trace(
     A: Any,
     dims: Any,
@@ -60,6 +64,11 @@ def partial_trace(
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
     rank: int | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    entrywise: bool = False,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
     chunk_size: int | None = None,
 ) -> Estimate:
     r"""The partial trace of an operator on tensors: a dense matrix on the axes that are kept.
@@ -75,9 +84,9 @@ def partial_trace(
         are kept, in C order, of K entries together. With no axis the result is A itself, with all
         axes its trace.
     num_probes : int, optional
-        Exact if not given, or where that is no more expensive. Otherwise the probes on the traced
-        axes, K products each. For ``A = L L^H``, made by `gram`: the total of columns through L and
-        L.H.
+        Exact if not given, as for `diagonal`, or where that is no more expensive. Otherwise the
+        probes on the traced axes, K products each. For ``A = L L^H``, made by `gram`: the total of
+        columns through L and L.H.
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional
@@ -86,6 +95,14 @@ def partial_trace(
         Columns b of a low-rank part whose partial trace is taken exactly, so that the probes
         estimate the rest alone: 2 b products more. By default 0; for ``A = L L^H`` a third of
         `num_probes` from 32 columns on, where the 2 b columns are part of `num_probes`.
+    rtol, atol : float, optional
+        As for `diagonal`.
+    entrywise : bool, optional
+        As for `diagonal`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
     chunk_size : int, optional
         Columns in a block; chosen to fit 128 MB if not given. The probes do not depend on it.
 
@@ -120,7 +137,8 @@ def partial_trace(
       column each. With a rank, V an orthonormal basis of the range of :math:`L^H \Omega`: the sum
       over the columns of L V, and the mean over :math:`L (I - V V^H) p`.
 
-    Memory: a block of columns with its products, a few K by K arrays, and the low-rank part. Where
+    Memory: a block of columns with its products, a few K by K arrays, and the low-rank part; for
+    ``A = L L^H`` to a tolerance as for `diagonal`. Where
     K by K is too much, use `partial_trace_operator`.
 
     References
@@ -143,27 +161,32 @@ def partial_trace(
         A = replace(A, factor=None)  # pairs of rows would lie in two processes
     m = None if num_probes is None else checked_budget(num_probes, "num_probes")
     b, A = _checked_rank(A, rank, m), in_blocks(A, width(A, chunk_size))
-    n, K = A.shape[0], axes.kept
-    cost = (m or 0) if A.factor is not None else K * (m or 0) + 2 * (b or 0)
-    if m is None or cost >= all_columns_cost(A):
+    each, cost = 1 if A.factor is not None else axes.kept, all_columns_cost(A)
+    aside = 2 * min(b or 0, A.shape[0] if A.factor is None else A.factor.shape[1])
+    most = None if m is None else each * m + (aside if A.factor is None else 0)  # products
+
+    def whole(before: int = 0) -> Estimate:
         value = _exact_factored(A, axes) if A.factor is not None else _exact(A, axes)
-        return _finished(exact(value, all_columns_cost(A), "partial_trace"), A)
-    source = Source(rng, A)
+        return _finished(exact(value, cost + before, "partial_trace"), A)
+
+    if aside >= cost or is_exact(most, cost, rng, rtol, atol, callback, checkpoint):
+        return whole()
+    run = begun(A, most, rng, rtol, atol, callback, checkpoint, entrywise=entrywise)
+    run.budget -= aside
     if A.factor is not None:
-        A = in_blocks(A, max(1, min(width(A), ENTRIES // K**2)))
-        estimate = outer_products(A, m, axes.outer, source, probes, "partial_trace", b)
-        return _finished(estimate, A)
-    known, product = _deflated(A, axes, b, source) if b else (None, A.matmat)
-    running = None
-    few = known is None and distributions.few_valued(probes, complex_=is_complex(A))
-    for Z in drawn(A, probes, source, n // K, m, max(1, width(A) // K)):
-        running = add(running, _forms(A, product, axes, Z, weighted=few))
-    assert running is not None
-    correction, tie = distributions.finite_population(probes, m, n // K), 0.75 if few else None
-    estimate = fitted(
-        running, cost, "partial_trace", known=known, correction=correction, tie=tie, weighted=few
+        blocked = in_blocks(A, max(1, min(width(A), ENTRIES // axes.kept**2)))
+        steps = outer_products(run, blocked, axes.outer, probes, "partial_trace", cost, b)
+    else:
+        steps = _lifted(run, axes, probes, b or 0)
+    extend, read = steps
+    found: Estimate = run.spend(
+        extend,
+        lambda state: _finished(read(state), A),
+        each,
+        cost=cost,
+        exact=lambda: whole(aside if run.begun else 0),
     )
-    return _finished(estimate, A)
+    return found
 
 
 @former_name("block_size", "chunk_size")
@@ -304,12 +327,48 @@ def _exact_factored(A: LinearOperator, axes: Axes) -> Array:
     return total(gram(Z) for Z in coordinates(A, axes.traced, max(1, width(A) // K)))
 
 
+class Lifted(NamedTuple):
+    """What probes on the traced axes gave, and the sketch that they were deflated by."""
+
+    running: Running
+    sketch: AdjointSketch | None
+
+
+def _lifted(run: Run, axes: Axes, probes: Probes, b: int) -> Steps:
+    """Forms of probes on the traced axes, beside b columns that are taken out."""
+    A, T, K = run.A, run.A.shape[0] // axes.kept, axes.kept
+    few = not b and distributions.few_valued(probes, complex_=is_complex(A))
+    parts = drawn(run, probes, T, run.budget / K, max(1, width(A) // K))
+
+    def extend(before: Lifted | None, k: int) -> Lifted:
+        running, sketch = before or (None, None)
+        if b and before is None:
+            sketch = adjoint_sketch(A, distributions.normal(run.source, A.shape[0], b))
+        product = A.matmat if sketch is None else _deflated(A, axes, sketch)[1]
+        for Z in parts(k):
+            running = add(running, _forms(A, product, axes, Z, weighted=few))
+        assert running is not None
+        return Lifted(running, sketch)
+
+    def read(state: Lifted) -> Estimate:
+        m = state.running.count
+        return fitted(
+            state.running,
+            K * m + 2 * b,
+            "partial_trace",
+            known=None if state.sketch is None else _deflated(A, axes, state.sketch)[0],
+            correction=distributions.finite_population(probes, m, T),
+            tie=0.75 if few else None,
+            weighted=few,
+        )
+
+    return extend, read
+
+
 def _deflated(
-    A: LinearOperator, axes: Axes, b: int, source: Source
+    A: LinearOperator, axes: Axes, sketch: AdjointSketch
 ) -> tuple[Array, Callable[[Array], Array]]:
     """The partial trace of a low-rank part of A, and the product with A without it."""
-    Omega = distributions.normal(source, A.shape[0], b)
-    sketch = adjoint_sketch(A, Omega)
     Q, Z = sketch.Q, sketch.Z * sketch.scale
     if not sketch.hermitian:
         return axes.cross(Q, Z), lambda X: A.matmat(X) - Q @ inner(Z, X)

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, abs2, is_traced, real
-from .._estimates import (
-    Estimate,
-    checked_budget,
-    former_name,
-    with_method,
-    with_origin,
-)
+from .._estimates import Estimate, Running, checked_budget, former_name, with_origin
 from .._operators import exact_diagonal_cost, in_blocks, matvecs_per_column, square, width
-from .._sketches import adjoint_sketch, factor_sketch, leave_one_out_estimate, nystrom_sketch
+from .._runs import Callback, Run, resumable
+from .._sketches import (
+    FactorSketch,
+    adjoint_sketch,
+    factor_sketch,
+    leave_one_out_estimate,
+    nystrom_sketch,
+)
 from ..probes import Source, distributions
-from .diagonal import diagonal
+from .columns import Beside, is_exact
+from .diagonal import known_diagonal, probed_diagonal
 
 
 @former_name("block_size", "chunk_size")
 @with_origin
+@resumable()
 def xdiag(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    entrywise: bool = False,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
     chunk_size: int | None = None,
 ) -> Estimate:
     r"""XDiag estimate of the diagonal: every probe sketches the range and tests that of the others.
@@ -34,7 +45,7 @@ def xdiag(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Square, of dimension n; with a product with its adjoint, unless it is Hermitian.
-    num_matvecs : int
+    num_matvecs : int, optional
         Products m to spend: ``m // 2`` probes, one product with A and one with its adjoint each; an
         odd one is left unspent. For ``A = L L^H``, made by `gram`, these are columns through L.H
         and L. Below 3 probes there is nothing to leave out: `diagonal` is used. Where m suffices
@@ -44,6 +55,14 @@ def xdiag(
     probes : callable, optional
         A distribution of independent columns whose entries have modulus one; others are refused,
         since they would bias the estimate.
+    rtol, atol : float, optional
+        As for `diagonal`; the probes are kept and added to.
+    entrywise : bool, optional
+        As for `diagonal`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`; it holds the sketch.
     chunk_size : int, optional
         Columns in a block of products; chosen to fit 128 MB if not given.
 
@@ -89,27 +108,29 @@ def xdiag(
     True
     """
     A = square(A, "diagonal")
-    n, k = A.shape[0], checked_budget(num_matvecs) // 2
-    signs = _unimodular(probes)
-    if num_matvecs >= exact_diagonal_cost(A) or k < 3:
-        estimate = diagonal(A, num_matvecs, rng=rng, probes=signs, chunk_size=chunk_size)
-        return with_method(estimate, "xdiag")
-    Omega = signs(Source(rng, A), n, k)
-    A = in_blocks(A, width(A, chunk_size))
-    L = A.factor
-    sketch = adjoint_sketch(A, Omega) if L is None else factor_sketch(L, Omega)
-    samples, left_out = sketch.diagonal_samples()
-    return leave_one_out_estimate(samples, left_out, sketch.unit, 2 * k, "xdiag", A)
+    A, signs = in_blocks(A, width(A, chunk_size)), _unimodular(probes)
+    m = None if num_matvecs is None else checked_budget(num_matvecs)
+    if m is not None and is_exact(m, exact_diagonal_cost(A), rng, rtol, atol, callback, checkpoint):
+        return known_diagonal(A, "xdiag")
+    run = Run.of(A, m, rng, rtol, atol, callback, checkpoint, entrywise=entrywise)
+    extend = _factored(run) if A.factor is not None else partial(adjoint_sketch, A)
+    return _leave_one_out(run, extend, 2, signs, "xdiag")
 
 
 @former_name("block_size", "chunk_size")
 @with_origin
+@resumable()
 def xnysdiag(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    entrywise: bool = False,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
     chunk_size: int | None = None,
 ) -> Estimate:
     r"""XNysDiag estimate of the diagonal of a positive semidefinite operator, one product a probe.
@@ -118,13 +139,21 @@ def xnysdiag(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Hermitian positive semidefinite, of dimension n.
-    num_matvecs : int
+    num_matvecs : int, optional
         Products m to spend: m probes. For ``A = L L^H``, made by `gram`, ``m // 2``, and the
         result is that of `xdiag`. Below 3 probes there is nothing to leave out: `diagonal` is used.
         Where m suffices for the exact diagonal, that is the result.
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional
+        As for `xdiag`.
+    rtol, atol : float, optional
+        As for `xdiag`.
+    entrywise : bool, optional
+        As for `xdiag`.
+    callback : callable, optional
+        As for `xdiag`.
+    checkpoint : path, optional
         As for `xdiag`.
     chunk_size : int, optional
         As for `xdiag`.
@@ -167,18 +196,48 @@ def xnysdiag(
     True
     """
     A = square(A, "diagonal")
-    m, signs = checked_budget(num_matvecs), _unimodular(probes)
-    k = m // matvecs_per_column(A)
-    if m >= exact_diagonal_cost(A) or k < 3:
-        return with_method(diagonal(A, m, rng=rng, probes=signs, chunk_size=chunk_size), "xnysdiag")
-    Omega = signs(Source(rng, A), A.shape[0], k)
-    A = in_blocks(A, width(A, chunk_size))
-    L = A.factor
-    sketch = nystrom_sketch(A, Omega) if L is None else factor_sketch(L, Omega)
-    samples, left_out = sketch.diagonal_samples()
-    left_out = None if left_out is None else real(left_out)
-    spent = matvecs_per_column(A) * k
-    return leave_one_out_estimate(real(samples), left_out, sketch.unit, spent, "xnysdiag", A)
+    A, signs = in_blocks(A, width(A, chunk_size)), _unimodular(probes)
+    m = None if num_matvecs is None else checked_budget(num_matvecs)
+    if m is not None and is_exact(m, exact_diagonal_cost(A), rng, rtol, atol, callback, checkpoint):
+        return known_diagonal(A, "xnysdiag")
+    run = Run.of(A, m, rng, rtol, atol, callback, checkpoint, entrywise=entrywise)
+    extend = _factored(run) if A.factor is not None else partial(nystrom_sketch, A)
+    return _leave_one_out(run, extend, matvecs_per_column(A), signs, "xnysdiag")
+
+
+def _factored(run: Run) -> Callable[[Array, FactorSketch | None], FactorSketch]:
+    """Sketches of the factor; what is added to one is made of full rank by random signs."""
+    L = run.A.factor
+    assert L is not None
+
+    def extend(Omega: Array, sketch: FactorSketch | None) -> FactorSketch:
+        shape = L.shape[1], Omega.shape[1]
+        return factor_sketch(L, Omega, None if sketch is None else run.source.signs(shape), sketch)
+
+    return extend
+
+
+def _leave_one_out(
+    run: Run, extend: Callable[[Array, Any], Any], per_probe: int, probes: Probes, method: str
+) -> Estimate:
+    """The mean of leave-one-out samples of a sketch, which ``extend(Omega, sketch)`` makes."""
+    A, cost, real_valued = run.A, exact_diagonal_cost(run.A), method == "xnysdiag"
+    if run.is_short(per_probe, cost) or isinstance(run.state, Running | Beside):
+        return probed_diagonal(run, probes, method)
+
+    def grow(sketch: Any, k: int) -> Any:
+        return extend(run.draw(probes, k), sketch)
+
+    def read(sketch: Any) -> Estimate:
+        samples, left_out = sketch.diagonal_samples()
+        if real_valued:
+            samples, left_out = real(samples), None if left_out is None else real(left_out)
+        spent = per_probe * int(sketch.Omega.shape[1])
+        return leave_one_out_estimate(samples, left_out, sketch.unit, spent, method, A)
+
+    exact = partial(known_diagonal, A, method)
+    found: Estimate = run.spend(grow, read, per_probe, cost=cost, exact=exact)
+    return found
 
 
 def _unimodular(probes: Probes) -> Probes:

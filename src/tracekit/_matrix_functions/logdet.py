@@ -203,7 +203,7 @@ def _definite(
 
 
 def _preconditioned(
-    A: LinearOperator, num_matvecs: int, rng: Rng, P: Preconditioner, *options: Any
+    A: LinearOperator, num_matvecs: int | None, rng: Rng, P: Preconditioner, *options: Any
 ) -> Estimate:
     """That of P, and what it leaves."""
     known = known_value(P.logdet, A, "the log-determinant")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .._arrays import Array, Rng, abs2, eps_of, is_traced, namespace, to_number
 from .._controls import Preconditioner, fitted, read_preconditioner, told, trace_of_inverse
-from .._estimates import Estimate, mean, standard_error
+from .._estimates import Estimate, checked_budget, mean, standard_error
 from .._operators import LinearOperator, gram, matvecs_per_column
 from .._sketches import (
     ControlVariate,
@@ -98,7 +98,7 @@ def beside_known(found: Estimate, known: Array) -> Estimate:
 
 def logdet_without_root(
     A: LinearOperator,
-    num_matvecs: int,
+    num_matvecs: int | None,
     rng: Rng,
     P: Preconditioner,
     depth: int | None,
@@ -113,7 +113,7 @@ def logdet_without_root(
 
 def inverse_trace(
     A: LinearOperator,
-    num_matvecs: int,
+    num_matvecs: int | None,
     rng: Rng,
     preconditioner: Any,
     depth: int | None,
@@ -178,7 +178,7 @@ def run(
     A: LinearOperator,
     P: Preconditioner,
     f: Function,
-    num_matvecs: int,
+    num_matvecs: int | None,
     rng: Rng,
     depth: int | None,
     settle: Settle,
@@ -193,7 +193,8 @@ def run(
     if A.factor is not None:
         A = A._like(A.shape, A.matmat, A.rmatmat)
     way = Lanczos(reorthogonalise=True)
-    request = requested(A, f, max(num_matvecs // per, 1), depth=depth, deflate=0, quadrature=way)
+    budget = checked_budget(num_matvecs) // per
+    request = requested(A, f, max(budget, 1), depth=depth, deflate=0, quadrature=way)
     budget, source = request.budget, Source(rng, A)
     take = distributions.stream(request.probes, source, A.shape[0], min(budget, A.shape[0]))
 

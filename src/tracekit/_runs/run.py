@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from .._arrays import Array, Probes, Rng, is_traced
+from .._arrays import Array, Probes, Rng, is_array, is_finite, is_traced, namespace
 from .._estimates import Estimate, checked_budget, checked_tolerance, files
 from .._operators import LinearOperator, in_blocks
 from ..probes import Plan, Source, distributions
@@ -100,9 +100,22 @@ class Run:
         """Whether it goes on with an earlier run."""
         return self.state is not None
 
+    def refuse_looks(self, what: str) -> None:
+        """Refuse what is spent whole or not at all."""
+        if self.looks or self.begun:
+            raise ValueError(
+                f"{what} takes neither a tolerance, a callback, a checkpoint nor `resume`; pass "
+                "num_matvecs alone"
+            )
+
     def is_short(self, per_probe: int, cost: float = math.inf, least: int = LEAST) -> bool:
-        """Whether there are too few probes to leave one out, and the exact answer costs more."""
-        return not self.begun and self.budget // per_probe < least and self.budget < cost
+        """Whether there are too few probes to leave one out, and the exact answer costs more.
+
+        A run that began so, with samples alone, goes on so.
+        """
+        if self.begun:
+            return is_array(self.state)
+        return self.budget // per_probe < least and self.budget < cost
 
     def draw(self, probes: Probes, count: int, n: int | None = None) -> Array:
         """The next probes, of a law of independent columns."""
@@ -173,7 +186,7 @@ class Run:
                 return exact()
             more = int(self.budget) // per_probe - self.count
             if more > 0:
-                self._grow(extend, more)
+                self._grow(extend, more, None)
             return self._kept(read(self.state), always=False)
         return self._spend_to_tolerance(extend, read, per_probe, cost, exact)
 
@@ -204,7 +217,7 @@ class Run:
             for target in targets:
                 while self.count < target:
                     k = min(target - self.count, max(FIRST, self.count // SHARE))
-                    self._grow(extend, k)
+                    self._grow(extend, k, read)
                     self._write()
                 if seen < self.count:
                     found, seen = read(self.state), self.count
@@ -229,9 +242,22 @@ class Run:
             return self._kept(found)
         return self._kept(_not_converged(found, "the budget is spent"))
 
-    def _grow(self, extend: Callable[[Any, int], Any], k: int) -> None:
-        """Spend k probes more; what fails on the way leaves the run where it stood."""
-        self.state, self.count = extend(self.state, k), self.count + k
+    def _grow(
+        self,
+        extend: Callable[[Any, int], Any],
+        k: int,
+        read: Callable[[Any], Any] | None,
+    ) -> None:
+        """Spend k probes more; what fails on the way leaves the run where it stood.
+
+        So do products that are not finite, where `read` tells that they are of no use.
+        """
+        state = extend(self.state, k)
+        if read is not None and not all(
+            map(_is_sound, taken_apart(state, self.operators)[0].values())
+        ):
+            read(state)
+        self.state, self.count = state, self.count + k
         block = self.block and (*self.block[:2], list(self.block[2]))
         self.stands = self.source.state(), block
 
@@ -259,6 +285,8 @@ class Run:
             with suppress(Exception):
                 found = read(self.state)
         if found is None:
+            if getattr(error, "estimate", None) is not None:  # of another run
+                error.estimate = None  # type: ignore[attr-defined]
             return
         told = ended_by(error)
         log.info("%s, with what %d probes gave", told, self.count)
@@ -341,6 +369,12 @@ def _with_products(found: Any, more: int) -> Any:
     if not isinstance(found, Estimate):
         return type(found)(*(_with_products(e, more) for e in found))
     return replace(found, num_matvecs=found.num_matvecs + more)
+
+
+def _is_sound(x: Array) -> bool:
+    """Whether an array has no NaN or infinity in it."""
+    kinds = "real floating", "complex floating"
+    return not is_array(x) or not namespace(x).isdtype(x.dtype, kinds) or is_finite(x)
 
 
 def _as_it_is(x: Array) -> Array:

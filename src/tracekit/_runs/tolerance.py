@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,11 +26,14 @@ def within(estimate: Any, rtol: float, atol: float, looks: int, *, entrywise: bo
     if not getattr(estimate.value, "ndim", 0):
         off, whole = half_width(estimate, level), size
     elif entrywise:
-        level = 1 - (1 - level) / max(estimate.value.size, 1)
+        level = 1 - (1 - level) / max(math.prod(estimate.value.shape), 1)
         off, whole = t_quantile(level, estimate.dof) * xp.max(error), xp.max(size)
     else:
-        off = t_quantile(level, estimate.dof) * xp.sqrt(xp.sum(abs2(error)))
-        whole = xp.sqrt(xp.sum(abs2(size)))
+        unit = xp.maximum(xp.max(size), xp.max(error))  # squares of what is large overflow
+        if not 0 < to_number(unit).real < math.inf:
+            return bool(to_number(unit).real == 0)
+        off, whole = (xp.sqrt(xp.sum(abs2(x / unit))) for x in (error, size))
+        off, atol = off * t_quantile(level, estimate.dof), atol / to_number(unit).real
     return bool(to_number(off).real <= atol + rtol * to_number(whole).real)
 
 

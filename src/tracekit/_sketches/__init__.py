@@ -30,6 +30,7 @@ from .moments import zonal
 from .nystrom import nystrom_factor
 from .observable import Observed
 from .range_sketch import (
+    AdjointSketch,
     FactorSketch,
     NystromSketch,
     RangeSketch,
@@ -47,6 +48,7 @@ __all__ = [
     "FEWEST",
     "LOOK_AHEAD",
     "MEGABYTES",
+    "AdjointSketch",
     "Arnoldi",
     "ControlVariate",
     "FactorSketch",

@@ -240,7 +240,7 @@ def sketch_of_products(
     return kind(
         _beside(sketch.Omega, Omega),
         _beside(sketch.Q, Q),
-        namespace(R).concat([_beside(sketch.R, upper), _beside(low, R)], axis=0),
+        _corners(sketch.R, upper, low, R),
         _beside(sketch.Z, Z),
         scale,
     )
@@ -289,8 +289,10 @@ def orthonormal_extension(
     return Q, R, upper
 
 
-def adjoint_sketch(A: LinearOperator, Omega: Array) -> AdjointSketch:
-    """Sketch A and its adjoint.
+def adjoint_sketch(
+    A: LinearOperator, Omega: Array, sketch: AdjointSketch | None = None
+) -> AdjointSketch:
+    """Sketch A and its adjoint, or extend a sketch.
 
     Where A has no product with its adjoint, A has to be Hermitian, which the sketch shows. What
     eager code refuses is NaN in compiled code.
@@ -298,19 +300,41 @@ def adjoint_sketch(A: LinearOperator, Omega: Array) -> AdjointSketch:
     xp = A.xp
     Y = A.matmat(Omega)
     require_finite(Y, columns=Y)
-    scale = magnitude(Y)
-    Q, R, _ = orthonormal_extension(Y / scale, Omega)
+    scale = magnitude(Y) if sketch is None else sketch.scale
+    Q, R, upper = orthonormal_extension(Y / scale, Omega, None if sketch is None else sketch.Q)
     G = inner(Omega, Y / scale)
+    if sketch is not None:  # as the new probes see those before, so do those the new ones
+        G = _corners(inner(sketch.Omega, sketch.Q @ sketch.R), inner(sketch.Omega, Y / scale),
+                     inner(Omega, sketch.Q @ sketch.R), G)  # fmt: skip
     if A.rmatmat is not None:
-        Z = A.rmatmat(Q) / scale
+        Z, hermitian = A.rmatmat(Q) / scale, is_hermitian(G)
         check_adjoint(inner(Z, Omega), R)
-        return AdjointSketch(Omega, Q, R, Z, scale, is_hermitian(G))
-    require_hermitian(
-        G, "pass its product with the adjoint, rmatmat=, X -> A.H @ X, to LinearOperator", TypeError
+    else:
+        require_hermitian(
+            G,
+            "pass its product with the adjoint, rmatmat=, X -> A.H @ X, to LinearOperator",
+            TypeError,
+        )
+        wrong = skew(G) > eps_of(G) ** LOOSE
+        Z, hermitian = A.matmat(Q) / scale, True
+        Z = xp.where(wrong, xp.ones_like(Z) * math.nan, Z)
+    require_finite(Z)
+    if sketch is None:
+        return AdjointSketch(Omega, Q, R, Z, scale, hermitian)
+    low = xp.zeros((R.shape[0], sketch.R.shape[1]), dtype=R.dtype, device=device_of(R))
+    return AdjointSketch(
+        _beside(sketch.Omega, Omega),
+        _beside(sketch.Q, Q),
+        _corners(sketch.R, upper, low, R),
+        _beside(sketch.Z, Z),
+        scale,
+        hermitian,
     )
-    Z = A.matmat(Q) / scale
-    wrong = skew(G) > eps_of(G) ** LOOSE
-    return AdjointSketch(Omega, Q, R, xp.where(wrong, xp.ones_like(Z) * math.nan, Z), scale, True)
+
+
+def _corners(a: Array, b: Array, c: Array, d: Array) -> Array:
+    """``[[a, b], [c, d]]``."""
+    return namespace(a).concat([_beside(a, b), _beside(c, d)], axis=0)
 
 
 def _growth(sketched: Array, Omega: Array) -> Array:

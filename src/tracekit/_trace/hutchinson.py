@@ -152,7 +152,7 @@ def girard_hutchinson(run: Run, probes: Probes, control: Control | None = None) 
         parts = [] if before is None else [before]
         for width in blocks(k, k if probes is distributions.orthogonal else size):
             parts.append(forms(take(width)))
-        return A.xp.concat(parts, axis=1)
+        return A.xp.concat(parts, axis=1) if control else beside_forms(A, parts)
 
     def read(samples: Array) -> Estimate:
         spent = samples.shape[1]
@@ -201,6 +201,12 @@ def with_control(found: Estimate, plain: Array, control: Control, c: Array) -> E
     error = xp.hypot(found.standard_error, xp.abs(mean_c) * control.error)
     reason = told(mean_c, error, standard_error(plain), c.shape[0])
     return replace(found, standard_error=error, reason=reason)
+
+
+def beside_forms(A: LinearOperator, parts: list[Array]) -> Array:
+    """What `quadratic_forms` gives of one operator after another; weighted where all of it is."""
+    rows = min(x.shape[0] for x in parts)
+    return A.xp.concat([x[:rows, :] for x in parts], axis=1)
 
 
 def weighted_forms(forms: Array) -> Array | None:

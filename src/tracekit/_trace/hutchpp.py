@@ -51,7 +51,7 @@ from .._operators import (
 from .._runs import Callback, Run, resumable
 from .._sketches import orthonormal_extension
 from ..probes import distributions
-from .hutchinson import girard_hutchinson, weighted_forms
+from .hutchinson import beside_forms, girard_hutchinson, weighted_forms
 from .sums import exact_trace_of
 
 
@@ -355,10 +355,9 @@ def two_sides(
     if before is None:
         return TwoSides(S, R, T, Z, W, quadratic_forms(A)(T), m)
     forms = quadratic_forms(A)(T) if T.shape[1] else before.forms[:, :0]
-    arrays = S, R, T, Z, W, forms
-    both = zip(before[:6], arrays, strict=True)
-    S, R, T, Z, W, forms = (A.xp.concat([x, y], axis=1) for x, y in both)
-    return TwoSides(S, R, T, Z, W, forms, m)
+    both = zip(before[:5], (S, R, T, Z, W), strict=True)
+    S, R, T, Z, W = (A.xp.concat([x, y], axis=1) for x, y in both)
+    return TwoSides(S, R, T, Z, W, beside_forms(A, [before.forms, forms]), m)
 
 
 def _forms_beside(A: LinearOperator, Q: Array, T: Array) -> Array:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import tracekit as tk
 from tracekit._arrays import Array, Probes, Rng
 
 from . import checks
 from .derivative import Derivative
-from .traces import backend_of, traces
+from .traces import Looks, backend_of, traces
 
 
 def divergence(
@@ -19,6 +21,11 @@ def divergence(
     *,
     rng: Rng = None,
     probes: Probes = tk.probes.hadamard,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    entrywise: bool = False,
+    callback: Callable[[tk.Estimate], Any] | None = None,
+    checkpoint: str | Path | None = None,
     chunk_size: int | None = None,
 ) -> tk.Estimate:
     r"""The divergence of a vector field at every sample: traces of Jacobians by the inputs.
@@ -32,13 +39,24 @@ def divergence(
         N samples, of real floating-point numbers of PyTorch or JAX; the trace is that over all D
         entries of a sample, as of an image.
     num_matvecs : int, optional
-        Products m to spend on every sample, each one pass for all samples at once. If not given, or
-        if there are D or more, the divergence is exact, from D products.
+        Products m to spend on every sample, each one pass for all samples at once; with a
+        tolerance, a callback or a checkpoint, at the most. If neither is given, or if there are D
+        or more, the divergence is exact, from D products.
     rng : None, int, or generator, optional
         As for `tracekit.hutchinson`. An int or a JAX key draws the same probes in every call, as a
         solver of differential equations needs them.
     probes : callable, optional
         A distribution of vectors of length D, drawn for every sample on its own.
+    rtol, atol : float, optional
+        As for `tracekit.diagonal`, of all N values together: products are spent on every sample
+        until the Frobenius norm of the errors is within that of the values. D products end it, so
+        that `num_matvecs` is not needed. Refused under `jax.jit`.
+    entrywise : bool, optional
+        The tolerance is on the largest error of a sample instead, against the largest value.
+    callback : callable, optional
+        As for `tracekit.hutchinson`.
+    checkpoint : path, optional
+        As for `tracekit.hutchinson`; the file knows nothing of v and x.
     chunk_size : int, optional
         Products at once; as many as have 1 MB of directions if not given, which is fast on CPUs and
         bounds the memory: a network holds several arrays of the width of its layers for each. More
@@ -101,4 +119,7 @@ def divergence(
         return y
 
     derivative = Derivative(backend, field, field, x, "v")
-    return traces(backend, derivative, shape, num_matvecs, rng, probes, chunk_size, "divergence")
+    looks = Looks(rtol, atol, entrywise, callback, checkpoint)
+    return traces(
+        backend, derivative, shape, num_matvecs, rng, probes, looks, chunk_size, "divergence"
+    )

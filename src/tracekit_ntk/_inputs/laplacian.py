@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import tracekit as tk
 from tracekit._arrays import Array, Probes, Rng
 
 from . import checks
 from .derivative import Derivative, scales
-from .traces import backend_of, traces
+from .traces import Looks, backend_of, traces
 
 
 def laplacian(
@@ -19,6 +21,11 @@ def laplacian(
     *,
     rng: Rng = None,
     probes: Probes = tk.probes.hadamard,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    entrywise: bool = False,
+    callback: Callable[[tk.Estimate], Any] | None = None,
+    checkpoint: str | Path | None = None,
     chunk_size: int | None = None,
 ) -> tk.Estimate:
     r"""The Laplacian of a function at every sample: traces of Hessians by the inputs.
@@ -36,6 +43,14 @@ def laplacian(
     rng : None, int, or generator, optional
         As for `divergence`.
     probes : callable, optional
+        As for `divergence`.
+    rtol, atol : float, optional
+        As for `divergence`.
+    entrywise : bool, optional
+        As for `divergence`.
+    callback : callable, optional
+        As for `divergence`.
+    checkpoint : path, optional
         As for `divergence`.
     chunk_size : int, optional
         As for `divergence`.
@@ -91,4 +106,7 @@ def laplacian(
         return total(x) / w
 
     derivative = Derivative(backend, backend.input_gradient(numbers), again, x, "the gradient of f")
-    return traces(backend, derivative, shape, num_matvecs, rng, probes, chunk_size, "laplacian")
+    looks = Looks(rtol, atol, entrywise, callback, checkpoint)
+    return traces(
+        backend, derivative, shape, num_matvecs, rng, probes, looks, chunk_size, "laplacian"
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import tracekit as tk
 from tracekit._arrays import Array, device_of, floating, namespace
@@ -30,6 +31,16 @@ def backend_of(x: Any) -> Backend:
         ) from error
 
 
+class Looks(NamedTuple):
+    """When a run ends before its budget, what is shown of it, and what it is written to."""
+
+    rtol: float = 0.0
+    atol: float = 0.0
+    entrywise: bool = False
+    callback: Any = None
+    checkpoint: Any = None
+
+
 def traces(
     backend: Backend,
     derivative: Derivative,
@@ -37,6 +48,7 @@ def traces(
     num_matvecs: int | None,
     rng: Any,
     probes: Any,
+    looks: Looks,
     chunk_size: int | None,
     method: str,
 ) -> tk.Estimate:
@@ -71,4 +83,27 @@ def traces(
         exact={"diagonal": KnownQuantity(diagonal, D)},
     )  # fmt: skip
     own = for_samples(probes, N)
-    return replace(tk.block_traces(A, (N, D), 1, num_matvecs, rng=rng, probes=own), method=method)
+
+    def named(found: tk.Estimate) -> tk.Estimate:  # of an operator that nobody else has
+        return replace(found, method=method, paused=None)
+
+    looks = looks._replace(callback=_of(looks.callback, named))
+    try:
+        found = tk.block_traces(A, (N, D), 1, num_matvecs, rng=rng, probes=own, **looks._asdict())
+    except BaseException as error:
+        if isinstance(paid := getattr(error, "estimate", None), tk.Estimate):
+            error.estimate = named(paid)  # type: ignore[attr-defined]
+        raise
+    return named(found)
+
+
+def _of(callback: Any, named: Callable[[tk.Estimate], tk.Estimate]) -> Any:
+    """The callback, of estimates that have their name."""
+    if not callable(callback):
+        return callback
+
+    def call(found: tk.Estimate) -> Any:
+        return callback(named(found))
+
+    call.close = getattr(callback, "close", None)  # type: ignore[attr-defined]
+    return call
