@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,7 @@ from .._operators import LinearOperator, exact_norm_cost, square
 from .._runs import Callback, Run, resumable
 from .known import Way, known_matrix, known_way, knows, moments_way
 from .pairs import Pairs, pairs_run, spend_on_pairs
-from .sketches import Extend
-from .spectral_summary import exact_norm, norm_sketching
+from .spectral_summary import Sketching, exact_norm, norm_sketching
 
 
 @with_origin
@@ -237,7 +235,7 @@ def target_alignment(
         )
     y = y / magnitude(y)
     run.budget -= k
-    extend, read_norm, each = _beside_targets(run, y, norm.cost)
+    extend, read_norm, each, cost = _beside_targets(run, y, norm.cost)
 
     def read(state: Beside) -> Estimate:
         return _target_of_norm(state.product, norm.missed(read_norm(state.norm)), y)
@@ -248,7 +246,7 @@ def target_alignment(
         product = run.state.product if run.begun else K.xp.sum(K.quad(y))
         return _target_of_norm(product, exact_norm(K, norm), y)
 
-    found: Estimate = run.spend(extend, read, each, cost=norm.cost, exact=exactly)
+    found: Estimate = run.spend(extend, read, each, cost=cost, exact=exactly)
     return found
 
 
@@ -259,18 +257,19 @@ class Beside(NamedTuple):
     norm: Any
 
 
-def _beside_targets(run: Run, y: Array, cost: int) -> tuple[Extend, Callable[[Any], Estimate], int]:
+def _beside_targets(run: Run, y: Array, cost: int) -> Sketching:
     """As `norm_sketching`, with the exact product beside the sketch."""
     own = replace(run, state=run.state.norm) if run.begun else run
-    extend_norm, read, each = norm_sketching(own, cost)
+    of_norm = norm_sketching(own, cost)
     run.budget, run.block = own.budget, own.block
 
     def extend(state: Beside | None, k: int) -> Beside:
         if state is None:
-            return Beside(run.A.xp.sum(run.A.quad(y)), extend_norm(None, k))  # type: ignore[misc]
-        return Beside(state.product, extend_norm(state.norm, k))
+            product = run.A.xp.sum(run.A.quad(y))  # type: ignore[misc]
+            return Beside(product, of_norm.extend(None, k))
+        return Beside(state.product, of_norm.extend(state.norm, k))
 
-    return extend, read, each
+    return of_norm._replace(extend=extend)
 
 
 def _targets(K: LinearOperator, y: Any) -> Array:

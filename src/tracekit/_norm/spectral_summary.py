@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._arrays import Array, Rng, abs2, conj, is_traced, namespace, real, to_number
 from .._estimates import (
@@ -159,13 +160,13 @@ def frobenius_norm(
     """
     run = Run.of(as_operator(A), num_matvecs, rng, rtol, atol, callback, checkpoint)
     way = moments_way(run.A, norm_only=True)
-    extend, read, each = norm_sketching(run, way.cost)
+    extend, read, each, cost = norm_sketching(run, way.cost)
 
     found: Estimate = run.spend(
         extend,
         lambda state: way.missed(read(state)),
         each,
-        cost=way.cost,
+        cost=cost,
         exact=partial(exact_norm, run.A, way),
     )
     return found
@@ -233,14 +234,38 @@ def exact_norm(A: LinearOperator, way: Way) -> Estimate:
     return exact(A.xp.sqrt(f) * scale, way.cost, "frobenius_norm", reason=way.reason)
 
 
-def norm_sketching(run: Run, cost: float) -> tuple[Extend, Callable[[Any], Estimate], int]:
-    """What spends probes on a sketch, reads the norm of it, and the products of a probe."""
+class Sketching(NamedTuple):
+    """What spends probes on a sketch, reads it, the products of a probe, and of the exact end.
+
+    Products with ``L^H`` alone end exact by themselves.
+    """
+
+    extend: Extend
+    read: Callable[[Any], Any]
+    each: int
+    cost: float
+
+
+def norm_sketching(run: Run, cost: float) -> Sketching:
+    """Of the sketch that the norm is read of."""
     A = run.A
     if _is_one_sided(run, cost):
-        extend, each = columns(run, A.factor)  # type: ignore[arg-type]
-        return extend, lambda state: read_norm(state, A.factor), each  # type: ignore[arg-type]
+        L: LinearOperator = A.factor  # type: ignore[assignment]
+        extend, each = columns(run, L)
+        return Sketching(extend, partial(read_norm, L=L), each, math.inf)
     extend, each = sketching(run, cost, norm_only=True)
-    return extend, lambda state: _norm(state.samples(A)), each
+    return Sketching(extend, lambda state: _norm(state.samples(A)), each, cost)
+
+
+def _summary_sketching(run: Run, cost: float) -> Sketching:
+    """Of the sketch that all three numbers are read of."""
+    A = run.A
+    if _is_one_sided(run, cost):
+        L: LinearOperator = A.factor  # type: ignore[assignment]
+        extend, each = columns(run, L)
+        return Sketching(extend, partial(read_summary, L=L), each, math.inf)
+    extend, each = sketching(run, cost)
+    return Sketching(extend, partial(_summary, A=A), each, cost)
 
 
 def _is_one_sided(run: Run, cost: float) -> bool:
@@ -252,17 +277,12 @@ def _is_one_sided(run: Run, cost: float) -> bool:
 def _summarised(run: Run, part: Callable[[SpectralSummary], Any]) -> Any:
     """What is asked for of the three numbers."""
     A, way = run.A, moments_way(run.A)
-    summary: Callable[[Any], SpectralSummary] = partial(_summary, A=A)
-    if _is_one_sided(run, way.cost):
-        extend, each = columns(run, A.factor)  # type: ignore[arg-type]
-        summary = partial(read_summary, L=A.factor)  # type: ignore[arg-type]
-    else:
-        extend, each = sketching(run, way.cost)
+    extend, summary, each, cost = _summary_sketching(run, way.cost)
 
     def read(state: Any) -> Any:
         return part(SpectralSummary(*map(way.missed, summary(state))))
 
-    return run.spend(extend, read, each, cost=way.cost, exact=lambda: part(_exact_summary(A, way)))
+    return run.spend(extend, read, each, cost=cost, exact=lambda: part(_exact_summary(A, way)))
 
 
 def _summary(state: Any, A: LinearOperator) -> SpectralSummary:

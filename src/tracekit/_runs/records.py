@@ -28,7 +28,7 @@ def taken_apart(
     def told(x: Any) -> Any:
         if isinstance(x, LinearOperator):
             return {"operator": _number_of(x, operators)}
-        if isinstance(x, PLAIN):
+        if isinstance(x, PLAIN) and not isinstance(x, np.generic):  # np.float64 is a float
             return {"float": str(x)} if isinstance(x, float) and x - x != 0 else x
         if isinstance(x, type):
             return {"type": _name_of(x)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from .._arrays import Array, Probes, Rng, is_traced
+from .._arrays import Array, Probes, Rng, is_array, is_traced
 from .._estimates import Estimate, checked_budget, checked_tolerance, files
 from .._operators import LinearOperator, in_blocks
 from ..probes import Source, distributions
@@ -101,8 +101,13 @@ class Run:
         return self.state is not None
 
     def is_short(self, per_probe: int, cost: float = math.inf, least: int = LEAST) -> bool:
-        """Whether there are too few probes to leave one out, and the exact answer costs more."""
-        return not self.begun and self.budget // per_probe < least and self.budget < cost
+        """Whether there are too few probes to leave one out, and the exact answer costs more.
+
+        A run that began so, with samples alone, goes on so.
+        """
+        if self.begun:
+            return is_array(self.state)
+        return self.budget // per_probe < least and self.budget < cost
 
     def draw(self, probes: Probes, count: int, n: int | None = None) -> Array:
         """The next probes, of a law of independent columns."""
