@@ -33,6 +33,7 @@ class Call(NamedTuple):
     operands: int
     arguments: dict[str, Any]
     budget: str | None
+    lost: tuple[str, ...] = ()  # arguments that could not be pickled
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -100,8 +101,9 @@ class Paused:
             pickle.dumps(call)
             return self.__dict__
         assert call is not None
-        lost = call._replace(arguments={k: x for k, x in call.arguments.items() if _pickles(x)})
-        return self.__dict__ | {"call": lost}
+        held = {name: x for name, x in call.arguments.items() if _pickles(x)}
+        lost = tuple(name for name in call.arguments if name not in held)
+        return self.__dict__ | {"call": call._replace(arguments=held, lost=lost)}
 
 
 class Checkpoint(NamedTuple):
@@ -229,17 +231,15 @@ def resume(
             f"{call.name} is of {call.operands} operators, got {len(operators)}; pass a tuple of "
             "them"
         )
+    if call.lost:
+        raise ValueError(
+            f"the estimate was pickled without {', '.join(call.lost)} of {call.name}, which cannot "
+            "be pickled; define functions in a module, or use a checkpoint"
+        )
     options = call.arguments | {"rng": paused, "rtol": rtol, "atol": atol, "callback": callback}
     options["checkpoint"] = checkpoint
     if call.budget is not None:
         options[call.budget] = num_matvecs
-    try:
-        signature(call.function).bind(*operators, **options)
-    except TypeError as error:
-        raise ValueError(
-            f"the estimate was pickled without an argument of {call.name} ({error}); pass one made "
-            "with functions that can be pickled, or use a checkpoint"
-        ) from None
     found = call.function(*operators, **options)
     return _each(found, lambda e: replace(e, origin=first.origin))
 

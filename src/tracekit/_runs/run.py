@@ -68,8 +68,8 @@ class Run:
         every = tuple(in_blocks(A, chunk_size) for A in every)
         if num_matvecs is None and rtol == atol == 0:
             raise ValueError(
-                "`num_matvecs` must be a positive integer where there is no tolerance, got None; "
-                "pass an int, or rtol such as 1e-2"
+                "`num_matvecs` must be a positive integer, got None; pass an int of 1 or more, or "
+                "a tolerance such as rtol=1e-2"
             )
         budget = math.inf if num_matvecs is None else checked_budget(num_matvecs)
         if callback is not None and not callable(callback):

@@ -250,11 +250,12 @@ def further_round(
     A: LinearOperator, before: Rounds | None, m: int, draw: Callable[[int], Array]
 ) -> Rounds:
     """The range and the probes beside it, for m products more: as if all were spent at once."""
-    m += 0 if before is None else before.spent
-    known = 0 if before is None else int(before.Q.shape[1])
-    k = m // (3 if A.factor is None else 4)
-    s = m - (2 if A.factor is None else 3) * k
-    s -= 0 if before is None else sum(int(x.forms.shape[1]) for x in before.rounds)
+    each, known, tested = (2 if A.factor is None else 3), 0, 0
+    if before is not None:
+        m, known = m + before.spent, int(before.Q.shape[1])
+        tested = sum(int(x.forms.shape[1]) for x in before.rounds)
+    k = min(m // (each + 1), (m - tested) // each)
+    s = m - each * k - tested
     S, T = (draw(count) for count in (k - known, s))
     Q, on_range, surplus = None, None, 0
     if before is not None:
@@ -343,11 +344,11 @@ def two_sides(
     A: LinearOperator, before: TwoSides | None, m: int, draw: Callable[[int], Array]
 ) -> TwoSides:
     """Both sides and the rest, for m products more: as if all were spent at once."""
-    m += 0 if before is None else before.spent
-    each = matvecs_per_column(A)
-    b = m // each // 4
+    each, held = matvecs_per_column(A), (0, 0, 0)
+    if before is not None:
+        m, held = m + before.spent, tuple(int(x.shape[1]) for x in before[:3])  # type: ignore[assignment]
+    b = min(m // each // 4, (m - held[2]) // (3 * each))
     sizes = b, 2 * b, m - each * 3 * b
-    held = (0, 0, 0) if before is None else tuple(int(x.shape[1]) for x in before[:3])
     S, R, T = (draw(k - known) for k, known in zip(sizes, held, strict=True))
     Z, W = _times(A, R), _times(A.H if A.rmatmat is not None else A, S)
     require_finite(Z, "trace", columns=Z)
