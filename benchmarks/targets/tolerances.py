@@ -2,8 +2,9 @@
 
 1. Of 200 runs on each spectrum, the share whose true error is within the tolerance that was asked
    for, and the median of the products spent, beside those of the oracle: the least number of
-   probes, of 8, 16, 32, ..., at which the same sketch is within the tolerance in 95 % of runs (or
-   the products of the exact value, where none is). Of several numbers all have to be within it.
+   probes, of 8, 16, 32, ..., at which the same sketch is within the tolerance in 95 % of 100 runs.
+   Of several numbers all have to be within it. Tolerances are such that it is no first look alone
+   that tells, since of 8 probes an error is known to a factor only.
 2. Runs that are killed at every call of the operator, one after the other, and go on from their
    checkpoint: how many end other than the run that nothing interrupts, in any bit.
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     Matrix = NDArray[Any]
     Truth = Callable[[Matrix], list[Any]]
 
-N, SEEDS, ORACLES, SHARE, PRICE = 200, seeds(200), seeds(60), 0.95, 3.0
+N, SEEDS, ORACLES, SHARE, PRICE = 200, seeds(200), seeds(100), 0.95, 3.0
 PARTS = ("controls", "curves")  # of the same subject, in modules of their own
 NO_ESTIMATORS = {"Tracker", "resume"}  # whose rtol is of a run, or of an estimate
 
@@ -145,23 +146,22 @@ def another(case: str) -> tuple[Any, ...]:
 
 
 SPECTRA = ("1/i", "i^-2", "0.8^i", "flat", "step", "low rank")
-FAST = ("i^-2", "0.8^i", "step", "low rank")
 FUNCTIONS: dict[str, Asked] = {  # every function of the package that takes a tolerance
     "trace": Asked(trace_of, (*SPECTRA, "gram"), rtol=0.03),
-    "hutchinson": Asked(trace_of, ("flat",), rtol=0.02),
+    "hutchinson": Asked(trace_of, ("flat",), rtol=0.008),
     "xtrace": Asked(trace_of, (*SPECTRA, "gram"), rtol=0.03),
     "xnystrace": Asked(trace_of, (*SPECTRA, "gram"), rtol=0.03),
-    "hutchpp": Asked(trace_of, SPECTRA, rtol=0.05),
-    "nahutchpp": Asked(trace_of, ("flat", "i^-2"), rtol=0.1),
-    "one_sided": Asked(partial(of_factor, trace_of), ("flat", "complex"), rtol=0.1),
+    "hutchpp": Asked(trace_of, SPECTRA, rtol=0.015),
+    "nahutchpp": Asked(trace_of, ("flat", "i^-2"), rtol=0.02),
+    "one_sided": Asked(partial(of_factor, trace_of), ("flat", "complex"), rtol=0.05),
     "frobenius_norm": Asked(norm_of, (*SPECTRA, "complex", "gram"), rtol=0.03),
     "spectral_summary": Asked(all_three, (*SPECTRA, "gram"), rtol=0.05),
     "effective_rank": Asked(rank_of, (*SPECTRA, "gram"), rtol=0.05),
     "inner": Asked(dot, (*SPECTRA, "gram"), rtol=0.05, beside=another),
     "alignment": Asked(cosine, (*SPECTRA, "complex", "gram"), atol=0.03, beside=another),
     "target_alignment": Asked(of_targets, (*SPECTRA, "gram"), rtol=0.03, beside=lambda case: (Y,)),
-    "one_sided_summary": Asked(partial(of_factor, all_three), ("flat", "step"), rtol=0.15),
-    "one_sided_alignment": Asked(cosine_of_factors, ("flat", "complex"), atol=0.05, beside=another),
+    "one_sided_summary": Asked(partial(of_factor, all_three), ("flat", "step"), rtol=0.1),
+    "one_sided_alignment": Asked(cosine_of_factors, ("flat", "complex"), atol=0.07, beside=another),
 }
 
 
@@ -204,7 +204,8 @@ def kept(name: str, case: str) -> Kept:
         spent.append(every(found)[0].num_matvecs)
         honest &= spent[-1] == sum(counter.total for counter in counters if counter)
     middle = float(np.median(spent))
-    return Kept(float(np.mean(within)), middle, oracle(function, asked, given, truth), honest)
+    best = oracle(function, asked, given, truth, middle)
+    return Kept(float(np.mean(within)), middle, best, honest)
 
 
 def counting(x: Any) -> tuple[Any, Any]:
@@ -212,30 +213,24 @@ def counting(x: Any) -> tuple[Any, Any]:
     return tracekit.counted(x) if isinstance(x, tracekit.LinearOperator) else (x, None)
 
 
-def oracle(function: Any, asked: Asked, given: tuple[Any, ...], truth: list[Any]) -> float:
+def oracle(
+    function: Any, asked: Asked, given: tuple[Any, ...], truth: list[Any], most: float
+) -> float:
     """Return the products of the first look at which 95 % of runs are within the tolerance.
 
-    Each run is told when to stop: where no look before the exact value is one, that one's products.
+    It is not looked for beyond the `most` that was spent.
     """
-    looks: list[list[tuple[float, bool]]] = []
+    within: dict[int, list[bool]] = {}
     for seed in range(ORACLES):
-        seen = list[tuple[float, bool]]()
 
-        def look(found: Any, seen: list[tuple[float, bool]] = seen) -> bool:
-            seen.append((every(found)[0].num_matvecs, asked.is_within(found, truth)))
-            # two looks within: further ones tell nothing of a budget that is least
-            return len(seen) > 1 and seen[-1][1] and seen[-2][1]
+        def look(found: Any) -> bool:
+            spent = every(found)[0].num_matvecs
+            within.setdefault(spent, []).append(asked.is_within(found, truth))
+            return 2 * spent > most  # the next look would be beyond
 
-        # no tolerance that is met: all looks are seen
-        end = function(*given, rtol=1e-15, rng=seed, callback=look)
-        seen.append((every(end)[0].num_matvecs, True))
-        looks.append(seen)
-    deepest = max(map(len, looks))
-    for k in range(deepest):
-        at = [seen[min(k, len(seen) - 1)] for seen in looks]
-        if np.mean([good for _, good in at]) >= SHARE:
-            return float(np.median([spent for spent, _ in at]))
-    return float(np.median([seen[-1][0] for seen in looks]))
+        function(*given, num_matvecs=int(most), rng=seed, callback=look)
+    looks = [spent for spent, good in within.items() if np.mean(good) >= SHARE]
+    return float(min(looks, default=most))
 
 
 class Killed(BaseException):
