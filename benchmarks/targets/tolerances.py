@@ -11,7 +11,8 @@
 
 Operators of dimension 200 with spectra 1/i, i^-2, 0.8^i, 1 to 3 (flat), a step of 20 ones over
 1e-3, and 10 large eigenvalues over noise; Hermitian ones, complex, with 1/i; complex ones, not
-Hermitian, with singular values 1/i; and A = L L^H from products with its factor alone ("gram"). An alignment is with i^-2.
+Hermitian, with singular values 1/i; and A = L L^H from products with its factor alone ("gram"). An
+alignment is with i^-2.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ Y = np.random.default_rng(2).choice([-1.0, 1.0], N)
 
 @cache
 def matrix(name: str) -> Matrix:
-    """Return a dense matrix of a spectrum; of "gram" the same as that of 1/i."""
+    """Return a dense matrix of a spectrum."""
     i = np.arange(1, N + 1.0)
     if name in ("complex", "hermitian"):
         rng = np.random.default_rng(1)
