@@ -18,7 +18,7 @@ import pytest
 from benchmarks import check, measure, networks
 from benchmarks.asv import _backends, tracked
 from benchmarks.targets import __main__ as targets
-from benchmarks.targets import norms
+from benchmarks.targets import norms, tolerances
 from benchmarks.targets.table import Row, Table, figure, seeds
 
 FOLDER = Path(_backends.__file__).parent
@@ -263,6 +263,12 @@ REDUCED = {  # a subject, and what is made smaller of it
     "calibration": {"N": 300, "SEEDS": 2, "GRID": [4, 16]},
     "norms": {"SEEDS": 2, "MANY_SEEDS": 2, "CASES": norms.CASES[:1], "TASKS": norms.TASKS[:1]},
     "memory": {"N": 1000},
+    "tolerances": {
+        "SEEDS": 2,
+        "ORACLES": 2,
+        "PARTS": (),
+        "FUNCTIONS": {name: tolerances.FUNCTIONS[name] for name in ("hutchinson", "inner")},
+    },
 }
 
 

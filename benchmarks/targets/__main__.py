@@ -11,7 +11,7 @@ import time
 from ..measure import ONE_THREAD
 
 SUBJECTS = (
-    *("accuracy", "calibration", "norms", "functions"),
+    *("accuracy", "calibration", "tolerances", "norms", "functions"),
     *("tracking", "memory", "products", "kernels", "networks", "distributed", "probing"),
 )
 

@@ -68,6 +68,19 @@ def test_matrices_of_every_kind(kind: str) -> None:
         agree(found, call(A), value)
 
 
+def test_sketches_of_norms_grow() -> None:
+    A = matrix("psd", 60)
+    calls: list[Callable[[Any], Any]] = [
+        lambda A: tk.frobenius_norm(A, 40, rng=1, rtol=1e-9),
+        lambda A: tk.frobenius_norm(tk.gram(A), 40, rng=1, rtol=1e-9),
+        lambda A: tk.alignment(A, A, 40, rng=1, rtol=1e-9),
+        lambda A: tk.one_sided_summary(A, 40, rng=1, rtol=1e-9).effective_rank,
+    ]
+    for call in calls:
+        found = together((0, 5, 5, 60), lambda layout: call(divided(A, layout)))  # noqa: B023
+        agree(found, call(by_products(A)), value)
+
+
 def test_factors_of_few_columns() -> None:
     L = matrix("real", N)[:, :7]
     calls: list[Callable[[Any], Any]] = [

@@ -491,3 +491,11 @@ def test_nahutchpp_is_better_than_hutchinson_on_decay_and_worse_than_xnystrace()
         runs = [float(estimator(A, 40, rng=seed)) for seed in range(60)]
         rms[estimator] = np.sqrt(np.mean((np.array(runs) - np.trace(A)) ** 2))
     assert 3 * rms[tk.xnystrace] < rms[tk.nahutchpp] < 0.3 * rms[tk.hutchinson]
+
+
+def test_a_tolerance_needs_no_budget() -> None:
+    L = np.random.default_rng(0).standard_normal((40, 60))
+    found = tk.one_sided(L, rtol=0.1, rng=0)
+    assert found.converged
+    assert float(found) == pytest.approx(np.sum(L * L), rel=0.1)
+    assert tk.one_sided(L, rtol=1e-9, rng=0).converged

@@ -236,6 +236,15 @@ def test_nan_at_any_call_carries_what_was_paid_for(estimator: Any) -> None:
             assert paid.num_matvecs >= 8
 
 
+def test_a_run_that_began_with_few_probes_goes_on_as_it_began() -> None:
+    A = dense("i^-2")
+    for estimator in (tk.xtrace, tk.xnystrace, tk.hutchpp, tk.nahutchpp):
+        few = estimator(A, 2, rng=0)
+        more = tk.resume(A, few, rtol=0.0, num_matvecs=40)
+        assert (more.num_matvecs, more.method) == (40, estimator.__name__)
+        assert float(more) == pytest.approx(np.trace(A), rel=0.5)
+
+
 # In every library -----------------------------------------------------------------------------
 
 

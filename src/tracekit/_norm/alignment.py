@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._arrays import (
@@ -12,8 +12,6 @@ from .._arrays import (
     Rng,
     abs2,
     coldot,
-    colnorm2,
-    conj,
     is_array,
     is_complex,
     is_traced,
@@ -21,54 +19,53 @@ from .._arrays import (
     namespace,
     norm2,
     plain,
-    positive,
     real,
     to_number,
 )
 from .._arrays import inner as inner_products
-from .._estimates import (
-    Estimate,
-    checked_budget,
-    exact,
-    few,
-    require_finite,
-    standard_error,
-    with_origin,
-)
-from .._operators import (
-    LinearOperator,
-    as_operator,
-    common_dtype,
-    dense,
-    each_column,
-    exact_norm_cost,
-    known_cost,
-    matvecs_per_column,
-    square,
-)
-from .._sketches import factor_sketch, moments, orthonormal_extension
-from ..probes import Source, distributions
-from .known import Way, cheapest, known_matrix, known_way, knows
-from .moment_samples import INFLATION
-from .spectral_summary import frobenius_norm
+from .._estimates import Estimate, exact, require_finite, standard_error, with_origin
+from .._operators import LinearOperator, exact_norm_cost, square
+from .._runs import Callback, Run, resumable
+from .known import Way, known_matrix, known_way, knows, moments_way
+from .pairs import Pairs, pairs_run, spend_on_pairs
+from .spectral_summary import Sketching, exact_norm, norm_sketching
 
 
 @with_origin
-def inner(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
+@resumable(2)
+def inner(
+    A: Any,
+    B: Any,
+    num_matvecs: int | None = None,
+    *,
+    rng: Rng = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> Estimate:
     r"""The inner product :math:`\langle A, B \rangle = \mathrm{tr}(A^H B)`.
 
     Parameters
     ----------
     A, B : LinearOperator or anything that `as_operator` reads
         Of the same shape, library and device.
-    num_matvecs : int
-        Products m with both together. Square operators: ``m // 4`` probes, of which each operator
-        gets two products; rectangular ones, and budgets below 12: ``m // 2`` independent probes.
+    num_matvecs : int, optional
+        Products m with both together; with a tolerance, at the most, and none is needed. Square
+        operators: ``m // 4`` probes, of which each operator gets two products; rectangular ones,
+        and budgets below 12: ``m // 2`` independent probes.
         If both were made by `gram`: ``m // 4`` probes, one column through each L and ``L^H``.
         Exact from as many products on as both have columns (of ``L L^H``: as both L or both
         ``L^H``), or from fewer where both know all their entries.
     rng : None, int, or generator, optional
         As for `hutchinson`.
+    rtol, atol : float, optional
+        As for `hutchinson`; the sketch is kept and added to. Of operators that are nearly
+        orthogonal `rtol` alone asks much: pass `atol` as well.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`; it holds the sketch.
 
     Returns
     -------
@@ -94,29 +91,41 @@ def inner(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     >>> bool(abs(estimate.value - 3 * np.sum(A * A)) < 1e-3)
     True
     """
-    got = _pairs(A, B, num_matvecs, rng)
-    xp, unit = namespace(got.cross), got.scales[0] * got.scales[1]
-    value = xp.astype(xp.mean(got.cross) * unit, got.dtype, copy=False)
-    require_finite(value, "inner product")
-    if got.inflation == 0:
-        return exact(value, got.spent, "inner", reason=got.reason)
-    error = standard_error(got.cross) * got.inflation * unit
-    samples, told = got.cross * unit, got.reason
-    return Estimate(value, error, got.spent, "inner", samples, dof=_dof(got), reason=told)
+    run = pairs_run(A, B, num_matvecs, rng, rtol, atol, callback, checkpoint)
+    found: Estimate = spend_on_pairs(run, _inner_of)
+    return found
 
 
 @with_origin
-def alignment(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
+@resumable(2)
+def alignment(
+    A: Any,
+    B: Any,
+    num_matvecs: int | None = None,
+    *,
+    rng: Rng = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> Estimate:
     r"""The cosine :math:`\langle A, B \rangle / (\|A\|_F \|B\|_F)` of the angle between operators.
 
     Parameters
     ----------
     A, B : LinearOperator or anything that `as_operator` reads
         As for `inner`. For the centred alignment (CKA) pass ``centered(A), centered(B)``.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `inner`: the same products give all three numbers.
     rng : None, int, or generator, optional
         As for `hutchinson`.
+    rtol, atol : float, optional
+        As for `hutchinson`; the sketch is kept and added to. Of a number between 0 and 1 `atol`
+        says more than `rtol`, which asks much of a small one.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`; it holds the sketch.
 
     Returns
     -------
@@ -145,25 +154,24 @@ def alignment(A: Any, B: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     >>> round(float(tk.alignment(A, 3 * A, 80, rng=0)), 6)
     1.0
     """
-    got = _pairs(A, B, num_matvecs, rng)
-    xp = namespace(got.cross)
-    x, a, b = xp.mean(got.cross), xp.mean(got.first), xp.mean(got.second)
-    for norm in (a, b):
-        if not is_traced(norm) and to_number(norm).real == 0:
-            raise ValueError("an operator is zero, so the alignment is 0 / 0; pass another one")
-    size = xp.sqrt(a) * xp.sqrt(b)
-    value = xp.astype(x / size, got.dtype, copy=False)
-    require_finite(value, "alignment")
-    if got.inflation == 0:
-        return exact(value, got.spent, "alignment", reason=got.reason)
-    linearised = (got.cross - x) / size
-    linearised = linearised - x / size * ((got.first - a) / a + (got.second - b) / b) / 2
-    error = standard_error(linearised) * got.inflation
-    return Estimate(value, error, got.spent, "alignment", dof=_dof(got), reason=got.reason)
+    run = pairs_run(A, B, num_matvecs, rng, rtol, atol, callback, checkpoint)
+    found: Estimate = spend_on_pairs(run, _cosine_of)
+    return found
 
 
 @with_origin
-def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> Estimate:
+@resumable()
+def target_alignment(
+    K: Any,
+    y: Array,
+    num_matvecs: int | None = None,
+    *,
+    rng: Rng = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> Estimate:
     r"""Alignment of a kernel with its targets, :math:`y^H K y / (\|K\|_F \|y\|^2)`.
 
     Parameters
@@ -172,11 +180,19 @@ def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> 
         Hermitian, of dimension n.
     y : array of shape (n,) or (n, k)
         Targets, in the library of K; of several columns the kernel is ``y y^H``.
-    num_matvecs : int
-        Products m, at least k + 1 (k + 2 if K was made by `gram`): k for the numerator, which is
-        exact, the others for `frobenius_norm`. Where K knows all its entries, these suffice.
+    num_matvecs : int, optional
+        Products m, with a tolerance at the most, and none is needed: at least k + 1 (k + 2 if K was
+        made by `gram`), k for the numerator, which is exact, the others for `frobenius_norm`. Where
+        K knows all its entries, these suffice.
     rng : None, int, or generator, optional
         As for `hutchinson`.
+    rtol, atol : float, optional
+        As for `hutchinson`; the sketch is kept and added to. Of a number between 0 and 1 `atol`
+        says more than `rtol`, which asks much of a small one.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`; it holds the sketch.
 
     Returns
     -------
@@ -203,7 +219,61 @@ def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> 
     >>> round(float(tk.target_alignment(np.outer(y, y), y, 20, rng=0)), 6)
     1.0
     """
-    K, m = square(K, "target alignment"), checked_budget(num_matvecs)
+    K = square(K, "target alignment")
+    y = _targets(K, y)
+    run = Run.of(K, num_matvecs, rng, rtol, atol, callback, checkpoint)
+    norm, k, least = moments_way(K, norm_only=True), y.shape[1], 1 if K.factor is None else 2
+    whole = known_way(partial(known_matrix, K), (K, "matrix")) if knows(K, "matrix") else None
+    short = run.budget < k + least
+    at_once = not run.begun and (short or not run.looks)
+    if whole is not None and at_once and whole.cost <= min(run.budget, exact_norm_cost(K) + k):
+        return _target_of_matrix(whole, y)
+    if short:
+        raise ValueError(
+            f"num_matvecs={num_matvecs} is too few for {k} targets and the norm; pass at least "
+            f"{k + least}"
+        )
+    y = y / magnitude(y)
+    run.budget -= k
+    extend, read_norm, each, cost = _beside_targets(run, y, norm.cost)
+
+    def read(state: Beside) -> Estimate:
+        return _target_of_norm(state.product, norm.missed(read_norm(state.norm)), y)
+
+    def exactly() -> Estimate:
+        if whole is not None and not run.begun and whole.cost <= norm.cost + k:
+            return _target_of_matrix(whole, y)
+        product = run.state.product if run.begun else K.xp.sum(K.quad(y))
+        return _target_of_norm(product, exact_norm(K, norm), y)
+
+    found: Estimate = run.spend(extend, read, each, cost=cost, exact=exactly)
+    return found
+
+
+class Beside(NamedTuple):
+    """``y^H K y``, and the sketch that the norm of K is read of."""
+
+    product: Array
+    norm: Any
+
+
+def _beside_targets(run: Run, y: Array, cost: int) -> Sketching:
+    """As `norm_sketching`, with the exact product beside the sketch."""
+    own = replace(run, state=run.state.norm) if run.begun else run
+    of_norm = norm_sketching(own, cost)
+    run.budget, run.block = own.budget, own.block
+
+    def extend(state: Beside | None, k: int) -> Beside:
+        if state is None:
+            product = run.A.xp.sum(run.A.quad(y))  # type: ignore[misc]
+            return Beside(product, of_norm.extend(None, k))
+        return Beside(state.product, of_norm.extend(state.norm, k))
+
+    return of_norm._replace(extend=extend)
+
+
+def _targets(K: LinearOperator, y: Any) -> Array:
+    """The targets as columns in the dtype of the kernel, if they fit it."""
     n = K.shape[0]
     elsewhere = is_array(y) and plain(namespace(y)) is not plain(K.xp)
     if elsewhere or (is_array(y) and is_complex(y) and not is_complex(K)):
@@ -217,21 +287,13 @@ def target_alignment(K: Any, y: Array, num_matvecs: int, *, rng: Rng = None) -> 
             f"targets of shape {shape} do not fit dimension {n}; pass ({n},) or ({n}, k)"
         )
     y = K.xp.astype(y[:, None] if y.ndim == 1 else y, K.dtype, copy=False)
-    y = y if K.layout is None else K.layout.place(y)
-    k, least = y.shape[1], 1 if K.factor is None else 2
-    if knows(K, "matrix"):
-        whole = known_way(partial(known_matrix, K), (K, "matrix"))
-        if whole.cost <= min(m, exact_norm_cost(K) + k):
-            return _target_of_matrix(whole, y)
-    if m < k + least:
-        raise ValueError(
-            f"num_matvecs={m} is too few for {k} targets and the norm; pass at least {k + least}"
-        )
-    y = y / magnitude(y)
-    norm = frobenius_norm(K, m - k, rng=rng)
-    value = _target_cosine(K.xp.sum(K.quad(y)), norm.value, y)
-    error = K.xp.abs(value) * (norm.standard_error / norm.value)
-    spent = norm.num_matvecs + k
+    return y if K.layout is None else K.layout.place(y)
+
+
+def _target_of_norm(product: Array, norm: Estimate, y: Array) -> Estimate:
+    value = _target_cosine(product, norm.value, y)
+    error = namespace(value).abs(value) * (norm.standard_error / norm.value)
+    spent = norm.num_matvecs + y.shape[1]
     return replace(
         norm, value=value, standard_error=error, num_matvecs=spent, method="target_alignment",
         samples=None,
@@ -257,157 +319,33 @@ def _target_of_matrix(way: Way, y: Array) -> Estimate:
     return exact(value, way.cost, "target_alignment", reason=way.reason)
 
 
-class _Pairs(NamedTuple):
-    """Samples of <A, B>, |A|^2 and |B|^2 by the same probes, in units of the scales."""
-
-    cross: Array
-    first: Array
-    second: Array
-    scales: tuple[Array, Array]
-    spent: int
-    inflation: float  # of the spread
-    dtype: Any
-    reason: str = ""
+def _inner_of(got: Pairs) -> Estimate:
+    xp, unit = namespace(got.cross), got.scales[0] * got.scales[1]
+    value = xp.astype(xp.mean(got.cross) * unit, got.dtype, copy=False)
+    require_finite(value, "inner product")
+    if got.inflation == 0:
+        return exact(value, got.spent, "inner", reason=got.reason)
+    error = standard_error(got.cross) * got.inflation * unit
+    samples, told = got.cross * unit, got.reason
+    return Estimate(value, error, got.spent, "inner", samples, dof=_dof(got), reason=told)
 
 
-def _pairs(A: Any, B: Any, num_matvecs: Any, rng: Rng) -> _Pairs:
-    A, B, m = as_operator(A), as_operator(B), checked_budget(num_matvecs)
-    if A.shape != B.shape:
-        raise ValueError(f"operators of shapes {A.shape} and {B.shape} have no inner product")
-    dtype = common_dtype(A, B)
-    each = matvecs_per_column(A) + matvecs_per_column(B)
-    if m < each:
-        raise ValueError(f"num_matvecs={m} is too few for one probe of both; pass at least {each}")
-    way = _exact_way(A, B, dtype)
-    if m >= way.cost:
-        found: _Pairs = way.run()
-        return found._replace(reason=way.reason)
-    told = f"exact from {way.cost} products on" if way.reason else ""
-    return _sampled_pairs(A, B, m, rng, dtype)._replace(reason=told)
+def _cosine_of(got: Pairs) -> Estimate:
+    xp = namespace(got.cross)
+    x, a, b = xp.mean(got.cross), xp.mean(got.first), xp.mean(got.second)
+    for norm in (a, b):
+        if not is_traced(norm) and to_number(norm).real == 0:
+            raise ValueError("an operator is zero, so the alignment is 0 / 0; pass another one")
+    size = xp.sqrt(a) * xp.sqrt(b)
+    value = xp.astype(x / size, got.dtype, copy=False)
+    require_finite(value, "alignment")
+    if got.inflation == 0:
+        return exact(value, got.spent, "alignment", reason=got.reason)
+    linearised = (got.cross - x) / size
+    linearised = linearised - x / size * ((got.first - a) / a + (got.second - b) / b) / 2
+    error = standard_error(linearised) * got.inflation
+    return Estimate(value, error, got.spent, "alignment", dof=_dof(got), reason=got.reason)
 
 
-def _exact_way(A: LinearOperator, B: LinearOperator, dtype: Any) -> Way:
-    """By all entries where both know theirs, by all columns of both factors, or of both."""
-    ways = []
-    if knows(A, "matrix") and knows(B, "matrix"):
-        ways.append(known_way(partial(_matrix_pairs, A, B, dtype), (A, "matrix"), (B, "matrix")))
-    if A.factor is not None and B.factor is not None:
-        L1, L2 = A.factor, B.factor
-        spent = min(2 * L1.shape[0], L1.shape[1] + L2.shape[1])
-        ways.append(Way(spent, partial(_exact_factor_pairs, L1, L2, dtype)))
-    spent = A.shape[1] * (matvecs_per_column(A) + matvecs_per_column(B))
-    return cheapest([*ways, Way(spent, partial(_exact_pairs, A, B, dtype))])
-
-
-def _sampled_pairs(A: LinearOperator, B: LinearOperator, m: int, rng: Rng, dtype: Any) -> _Pairs:
-    each = matvecs_per_column(A) + matvecs_per_column(B)
-    source = Source(rng, A if A.dtype == dtype else B)
-    b = m // 4
-    if A.factor is not None and B.factor is not None:
-        b = min(b, A.factor.shape[1], B.factor.shape[1])
-
-    def draw(k: int) -> Array:
-        return distributions.sphere(source, A.shape[1], k)
-
-    if A.factor is not None and B.factor is not None and b >= 3:
-        return _nystrom_pairs(A.factor, B.factor, draw(b), dtype)
-    b = m // (2 * each)
-    if A.shape[0] == A.shape[1] and b >= 3:
-        return _shared_pairs(A, B, draw(b), each, dtype)
-    Omega = draw(m // each)
-    Y1, Y2, scales = _products(A, B, Omega)
-    return _products_of(Y1, Y2, scales, Omega.shape[1] * each, dtype)
-
-
-def _products(A: LinearOperator, B: LinearOperator, X: Array) -> tuple[Array, Array, Any]:
-    return _scaled(A.matmat(X), B.matmat(X))
-
-
-def _scaled(Y1: Array, Y2: Array) -> tuple[Array, Array, tuple[Array, Array]]:
-    for Y in (Y1, Y2):
-        require_finite(Y, "alignment", columns=Y)
-    scales = magnitude(Y1), magnitude(Y2)
-    return Y1 / scales[0], Y2 / scales[1], scales
-
-
-def _products_of(Y1: Array, Y2: Array, scales: Any, spent: int, dtype: Any) -> _Pairs:
-    cross, first, second = coldot(Y1, Y2), colnorm2(Y1), colnorm2(Y2)
-    return _Pairs(cross, first, second, scales, spent, few(cross.shape[0]), dtype)
-
-
-def _shared_pairs(
-    A: LinearOperator, B: LinearOperator, Omega: Array, each: int, dtype: Any
-) -> _Pairs:
-    """Both deflated by a range of the sum of both sketches, each over its largest entry.
-
-    The range depends on these weights, so that they are no constants to differentiation.
-    """
-    Y1, Y2, scales = _products(A, B, Omega)
-    xp = namespace(Y1)
-    Y = sum(Z / positive(xp.max(xp.abs(Z))) for Z in (Y1, Y2))
-    Q, R, _ = orthonormal_extension(Y, Omega)
-    first, second = (Y1, A.matmat(Q) / scales[0]), (Y2, B.matmat(Q) / scales[1])
-    cross, one, two = (
-        moments.shared(Omega, Q, R, *pair)
-        for pair in ((first, second), (first, first), (second, second))
-    )
-    spent = 2 * Omega.shape[1] * each
-    return _Pairs(cross, real(one), real(two), scales, spent, INFLATION, dtype)
-
-
-def _nystrom_pairs(L1: LinearOperator, L2: LinearOperator, Omega: Array, dtype: Any) -> _Pairs:
-    """Both deflated by their own Nystrom approximations: b columns through each L and L^H."""
-    sketches = factor_sketch(L1, Omega), factor_sketch(L2, Omega)
-    cross, one, two = (
-        moments.nystrom_pairs(Omega, (X.Z, X.R), (Y.Z, Y.R))
-        for X, Y in (sketches, (sketches[0], sketches[0]), (sketches[1], sketches[1]))
-    )
-    scales = sketches[0].unit, sketches[1].unit
-    return _Pairs(cross, one, two, scales, 4 * Omega.shape[1], INFLATION, dtype)
-
-
-def _exact_factor_pairs(L1: LinearOperator, L2: LinearOperator, dtype: Any) -> _Pairs:
-    """From Gram matrices of all columns of the adjoints, or of the factors if these are fewer."""
-    tall = L1.shape[1] + L2.shape[1] < 2 * L1.shape[0]
-    G1, G2 = (dense(L if tall else L.H) for L in (L1, L2))
-    G1, G2, scales = _scaled(G1, G2)
-    grams = [inner_products(X, Y) for X, Y in ((G1, G1), (G2, G2))]
-    both = inner_products(G1, G2) if tall else grams[0]
-    cross = real(conj(both) * (both if tall else grams[1]))
-    total = L1.xp.sum
-    spent = G1.shape[1] + G2.shape[1]
-    first, second = (norm2(K)[None] for K in grams)
-    units = scales[0] * scales[0], scales[1] * scales[1]
-    return _Pairs(total(cross)[None], first, second, units, spent, 0.0, dtype)
-
-
-def _matrix_pairs(A: LinearOperator, B: LinearOperator, dtype: Any) -> _Pairs:
-    spent = known_cost(A, "matrix") + known_cost(B, "matrix")
-    return _pairs_of_blocks([(known_matrix(A), known_matrix(B))], spent, dtype)
-
-
-def _exact_pairs(A: LinearOperator, B: LinearOperator, dtype: Any) -> _Pairs:
-    blocks = zip(each_column(A), each_column(B), strict=True)
-    spent = A.shape[1] * (matvecs_per_column(A) + matvecs_per_column(B))
-    return _pairs_of_blocks(((Y1, Y2) for (_, Y1), (_, Y2) in blocks), spent, dtype)
-
-
-def _pairs_of_blocks(blocks: Iterable[tuple[Array, Array]], spent: int, dtype: Any) -> _Pairs:
-    """Of blocks of columns of both, each in units of its own magnitudes."""
-    sums: list[Any] = []
-    units: list[Any] = []
-    for Y1, Y2 in blocks:
-        xp = namespace(Y1)
-        Z1, Z2, scales = _scaled(Y1, Y2)
-        sums.append([xp.sum(coldot(X, Y)) for X, Y in ((Z1, Z2), (Z1, Z1), (Z2, Z2))])
-        units.append(scales)
-    top1, top2 = (xp.max(xp.stack([pair[which] for pair in units])) for which in (0, 1))
-    cross = sum(x * (u / top1) * (v / top2) for (x, _, _), (u, v) in zip(sums, units, strict=True))
-    first = sum(a * (u / top1) ** 2 for (_, a, _), (u, _) in zip(sums, units, strict=True))
-    second = sum(b * (v / top2) ** 2 for (_, _, b), (_, v) in zip(sums, units, strict=True))
-    samples = cross[None], real(first)[None], real(second)[None]
-    return _Pairs(*samples, (top1, top2), spent, 0.0, dtype)
-
-
-def _dof(got: _Pairs) -> int:
+def _dof(got: Pairs) -> int:
     return int(got.cross.shape[0]) - 1

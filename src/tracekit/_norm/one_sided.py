@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from .._arrays import (
     Array,
@@ -26,7 +27,6 @@ from .._arrays import (
 from .._arrays import real as real_part
 from .._estimates import (
     Estimate,
-    checked_budget,
     few,
     jackknife,
     require_finite,
@@ -41,23 +41,41 @@ from .._operators import (
     common_dtype,
     matvecs_per_column,
 )
+from .._runs import Callback, Run, resumable
 from .._sketches import zonal
-from ..probes import Source, distributions
+from ..probes import distributions
 from .summary import SpectralSummary
 
 
 @with_origin
-def one_sided_summary(L: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSummary:
+@resumable()
+def one_sided_summary(
+    L: Any,
+    num_matvecs: int | None = None,
+    *,
+    rng: Rng = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> SpectralSummary:
     r"""Trace, Frobenius norm and effective rank of :math:`L L^H` from products with ``L^H`` alone.
 
     Parameters
     ----------
     L : LinearOperator or anything that `as_operator` reads
         Of shape (n, P); pass ``L.H`` to use products with L alone.
-    num_matvecs : int
-        Columns m through ``L^H``, at least 2; exact from n on.
+    num_matvecs : int, optional
+        Columns m through ``L^H``, at least 2; with a tolerance, at the most, and none is needed.
+        Exact from n on.
     rng : None, int, or generator, optional
         As for `hutchinson`.
+    rtol, atol : float, optional
+        As for `hutchinson`, of all three; the products are kept and added to.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`; it holds the products.
 
     Returns
     -------
@@ -85,8 +103,56 @@ def one_sided_summary(L: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralS
     >>> bool(abs(summary.frobenius_norm.value / np.linalg.norm(L @ L.T) - 1) < 0.05)
     True
     """
-    L = as_operator(L)
-    read, K = _reader(L, num_matvecs, rng)
+    run = Run.of(as_operator(L), num_matvecs, rng, rtol, atol, callback, checkpoint)
+    extend, each = columns(run, run.A)
+    found: SpectralSummary = run.spend(extend, partial(read_summary, L=run.A), each)
+    return found
+
+
+class Columns(NamedTuple):
+    """``L^H V`` of one or two operators, in units of scales, with orthonormal V of n rows."""
+
+    sketches: list[Array]
+    scales: list[Array]
+
+    @property
+    def grams(self) -> list[Array]:
+        """``V^H L L^H V`` in units of a scale squared."""
+        return [inner(G, G) for G in self.sketches]
+
+
+def columns(run: Run, *operators: LinearOperator) -> tuple[Callable[[Any, int], Columns], int]:
+    """What sends further columns of one V through all adjoints, and the products each costs.
+
+    No more than all n of them are spent: the value is then exact.
+    """
+    n, cost = operators[0].shape[0], sum(matvecs_per_column(L) for L in operators)
+    if run.is_short(cost, least=2):
+        raise ValueError(
+            f"`num_matvecs` must be at least {2 * cost} for a squared norm, got {run.budget}; "
+            "pass more"
+        )
+    run.budget = min(run.budget, n * cost)
+    take = run.stream(distributions.orthogonal, n, n)
+
+    def extend(before: Columns | None, k: int) -> Columns:
+        V = take(k) * n**-0.5
+        sketches = [blocked(L.H.matmat, columns_at_once(L, None))(V) for L in operators]
+        for G in sketches:
+            require_finite(G, "norm", columns=G)
+        scales = [magnitude(G) for G in sketches] if before is None else before.scales
+        sketches = [G / scale for G, scale in zip(sketches, scales, strict=True)]
+        if before is not None:
+            both = zip(before.sketches, sketches, strict=True)
+            sketches = [namespace(G).concat([old, G], axis=1) for old, G in both]
+        return Columns(sketches, scales)
+
+    return extend, cost
+
+
+def read_summary(state: Columns, L: LinearOperator) -> SpectralSummary:
+    """All three numbers."""
+    read, K = _reader(state, L)
     if not is_traced(K) and to_number(matrix_trace(K)) == 0:
         raise ValueError(
             "L is zero, so the effective rank of L L^H is 0 / 0; pass another operator"
@@ -94,18 +160,17 @@ def one_sided_summary(L: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralS
     return SpectralSummary(read(0), read(1), read(2))
 
 
-def one_sided_norm(L: LinearOperator, m: int, rng: Rng) -> Estimate:
-    """The norm of `one_sided_summary` alone, which a zero operator has too."""
-    return _reader(L, m, rng)[0](1)
+def read_norm(state: Columns, L: LinearOperator) -> Estimate:
+    """The norm alone, which a zero operator has too."""
+    return _reader(state, L)[0](1)
 
 
-def _reader(
-    L: LinearOperator, num_matvecs: Any, rng: Rng
-) -> tuple[Callable[[int], Estimate], Array]:
+def _reader(state: Columns, L: LinearOperator) -> tuple[Callable[[int], Estimate], Array]:
     """A function that gives trace, norm or effective rank by one Gram matrix, and the matrix."""
-    (K,), (scale,), m, spent = _probe_grams((L,), num_matvecs, rng)
-    n, complex_, real = L.shape[0], is_complex(K), real_dtype(L.dtype, L.xp)
-    units = (scale * scale, scale * scale, 1.0)
+    (K,), (scale,) = state.grams, state.scales
+    n, m = L.shape[0], K.shape[0]
+    complex_, real = is_complex(K), real_dtype(L.dtype, L.xp)
+    units, spent = (scale * scale, scale * scale, 1.0), m * matvecs_per_column(L)
 
     def value(which: int, t: Array, k: Array, count: int) -> Array:
         if which == 0:
@@ -127,18 +192,35 @@ def _reader(
 
 
 @with_origin
-def one_sided_alignment(L1: Any, L2: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
+@resumable(2)
+def one_sided_alignment(
+    L1: Any,
+    L2: Any,
+    num_matvecs: int | None = None,
+    *,
+    rng: Rng = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> Estimate:
     r"""Cosine of :math:`L_1 L_1^H` and :math:`L_2 L_2^H` from products with the adjoints alone.
 
     Parameters
     ----------
     L1, L2 : LinearOperator or anything that `as_operator` reads
         With the same number n of rows.
-    num_matvecs : int
-        Columns through both adjoints together, at least 4: half of them through each, with the
-        same probes. Exact from 2 n on.
+    num_matvecs : int, optional
+        Columns through both adjoints together, at least 4, as for `one_sided_summary`: half of them
+        through each, with the same probes. Exact from 2 n on.
     rng : None, int, or generator, optional
         As for `hutchinson`.
+    rtol, atol : float, optional
+        As for `hutchinson`. Of a number between 0 and 1 `atol` says more than `rtol`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`; it holds the products.
 
     Returns
     -------
@@ -162,7 +244,15 @@ def one_sided_alignment(L1: Any, L2: Any, num_matvecs: int, *, rng: Rng = None) 
     n = first.shape[0]
     if second.shape[0] != n:
         raise ValueError(f"operators of {n} and {second.shape[0]} rows cannot be compared")
-    (K1, K2), _, m, spent = _probe_grams((first, second), num_matvecs, rng)
+    run = Run.of((first, second), num_matvecs, rng, rtol, atol, callback, checkpoint)
+    extend, each = columns(run, first, second)
+    found: Estimate = run.spend(extend, partial(_read_cosine, n=n, each=each), each)
+    return found
+
+
+def _read_cosine(state: Columns, n: int, each: int) -> Estimate:
+    K1, K2 = state.grams
+    m = K1.shape[0]
     for K in (K1, K2):
         if not is_traced(K) and to_number(matrix_trace(K)) == 0:
             raise ValueError("an operator is zero, so the alignment is 0 / 0; pass another one")
@@ -179,31 +269,7 @@ def one_sided_alignment(L1: Any, L2: Any, num_matvecs: int, *, rng: Rng = None) 
     left_out = [_without_each(K, K, first=True) for K in (K1, K2)]
     left_out += [_without_each(*pair) for pair in pairs]
     value, error, _ = _jackknife(cosine, whole, left_out, m, n, few(m) + 0.25)
-    return Estimate(value, error, spent, "one_sided_alignment", dof=m - 1)
-
-
-def _probe_grams(
-    operators: tuple[LinearOperator, ...], num_matvecs: Any, rng: Rng
-) -> tuple[list[Array], list[Array], int, int]:
-    """``V^H L L^H V`` in units of a scale squared, for orthonormal V that all operators share.
-
-    With the number of columns of V, two or more, and the products they cost.
-    """
-    first, cost = operators[0], sum(matvecs_per_column(L) for L in operators)
-    n, m = first.shape[0], checked_budget(num_matvecs) // cost
-    if m < 2:
-        raise ValueError(
-            f"`num_matvecs` must be at least {2 * cost} for a squared norm, got {num_matvecs}; "
-            "pass more"
-        )
-    m = min(m, n)
-    V = distributions.orthogonal(Source(rng, first), n, m) * n**-0.5
-    sketches = [blocked(L.H.matmat, columns_at_once(L, None))(V) for L in operators]
-    for G in sketches:
-        require_finite(G, "norm", columns=G)
-    scales = [magnitude(G) for G in sketches]
-    sketches = [G / scale for G, scale in zip(sketches, scales, strict=True)]
-    return [inner(G, G) for G in sketches], scales, m, m * cost
+    return Estimate(value, error, m * each, "one_sided_alignment", dof=m - 1)
 
 
 def _total(K: Array) -> Array:

@@ -2,47 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from .._arrays import Array, Rng, abs2, conj, is_traced, namespace, real, to_number
 from .._estimates import (
     Estimate,
-    checked_budget,
     exact,
     finalize,
     with_method,
     with_origin,
 )
 from .._operators import LinearOperator, as_operator, square
+from .._runs import Callback, Run, resumable
 from .known import Way, moments_way
-from .moment_samples import (
-    INFLATION,
-    NORM_INFLATION,
-    MomentSamples,
-    moment_samples,
-    rectangular_samples,
-)
-from .one_sided import one_sided_norm, one_sided_summary
+from .moment_samples import INFLATION, NORM_INFLATION, MomentSamples
+from .one_sided import Columns, columns, read_norm, read_summary
+from .sketches import Extend, sketching
 from .summary import SpectralSummary
 
 
 @with_origin
-def spectral_summary(A: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSummary:
+@resumable()
+def spectral_summary(
+    A: Any,
+    num_matvecs: int | None = None,
+    *,
+    rng: Rng = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> SpectralSummary:
     r"""Trace, Frobenius norm and effective rank of an operator from the same products.
 
     Parameters
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Square, of dimension n; real or complex, Hermitian or not.
-    num_matvecs : int
-        Products m to spend. For ``A = L L^H``, made by `gram`, columns through L or ``L^H``:
-        ``m // 3`` probes; for other Hermitian operators (which the first products show)
-        ``m // 2`` probes with a second Krylov block each; for any other ``m // 2`` probes.
+    num_matvecs : int, optional
+        Products m to spend; with a tolerance, at the most, and none is needed. For ``A = L L^H``,
+        made by `gram`, columns through L or ``L^H``: ``m // 3`` probes; for other Hermitian
+        operators (which the first products show) ``m // 2`` probes with a second Krylov block each;
+        for any other ``m // 2`` probes.
         Products that do not fill a probe are left unspent. Exact from n products on (from as many
         as the lesser dimension of L), or from fewer where A knows its norm or all its entries (see
         ``exact`` of `LinearOperator`): ``reason`` tells from how many.
     rng : None, int, or generator, optional
         As for `hutchinson`.
+    rtol, atol : float, optional
+        As for `hutchinson`, of all three; the sketch is kept and added to.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`; it holds the sketch.
 
     Returns
     -------
@@ -80,26 +96,30 @@ def spectral_summary(A: Any, num_matvecs: int, *, rng: Rng = None) -> SpectralSu
     >>> round(float(summary.effective_rank), 1)
     2.5
     """
-    A, m = square(A, "effective rank"), checked_budget(num_matvecs)
-    way = moments_way(A)
-    if m >= way.cost:
-        return _exact_summary(A, way)
-    if A.factor is not None and m < 9:
-        found = one_sided_summary(A.factor, m, rng=rng)
-    else:
-        found = _summary(moment_samples(A, m, rng), A)
-    return SpectralSummary(*map(way.missed, found))
+    run = Run.of(square(A, "effective rank"), num_matvecs, rng, rtol, atol, callback, checkpoint)
+    found: SpectralSummary = _summarised(run, lambda found: found)
+    return found
 
 
 @with_origin
-def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
+@resumable()
+def frobenius_norm(
+    A: Any,
+    num_matvecs: int | None = None,
+    *,
+    rng: Rng = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> Estimate:
     r"""The Frobenius norm :math:`\|A\|_F`.
 
     Parameters
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Of any shape; real or complex.
-    num_matvecs : int
+    num_matvecs : int, optional
         Products m with A and its adjoint. Square operators: as for `spectral_summary`, except that
         one that is not Hermitian but has an adjoint product gets ``m // 2`` products each way;
         so do rectangular ones. Without an adjoint product these are tested with m independent
@@ -108,6 +128,12 @@ def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
         where A knows its norm.
     rng : None, int, or generator, optional
         As for `hutchinson`.
+    rtol, atol : float, optional
+        As for `hutchinson`, of the norm itself; the sketch is kept and added to.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`; it holds the sketch.
 
     Returns
     -------
@@ -132,32 +158,48 @@ def frobenius_norm(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     >>> bool(abs(estimate.value - np.linalg.norm(A)) < 1e-4)
     True
     """
-    A, m = as_operator(A), checked_budget(num_matvecs)
-    way = moments_way(A, norm_only=True)
-    if m >= way.cost:
-        _, f, scale = way.run()
-        return exact(A.xp.sqrt(f) * scale, way.cost, "frobenius_norm", reason=way.reason)
-    if A.factor is not None and m < 9:
-        return way.missed(one_sided_norm(A.factor, m, rng))
-    if A.shape[0] == A.shape[1]:
-        got = moment_samples(A, m, rng, norm_only=True)
-    else:
-        got = rectangular_samples(A, m, rng)
-    return way.missed(_norm(got))
+    run = Run.of(as_operator(A), num_matvecs, rng, rtol, atol, callback, checkpoint)
+    way = moments_way(run.A, norm_only=True)
+    extend, read, each, cost = norm_sketching(run, way.cost)
+
+    found: Estimate = run.spend(
+        extend,
+        lambda state: way.missed(read(state)),
+        each,
+        cost=cost,
+        exact=partial(exact_norm, run.A, way),
+    )
+    return found
 
 
 @with_origin
-def effective_rank(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
+@resumable()
+def effective_rank(
+    A: Any,
+    num_matvecs: int | None = None,
+    *,
+    rng: Rng = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> Estimate:
     r"""The effective rank :math:`|\mathrm{tr} A|^2 / \|A\|_F^2`, also called participation ratio.
 
     Parameters
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Square, of dimension n.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `spectral_summary`, which also returns the other two.
     rng : None, int, or generator, optional
         As for `hutchinson`.
+    rtol, atol : float, optional
+        As for `hutchinson`; the sketch is kept and added to.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`; it holds the sketch.
 
     Returns
     -------
@@ -181,10 +223,70 @@ def effective_rank(A: Any, num_matvecs: int, *, rng: Rng = None) -> Estimate:
     >>> round(float(tk.effective_rank(A, 30, rng=0)), 6)
     5.0
     """
-    return spectral_summary(A, num_matvecs, rng=rng).effective_rank
+    run = Run.of(square(A, "effective rank"), num_matvecs, rng, rtol, atol, callback, checkpoint)
+    found: Estimate = _summarised(run, lambda found: found.effective_rank)
+    return found
 
 
-def _summary(got: MomentSamples, A: LinearOperator) -> SpectralSummary:
+def exact_norm(A: LinearOperator, way: Way) -> Estimate:
+    """The norm by an exact way."""
+    _, f, scale = way.run()
+    return exact(A.xp.sqrt(f) * scale, way.cost, "frobenius_norm", reason=way.reason)
+
+
+class Sketching(NamedTuple):
+    """What spends probes on a sketch, reads it, the products of a probe, and of the exact end.
+
+    Products with ``L^H`` alone end exact by themselves.
+    """
+
+    extend: Extend
+    read: Callable[[Any], Any]
+    each: int
+    cost: float
+
+
+def norm_sketching(run: Run, cost: float) -> Sketching:
+    """Of the sketch that the norm is read of."""
+    A = run.A
+    if _is_one_sided(run, cost):
+        L: LinearOperator = A.factor  # type: ignore[assignment]
+        extend, each = columns(run, L)
+        return Sketching(extend, partial(read_norm, L=L), each, math.inf)
+    extend, each = sketching(run, cost, norm_only=True)
+    return Sketching(extend, lambda state: _norm(state.samples(A)), each, cost)
+
+
+def _summary_sketching(run: Run, cost: float) -> Sketching:
+    """Of the sketch that all three numbers are read of."""
+    A = run.A
+    if _is_one_sided(run, cost):
+        L: LinearOperator = A.factor  # type: ignore[assignment]
+        extend, each = columns(run, L)
+        return Sketching(extend, partial(read_summary, L=L), each, math.inf)
+    extend, each = sketching(run, cost)
+    return Sketching(extend, partial(_summary, A=A), each, cost)
+
+
+def _is_one_sided(run: Run, cost: float) -> bool:
+    """Whether there are too few products to sketch L L^H."""
+    few = isinstance(run.state, Columns) or run.is_short(3, cost)
+    return run.A.factor is not None and few
+
+
+def _summarised(run: Run, part: Callable[[SpectralSummary], Any]) -> Any:
+    """What is asked for of the three numbers."""
+    A, way = run.A, moments_way(run.A)
+    extend, summary, each, cost = _summary_sketching(run, way.cost)
+
+    def read(state: Any) -> Any:
+        return part(SpectralSummary(*map(way.missed, summary(state))))
+
+    return run.spend(extend, read, each, cost=cost, exact=lambda: part(_exact_summary(A, way)))
+
+
+def _summary(state: Any, A: LinearOperator) -> SpectralSummary:
+    got: MomentSamples = state.samples(A)
     assert got.traces is not None
     xp, traces, squares = A.xp, got.traces, got.squares
     t, f = xp.mean(traces), xp.mean(squares)

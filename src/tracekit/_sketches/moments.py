@@ -7,6 +7,8 @@ share their probes, and the unbiased quadratic estimators from one Gram matrix o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .._arrays import (
     Array,
     abs2,
@@ -27,17 +29,19 @@ from .leave_one_out import resphered
 Pair = tuple[Array, Array]
 
 
-def krylov(H: Array, W: Array, C: Array, n: int) -> tuple[Array, Array]:
+def krylov(H: Array, W: Array, C: Array, n: int, widths: Sequence[int] = ()) -> tuple[Array, Array]:
     r"""Trace and squared norm of a Hermitian A, once without each probe.
 
     `Q` is an orthonormal basis of :math:`[\Omega, A \Omega]`, ``H = Q^H A Q``, ``W = Q^H Omega``,
-    `C` the coordinates of both blocks in that basis, n the dimension of A. Leaving out probe i
+    `C` the upper triangle of the coordinates of both blocks in that basis, n the dimension of A.
+    Where a sketch has grown, the columns of C come in pairs of blocks, of probes and of their
+    products, of these `widths`. Leaving out probe i
     removes the plane dual to :math:`\omega_i` and :math:`A \omega_i`; with P the projector on what
     is left, the trace is that of P A P plus the resphered quadratic form of the rest, and
     :math:`\|A\|^2 = \|P A P\|^2 + \|A - P A P\|^2`. Hallman (2025), arXiv:2512.02316.
     """
     xp, b = namespace(H), W.shape[1]
-    S1, S2 = _dual_planes(C, b)
+    S1, S2 = _dual_planes(C, widths or (b,))
     a1, a2 = coldot(S1, W), coldot(S2, W)  # the probe beyond the others, in the plane
     beyond = _scaled(S1, a1) + _scaled(S2, a2)
     HS1, HS2, Hw = H @ S1, H @ S2, H @ W
@@ -55,14 +59,16 @@ def krylov(H: Array, W: Array, C: Array, n: int) -> tuple[Array, Array]:
     return traces, kept + colnorm2(Hw - inside)
 
 
-def krylov_left_out(H: Array, W: Array, C: Array, n: int) -> tuple[Array, Array]:
+def krylov_left_out(
+    H: Array, W: Array, C: Array, n: int, widths: Sequence[int] = ()
+) -> tuple[Array, Array]:
     """The means of the samples of `krylov` without each probe, for the jackknife; O(b^3).
 
     Without probes i and j the basis loses both planes, whose Gram matrix G is 4 by 4; all else are
     forms of H and of its square on them.
     """
     xp, b = namespace(H), W.shape[1]
-    S1, S2 = _dual_planes(C, b)
+    S1, S2 = _dual_planes(C, widths or (b,))
     S = xp.concat([S1, S2], axis=1)
     HS = H @ S
     K, L, M = (_plane_pairs(X, b) for X in (adjoint(S) @ S, adjoint(S) @ HS, adjoint(HS) @ HS))
@@ -140,10 +146,21 @@ def zonal(tau: Array, kappa: Array, m: int, n: int, *, complex_: bool) -> tuple[
     return (sym - skew) / 3, (sym + 2 * skew) / 3
 
 
-def _dual_planes(C: Array, b: int) -> tuple[Array, Array]:
-    """An orthonormal pair in the plane dual to columns i and b + i of C, for each i."""
-    D = triangular_dual(C)
-    S1, S2 = _unit(D[:, :b]), _unit(D[:, b:])
+def halves(C: Array, widths: Sequence[int]) -> tuple[Array, Array]:
+    """The columns of probes, and those of their products, of pairs of blocks of these widths."""
+    parts: tuple[list[Array], list[Array]] = [], []
+    start = 0
+    for k in widths:
+        for part in parts:
+            part.append(C[:, start : start + k])
+            start += k
+    first, second = (x[0] if len(x) == 1 else namespace(C).concat(x, axis=1) for x in parts)
+    return first, second
+
+
+def _dual_planes(C: Array, widths: Sequence[int]) -> tuple[Array, Array]:
+    """An orthonormal pair in the plane dual to a probe and its product, for each probe."""
+    S1, S2 = map(_unit, halves(triangular_dual(C), widths))
     for _ in range(2):
         S2 = _unit(S2 - _scaled(S1, coldot(S1, S2)))
     return S1, S2

@@ -245,7 +245,7 @@ class Norms(NamedTuple):
 def _plain(run: Run, probes: Probes, size: int, each: int) -> Estimate:
     """The trace from columns through the adjoint, each of which counts `each` products."""
     L, n = run.A, run.A.shape[0]
-    take = run.stream(probes, min(run.budget // each, n))
+    take = run.stream(probes, min(run.budget, each * n) // each)
     few = distributions.few_valued(probes, complex_=is_complex(L))
 
     def extend(before: Norms | None, k: int) -> Norms:
