@@ -24,25 +24,8 @@ from .._arrays import Array, abs2, device_of, eps_of, eye_like, is_traced, names
 from .._estimates import Certified, Estimate, mean
 from .._sketches import gauss
 from ..functions import Function, is_semidefinite, values
-from ..quadrature import checked_interval
 
 ROUNDING = 100  # in units of eps of the largest bound: how far a Ritz value may lie outside
-
-
-def checked_bounds(bounds: Any, f: Function) -> tuple[float, float]:
-    """Two finite increasing numbers, for a function that says the signs of its derivatives."""
-    low, high = checked_interval("bounds", bounds)
-    if getattr(f, "signs", None) is None:
-        raise ValueError(
-            "`bounds` need a function whose derivatives have signs that are known; pass log, "
-            "log1p, sqrt, inv, exp, ridge(c) or power(p), p below 1, of tracekit.functions"
-        )
-    if low < 0 and is_semidefinite(f):
-        raise ValueError(
-            f"this function is not defined on all of the bounds ({low:g}, {high:g}); pass a lower "
-            "one of 0 or more"
-        )
-    return low, high
 
 
 def certified(estimate: Estimate, f: Function, K: Any, bounds: tuple[float, float]) -> Estimate:

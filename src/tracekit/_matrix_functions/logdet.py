@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .._arrays import (
@@ -20,17 +22,19 @@ from .._estimates import (
     with_origin,
 )
 from .._operators import LinearOperator, gram, square
+from .._runs import Callback, Run, resumable
 from .._sketches import Quadrature
 from ..functions import log
 from .quadrature import SHARE
 from .request import exactly, requested
-from .slq import within_bounds
+from .slq import as_it_is, grown, within_bounds
 
 
 @with_origin
+@resumable()
 def logdet(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     depth: int | None = None,
@@ -39,6 +43,10 @@ def logdet(
     shift: float | None = None,
     hermitian: bool = True,
     bounds: tuple[float, float] | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The logarithm of the determinant of an operator, with its gradient.
 
@@ -47,7 +55,7 @@ def logdet(
     A : LinearOperator or anything that `as_operator` reads
         Hermitian positive definite, of dimension n; any square operator with a product with its
         adjoint, if `hermitian` is False.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `trace_function`. Where gradients may be asked for, each probe costs one product
         more (two if A was made by `gram`).
     rng : None, int, or generator, optional
@@ -66,6 +74,12 @@ def logdet(
         Products with A and with its adjoint are counted alike.
     bounds : (float, float), optional
         As for `trace_function`.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -118,19 +132,21 @@ def logdet(
     True
     """
     A = square(A, "determinant")
+    run = Run.of(A, num_matvecs, rng, rtol, atol, callback, checkpoint)
     if not hermitian:
         if shift is not None or bounds is not None:
             raise ValueError(
                 "`shift` and `bounds` are of Hermitian operators; leave them out, or "
                 "hermitian=False"
             )
-        return _of_modulus(A, num_matvecs, rng, depth, deflate, quadrature)
-    return _definite(A, num_matvecs, rng, depth, deflate, quadrature, shift, bounds)
+        return _of_modulus(run, A, num_matvecs, rng, depth, deflate, quadrature)
+    return _definite(run, A, num_matvecs, rng, depth, deflate, quadrature, shift, bounds)
 
 
 def _definite(
+    run: Run,
     A: LinearOperator,
-    num_matvecs: int,
+    num_matvecs: int | None,
     rng: Rng,
     depth: int | None,
     deflate: int | None,
@@ -139,39 +155,38 @@ def _definite(
     bounds: tuple[float, float] | None = None,
     *,
     general: bool = False,
+    into: Callable[[Estimate], Estimate] = as_it_is,
 ) -> Estimate:
     """Of a positive definite operator."""
-    request = requested(
-        A,
-        log,
-        num_matvecs,
-        depth=depth,
-        deflate=deflate,
-        quadrature=quadrature,
-        shift=shift,
-        bounds=bounds,
-        gradient=True,
-        general=general,
-    )
+    options: dict[str, Any] = {"depth": depth, "deflate": deflate, "quadrature": quadrature}
+    options |= {"shift": shift, "bounds": bounds, "general": general}
+    quantity = "log-determinant"
+    if run.looks or run.begun:
+        return grown(run, A, log, "logdet", quantity=quantity, into=into, **options)
+    request = requested(A, log, num_matvecs, gradient=True, **options)
     if request.is_affordable:
-        return finalize(exactly(request, "logdet"), quantity="log-determinant")
+        return into(finalize(exactly(request, "logdet"), quantity=quantity))
     estimate, terms = within_bounds(request, rng, "logdet")
     if terms is not None:
         zeros = real(terms) - constant(real(terms))  # with the derivatives of the terms
         value = once_differentiable(estimate.value + namespace(zeros).mean(zeros))
         estimate = replace(estimate, value=value, samples=estimate.samples + zeros)
         estimate = _with_its_solves(estimate)
-    return finalize(estimate, quantity="log-determinant")
+    return into(finalize(estimate, quantity=quantity))
 
 
-def _of_modulus(A: LinearOperator, num_matvecs: int, rng: Rng, *options: Any) -> Estimate:
+def _of_modulus(run: Run, A: LinearOperator, *given: Any) -> Estimate:
     """The logarithm of the modulus of the determinant of any square operator."""
     if A.rmatmat is None:
         raise TypeError(
             "the determinant of a general operator needs products with its adjoint, and this one "
             "has none; pass LinearOperator(shape, matmat, rmatmat)"
         )
-    found = _definite(gram(A.H), num_matvecs, rng, *options, general=True)
+    return _definite(run, gram(A.H), *given, general=True, into=_halved)
+
+
+def _halved(found: Estimate) -> Estimate:
+    """Half of the log-determinant of ``A^H A``."""
     parts, half = found.kept, 0.5
     if parts is not None:
         parts = parts._replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from .. import functions
@@ -10,20 +11,26 @@ from .._estimates import (
     Estimate,
     with_origin,
 )
+from .._runs import Callback, resumable
 from .._sketches import Quadrature
 from .slq import trace_estimate
 
 
 @with_origin
+@resumable()
 def trace_inverse(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     depth: int | None = None,
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
     bounds: tuple[float, float] | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The trace of the inverse of a positive definite operator.
 
@@ -31,7 +38,7 @@ def trace_inverse(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Hermitian positive definite, of dimension n.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `trace_function`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
@@ -43,6 +50,12 @@ def trace_inverse(
         As for `trace_function`.
     bounds : (float, float), optional
         As for `trace_function`.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -76,20 +89,29 @@ def trace_inverse(
         depth=depth,
         deflate=deflate,
         quadrature=quadrature,
+        rtol=rtol,
+        atol=atol,
+        callback=callback,
+        checkpoint=checkpoint,
         bounds=bounds,
     )
 
 
 @with_origin
+@resumable()
 def effective_dimension(
     A: Any,
     ridge: float,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     depth: int | None = None,
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The degrees of freedom of ridge regression, :math:`\mathrm{tr}\, A (A + c I)^{-1}`.
 
@@ -99,7 +121,7 @@ def effective_dimension(
         Hermitian positive semidefinite, of dimension n: a kernel matrix.
     ridge : float
         The positive number c, in the unit of A's eigenvalues.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `trace_function`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
@@ -109,6 +131,12 @@ def effective_dimension(
         As for `trace_function`.
     quadrature : Lanczos or Chebyshev, optional
         As for `trace_function`.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -146,18 +174,27 @@ def effective_dimension(
         depth=depth,
         deflate=deflate,
         quadrature=quadrature,
+        rtol=rtol,
+        atol=atol,
+        callback=callback,
+        checkpoint=checkpoint,
     )
 
 
 @with_origin
+@resumable()
 def estrada_index(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     depth: int | None = None,
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The Estrada index of a graph, :math:`\mathrm{tr}\, e^A`.
 
@@ -165,7 +202,7 @@ def estrada_index(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         The adjacency matrix, or any other Hermitian operator.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `trace_function`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
@@ -175,6 +212,12 @@ def estrada_index(
         As for `trace_function`.
     quadrature : Lanczos or Chebyshev, optional
         As for `trace_function`.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -212,4 +255,8 @@ def estrada_index(
         depth=depth,
         deflate=deflate,
         quadrature=quadrature,
+        rtol=rtol,
+        atol=atol,
+        callback=callback,
+        checkpoint=checkpoint,
     )

@@ -12,8 +12,7 @@ from .._operators import LinearOperator, all_columns_cost, dense, itemsize, matv
 from .._sketches import Rule, dimension, hessenberg, lanczos, rules, sketch_cost
 from ..functions import Function, is_semidefinite, values
 from ..probes import distributions
-from ..quadrature import Arnoldi, Chebyshev
-from . import brackets
+from ..quadrature import Arnoldi, Chebyshev, checked_interval
 
 GIGABYTE = 2**30
 
@@ -96,7 +95,7 @@ def requested(
         deflate = 0
     if bounds is not None:
         probes, deflate = _for_bounds(way, probes, columns, b), 0
-        bounds = brackets.checked_bounds(bounds, f)
+        bounds = checked_bounds(bounds, f)
     shift = checked_shift(shift)
     request = Request(
         A, f, m, probes, b, depth, deflate, gradient, way, shift=shift, bounds=bounds,
@@ -151,6 +150,22 @@ def _for_bounds(way: Rule, probes: Probes, columns: int, block: int) -> Probes:
             "leave `probes` out"
         )
     return distributions.normal
+
+
+def checked_bounds(bounds: Any, f: Function) -> tuple[float, float]:
+    """Two finite increasing numbers, for a function that says the signs of its derivatives."""
+    low, high = checked_interval("bounds", bounds)
+    if getattr(f, "signs", None) is None:
+        raise ValueError(
+            "`bounds` need a function whose derivatives have signs that are known; pass log, "
+            "log1p, sqrt, inv, exp, ridge(c) or power(p), p below 1, of tracekit.functions"
+        )
+    if low < 0 and is_semidefinite(f):
+        raise ValueError(
+            f"this function is not defined on all of the bounds ({low:g}, {high:g}); pass a lower "
+            "one of 0 or more"
+        )
+    return low, high
 
 
 def checked_shift(shift: Any) -> float | None:

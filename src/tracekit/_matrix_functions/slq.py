@@ -9,9 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host, to_number
+from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
 from .._estimates import Estimate, finalize, with_method
-from .._operators import counted, itemsize, matvecs_per_column, square
+from .._operators import (
+    LinearOperator,
+    all_columns_cost,
+    counted,
+    itemsize,
+    matvecs_per_column,
+    square,
+)
+from .._runs import Callback, Run
 from .._sketches import (
     FEWEST,
     LOOK_AHEAD,
@@ -39,7 +47,8 @@ from ..probes import Source, distributions
 from ..quadrature import Chebyshev, Lanczos
 from .batch import evaluate
 from .brackets import certified
-from .near_zero import HIDDEN, allowing, hidden
+from .growing import Growth, growing
+from .near_zero import HIDDEN, allowing, conditioning, hidden
 from .one_sketch import attempt
 from .quadrature import (
     NOT_SETTLED,
@@ -51,6 +60,7 @@ from .quadrature import (
     judged,
     judged_by_error,
     plainly,
+    read,
     with_slope,
 )
 from .request import Request, exactly, requested
@@ -60,6 +70,11 @@ LEAST_DEPTH = 16  # products of each that three first probes leave: two may agre
 DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
 NEVER = 10**9  # steps
 MAXIMUM_DEFAULT = 30  # steps where values are not known
+
+
+def as_it_is(found: Estimate) -> Estimate:
+    """The estimate itself."""
+    return found
 
 
 class Start(NamedTuple):
@@ -78,13 +93,57 @@ class Start(NamedTuple):
 
 
 def trace_estimate(
-    A: Any, f: Function, num_matvecs: int, method: str, *, rng: Rng, **options: Any
+    A: Any,
+    f: Function,
+    num_matvecs: int | None,
+    method: str,
+    *,
+    rng: Rng,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: Any = None,
+    operator: LinearOperator | None = None,
+    into: Callable[[Estimate], Estimate] = as_it_is,
+    units: tuple[list[Array], ...] = (),
+    **options: Any,
 ) -> Estimate:
-    """The trace of f(A), or of several functions that f stacks along a first axis."""
-    request = requested(square(A, "function"), f, num_matvecs, **options)
+    """What is made of the trace of f(A), or of several functions that f stacks on a first axis.
+
+    `operator` is what the caller handed in, where A was made of it, and `units` are numbers that
+    its first products fix.
+    """
+    A = square(A, "function")
+    run = Run.of(operator or A, num_matvecs, rng, rtol, atol, callback, checkpoint)
+    if run.looks or run.begun:
+        return grown(run, A, f, method, into=into, units=units, quantity="trace of f(A)", **options)
+    request = requested(A, f, num_matvecs, **options)
     if request.is_affordable:
-        return finalize(exactly(request, method), quantity="trace of f(A)")
-    return finalize(within_bounds(request, rng, method)[0], quantity="trace of f(A)")
+        found = exactly(request, method)
+    else:
+        found = within_bounds(request, rng, method)[0]
+    return into(finalize(found, quantity="trace of f(A)"))
+
+
+def grown(
+    run: Run,
+    A: LinearOperator,
+    f: Function,
+    method: str,
+    *,
+    quantity: str,
+    into: Callable[[Estimate], Estimate] = as_it_is,
+    units: tuple[list[Array], ...] = (),
+    **options: Any,
+) -> Estimate:
+    """The same by spaces that grow until the error is within a tolerance."""
+    request = growing(A, f, int(min(run.budget, all_columns_cost(A))), **options)
+    said = partial(read, method=method, plain=True)
+
+    def answer() -> Estimate:
+        return into(finalize(exactly(request, method), quantity=quantity))
+
+    return Growth(run, request, said, into, units, quantity).spend(answer)
 
 
 def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
@@ -162,7 +221,7 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
     reason = f"{spaces.groups * request.block} probes, depth {depth.steps}"
     reason += f", {start.columns} deflated" if start.columns else ""
     if request.general and not start.columns and not is_traced(K.seen):
-        reason += f"; {_conditioning(K)}"
+        reason += f"; {conditioning(K)}"
     reason += f"; {HIDDEN}" if unseen else ""
     reason += "" if estimate.converged else f"; {NOT_SETTLED}"
     return replace(estimate, reason=reason), request.A.xp.concat(terms) if terms else None
@@ -358,13 +417,6 @@ def _worthwhile(request: Request, K: Any) -> int:
     b = min(products // sketch_cost(A, f), most_columns)
     pays = b > 1 and variance(b / 2, products) < 0.5 / request.budget
     return b if pays else 0
-
-
-def _conditioning(K: Any) -> str:
-    """What Ritz values of B^H B say of B."""
-    xp, (nodes, _) = K.operator.xp, gauss.rule(K)
-    low, high = (to_number(end(nodes)).real for end in (xp.min, xp.max))
-    return f"condition at least {(high / max(low, 1e-300)) ** 0.5:.2g}"
 
 
 def _columns_that_fit(request: Request) -> int:

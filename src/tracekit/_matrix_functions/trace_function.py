@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, conj
@@ -11,6 +12,7 @@ from .._estimates import (
     with_origin,
 )
 from .._operators import LinearOperator, square
+from .._runs import Callback, resumable
 from .._sketches import Krylov, Quadrature, gauss, lanczos, rules
 from ..functions import Function, values
 from ..probes import distributions
@@ -19,10 +21,11 @@ from .slq import trace_estimate
 
 
 @with_origin
+@resumable()
 def trace_function(
     A: Any,
     f: Function,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
@@ -33,6 +36,10 @@ def trace_function(
     shift: float | None = None,
     bounds: tuple[float, float] | None = None,
     hermitian: bool = True,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The trace of f(A), A Hermitian, by stochastic Lanczos quadrature with deflation.
 
@@ -46,7 +53,7 @@ def trace_function(
         at eigenvalues. `tracekit.functions` has some, and says how to declare where yours is
         defined. Of a complex array, if `hermitian` is False, and analytic everywhere: `exp`, sine
         and cosine, polynomials.
-    num_matvecs : int
+    num_matvecs : int, optional
         Products m to spend at most: `depth` for each probe (``2 depth - 1`` if A was made by
         `gram`), and those of the sketch. What does not fill a probe is left unspent. From n
         products on (the lesser dimension of L, if A is ``L L^H``), where n^2 numbers fit in a
@@ -84,6 +91,12 @@ def trace_function(
         False for a general real or complex operator, by Arnoldi (Notes); without `block`,
         `deflate`, `quadrature`, `shift` and `bounds`. An operator that was made by `gram` is
         Hermitian, whatever is said. The value is real if A is and f of real numbers is.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -188,6 +201,7 @@ def trace_function(
     return trace_estimate(
         A, f, num_matvecs, "trace_function", rng=rng, probes=probes, depth=depth, block=block,
         deflate=deflate, quadrature=quadrature, shift=shift, bounds=bounds, hermitian=hermitian,
+        rtol=rtol, atol=atol, callback=callback, checkpoint=checkpoint,
     )  # fmt: skip
 
 
