@@ -22,7 +22,7 @@ from .._runs import Run
 from .._sketches import LOOK_AHEAD, Krylov, Spaces, is_independent, most_columns, rules
 from ..functions import Function
 from .near_zero import HIDDEN, allowing, conditioning, hidden, steps_to_see_zero
-from .request import Request, is_affordable, requested
+from .request import Request, exactly, is_affordable, requested
 from .run_file import of_spaces, spaces_of
 
 PILOTS, PILOT_DEPTH = 2, 6  # the first spaces, which go on to twice the depth, and their steps
@@ -33,6 +33,14 @@ QUANTILES = 3  # about as many standard errors are asked for, as there are sever
 FASTER = 4  # a step deepens by that part of the depth
 
 
+class Verdict(NamedTuple):
+    """Whether spaces are to go deeper for a tolerance, which holds for so many of them."""
+
+    shallow: bool
+    groups: int
+    tolerance: tuple[float, float]
+
+
 class Grown(NamedTuple):
     """The arrays of the spaces, products spent and allowed so far, and units that they have."""
 
@@ -40,9 +48,35 @@ class Grown(NamedTuple):
     spent: int
     allowed: int
     units: list[list[Array]]
+    verdict: Verdict | None = None
 
 
-def growing(A: LinearOperator, f: Function, budget: int, **options: Any) -> Request:
+def as_it_is(found: Estimate) -> Estimate:
+    """The estimate itself."""
+    return found
+
+
+def grown(
+    run: Run,
+    A: LinearOperator,
+    f: Function,
+    read: Callable[..., Estimate],
+    method: str,
+    quantity: str,
+    *,
+    into: Callable[[Estimate], Estimate] = as_it_is,
+    units: tuple[list[Array], ...] = (),
+    **options: Any,
+) -> Estimate:
+    """What is made of the trace of f(A), by spaces that grow until it is within a tolerance.
+
+    ``read(f, spaces, probes, spent, method, plain)`` is the trace that spaces say.
+    """
+    request = _requested(A, f, int(min(run.budget, all_columns_cost(A))), **options)
+    return Growth(run, request, read, into, units, method, quantity).spend()
+
+
+def _requested(A: LinearOperator, f: Function, budget: int, **options: Any) -> Request:
     """What is asked of spaces that grow, if it can be done."""
     if options.get("deflate") or options.get("bounds") is not None:
         raise ValueError(
@@ -62,8 +96,8 @@ def growing(A: LinearOperator, f: Function, budget: int, **options: Any) -> Requ
 class Growth:
     """How spaces grow for one function.
 
-    ``read(f, spaces, probes, spent)`` is the trace that they say, and ``into`` what is made of
-    that; `units` are numbers that the first products fix.
+    `read` is the trace that they say, and `into` what is made of that; `units` are numbers that
+    the first products fix.
     """
 
     run: Run
@@ -71,10 +105,11 @@ class Growth:
     read: Callable[..., Estimate]
     into: Callable[[Estimate], Estimate]
     units: tuple[list[Array], ...]
+    method: str
     quantity: str
 
-    def spend(self, answer: Callable[[], Estimate]) -> Estimate:
-        """Spend the budget of the run; `answer` is by all eigenvalues."""
+    def spend(self) -> Estimate:
+        """Spend the budget of the run, or compute all eigenvalues where that costs no more."""
         A = self.request.A
         cost = all_columns_cost(A)
         fits = is_affordable(A, cost)
@@ -83,9 +118,12 @@ class Growth:
             partial(self._extended, take),
             self._said,
             cost=cost if fits else math.inf,
-            exact=answer if fits else None,
+            exact=self._exactly if fits else None,
         )
         return found
+
+    def _exactly(self) -> Estimate:
+        return self.into(finalize(exactly(self.request, self.method), quantity=self.quantity))
 
     @property
     def strict(self) -> bool:
@@ -102,15 +140,30 @@ class Growth:
             if spaces is None:
                 return state._replace(allowed=allowed)
             spent = spaces.num_matvecs
-        while step := self._step(spaces, take, allowed - spent, spent):
+        verdict, step = state.verdict, -1
+        while step:
+            verdict = self._judged(verdict, spaces, spent)
+            at = spaces.depth, spaces.deep
+            step = self._step(spaces, take, allowed - spent, spent, shallow=verdict.shallow)
             spent += step
-        return Grown(of_spaces(spaces), spent, allowed, [list(x) for x in self.units])
+            if at[0] != spaces.depth or at[1] is not spaces.deep:
+                verdict = None
+        units = [list(x) for x in self.units]
+        return Grown(of_spaces(spaces), spent, allowed, units, verdict)
+
+    def _judged(self, before: Verdict | None, spaces: Spaces, spent: int) -> Verdict:
+        """Whether the spaces are deep enough, which is not asked again for a few more."""
+        tolerance = (self.run.rtol, self.run.atol)
+        if before and before.tolerance == tolerance and spaces.groups <= before.groups:
+            return before
+        shallow = self._is_shallow(self._raw(spaces, spent), spaces)
+        return Verdict(shallow, spaces.groups + max(spaces.groups // 2, 1), tolerance)
 
     def _said(self, state: Grown) -> Estimate:
         """What the spaces say; with an infinite error if not settled, where a run may end by it."""
         spaces, A = self._spaces(state), self.request.A
         if spaces is None:
-            nothing = exact(A.xp.zeros((), dtype=A.dtype, device=A.device), 0, "")
+            nothing = exact(A.xp.zeros((), dtype=A.dtype, device=A.device), 0, self.method)
             return _unknown(replace(nothing, reason="the budget does not pay for a probe so far"))
         raw = self._raw(spaces, state.spent)
         known = self._settled(raw, spaces) and spaces.groups * self.request.block >= LEAST
@@ -120,7 +173,7 @@ class Growth:
     def _raw(self, spaces: Spaces, spent: int) -> Estimate:
         """The trace that spaces say; one near zero that they would not have seen is allowed for."""
         request, deep = self.request, spaces.deep or spaces.kept[0]
-        found = self.read(request.f, spaces, request.probes, spent)
+        found = self.read(request.f, spaces, request.probes, spent, self.method, plain=True)
         if request.general and isinstance(deep, Krylov):
             unseen, _ = hidden(deep, 0)
             told = f"{found.reason}; {conditioning(spaces.read())}"
@@ -174,12 +227,19 @@ class Growth:
         """Steps after which a space is all there is."""
         return -(-self.request.A.shape[0] // self.request.block)
 
-    def _step(self, spaces: Spaces, take: Callable[[int], Array], left: int, spent: int) -> int:
+    def _step(
+        self,
+        spaces: Spaces,
+        take: Callable[[int], Array],
+        left: int,
+        spent: int,
+        *,
+        shallow: bool,
+    ) -> int:
         """The next step, deeper or wider, and what it cost; none where that is too much so far."""
         request, depth = self.request, spaces.depth
-        raw = self._raw(spaces, spent)
-        whole = int(request.budget) - spent
-        if self._is_shallow(raw, spaces):
+        whole = request.budget - spent
+        if shallow:
             if not spaces.all_kept:
                 spaces.let_go()
             most = min(request.depth or self._complete, depth + max(1, depth // FASTER))

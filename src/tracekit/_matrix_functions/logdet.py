@@ -25,9 +25,10 @@ from .._operators import LinearOperator, gram, square
 from .._runs import Callback, Run, resumable
 from .._sketches import Quadrature
 from ..functions import log
-from .quadrature import SHARE
+from .growing import as_it_is, grown
+from .quadrature import SHARE, read
 from .request import exactly, requested
-from .slq import as_it_is, grown, within_bounds
+from .slq import within_bounds
 
 
 @with_origin
@@ -162,7 +163,7 @@ def _definite(
     options |= {"shift": shift, "bounds": bounds, "general": general}
     quantity = "log-determinant"
     if run.looks or run.begun:
-        return grown(run, A, log, "logdet", quantity=quantity, into=into, **options)
+        return grown(run, A, log, read, "logdet", quantity, into=into, **options)
     request = requested(A, log, num_matvecs, gradient=True, **options)
     if request.is_affordable:
         return into(finalize(exactly(request, "logdet"), quantity=quantity))

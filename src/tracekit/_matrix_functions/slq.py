@@ -13,7 +13,6 @@ from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to
 from .._estimates import Estimate, finalize, with_method
 from .._operators import (
     LinearOperator,
-    all_columns_cost,
     counted,
     itemsize,
     matvecs_per_column,
@@ -47,7 +46,7 @@ from ..probes import Source, distributions
 from ..quadrature import Chebyshev, Lanczos
 from .batch import evaluate
 from .brackets import certified
-from .growing import Growth, growing
+from .growing import as_it_is, grown
 from .near_zero import HIDDEN, allowing, conditioning, hidden
 from .one_sketch import attempt
 from .quadrature import (
@@ -70,11 +69,6 @@ LEAST_DEPTH = 16  # products of each that three first probes leave: two may agre
 DEFLATE_FROM = 100  # products: with fewer, a sketch leaves too little for probes
 NEVER = 10**9  # steps
 MAXIMUM_DEFAULT = 30  # steps where values are not known
-
-
-def as_it_is(found: Estimate) -> Estimate:
-    """The estimate itself."""
-    return found
 
 
 class Start(NamedTuple):
@@ -115,35 +109,13 @@ def trace_estimate(
     """
     A = square(A, "function")
     run = Run.of(operator or A, num_matvecs, rng, rtol, atol, callback, checkpoint)
+    quantity = "trace of f(A)"
     if run.looks or run.begun:
-        return grown(run, A, f, method, into=into, units=units, quantity="trace of f(A)", **options)
+        return grown(run, A, f, read, method, quantity, into=into, units=units, **options)
     request = requested(A, f, num_matvecs, **options)
     if request.is_affordable:
-        found = exactly(request, method)
-    else:
-        found = within_bounds(request, rng, method)[0]
-    return into(finalize(found, quantity="trace of f(A)"))
-
-
-def grown(
-    run: Run,
-    A: LinearOperator,
-    f: Function,
-    method: str,
-    *,
-    quantity: str,
-    into: Callable[[Estimate], Estimate] = as_it_is,
-    units: tuple[list[Array], ...] = (),
-    **options: Any,
-) -> Estimate:
-    """The same by spaces that grow until the error is within a tolerance."""
-    request = growing(A, f, int(min(run.budget, all_columns_cost(A))), **options)
-    said = partial(read, method=method, plain=True)
-
-    def answer() -> Estimate:
         return into(finalize(exactly(request, method), quantity=quantity))
-
-    return Growth(run, request, said, into, units, quantity).spend(answer)
+    return into(finalize(within_bounds(request, rng, method)[0], quantity=quantity))
 
 
 def within_bounds(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | None]:
