@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 
 import tracekit as tk
 
-N, RUNS = 200, 20
+N, RUNS = 200, 10
 SPECTRUM = 1 / np.arange(1.0, N + 1) + 0.05
 FLAT = np.linspace(1.0, 2.0, N)
 
 
 def graph() -> NDArray[np.float64]:
-    W = np.triu(np.random.default_rng(0).random((N, N)) < 0.03, 1).astype(float)
-    return W + W.T
+    """A ring whose nodes know their second neighbours, and some chords."""
+    W = np.triu(np.random.default_rng(0).random((N, N)) < 0.003, 1).astype(float)
+    W += np.eye(N, k=1) + np.eye(N, k=2)
+    return np.asarray(np.minimum(W + W.T, 1.0))
 
 
 def kernel() -> NDArray[np.float64]:
@@ -73,8 +75,8 @@ ROWS = [
     Row("trace_inverse", tk.trace_inverse, matrix_of(SPECTRUM),
         of_eigenvalues(lambda x: (1 / x).sum()), {"rtol": 0.1}),
     Row("effective_dimension", partial(tk.effective_dimension, ridge=RIDGE), kernel(),
-        of_eigenvalues(lambda x: (x / (x + RIDGE)).sum()), {"rtol": 0.05}),
-    Row("sqrt", ROOT, kernel(), of_eigenvalues(lambda x: np.sqrt(x).sum()), {"rtol": 0.05}),
+        of_eigenvalues(lambda x: (x / (x + RIDGE)).sum()), {"rtol": 0.1}),
+    Row("sqrt", ROOT, laplacian(), of_eigenvalues(lambda x: np.sqrt(x).sum()), {"rtol": 0.05}),
     Row("estrada_index", tk.estrada_index, graph(),
         of_eigenvalues(lambda x: np.exp(x).sum()), {"rtol": 0.1}),
     Row("nuclear_norm", tk.nuclear_norm, rectangle(),
@@ -100,7 +102,7 @@ def test_the_tolerance_is_kept(row: Row) -> None:
         allowed = row.tolerance.get("atol", 0) + row.tolerance.get("rtol", 0) * abs(found.value)
         inside += abs(found.value - exact) <= allowed
         cheap += found.num_matvecs < cost
-    assert inside >= 0.95 * RUNS
+    assert inside == RUNS
     assert cheap >= 0.9 * RUNS  # not by all eigenvalues
 
 
@@ -140,7 +142,7 @@ WAYS = [
         np.sum, {"rtol": 0.02}),
     Row("without bases", partial(ROOT, quadrature=tk.quadrature.lanczos(reorthogonalise=False)),
         matrix_of(FLAT), np.sum, {"rtol": 0.02}),
-    Row("blocks", partial(ROOT, block=2), matrix_of(FLAT), np.sum, {"rtol": 0.02}),
+    Row("blocks", partial(ROOT, block=2), matrix_of(FLAT), np.sum, {"rtol": 0.005}),
     Row("orthogonal probes", partial(ROOT, probes=tk.probes.orthogonal), matrix_of(FLAT), np.sum,
         {"rtol": 0.02}),
     Row("a given depth", partial(ROOT, depth=7), matrix_of(FLAT), np.sum, {"rtol": 0.02}),
@@ -149,30 +151,34 @@ ways = pytest.mark.parametrize("row", WAYS, ids=[row.name for row in WAYS])
 
 
 @ways
-def test_a_run_killed_at_every_call_ends_with_the_same_bits(row: Row, tmp_path: Path) -> None:
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(row: Row, tmp_path: Path) -> None:
     whole = row.call(row.A, rng=3, **row.tolerance)
     path, killed = tmp_path / "run.npz", 0
     while True:
-        calls = Calls(row.A, 12, KeyboardInterrupt())
+        calls = Calls(row.A, 12 + killed, KeyboardInterrupt())
         try:
             found = row.call(calls.operator(), rng=3, checkpoint=path, **row.tolerance)
             break
         except KeyboardInterrupt:
             killed += 1
-            assert killed < 200
+            assert killed < 40
+    assert killed > 0
     assert same(found, whole), (found, whole)
 
 
 @ways
 def test_what_ends_a_run_carries_what_was_paid_for(row: Row) -> None:
     whole = row.call(row.A, rng=3, **row.tolerance)
-    for last in (6, 15):
+    for last in (5, 10):
         with pytest.raises(MemoryError) as caught:
             row.call(Calls(row.A, last, MemoryError()).operator(), rng=3, **row.tolerance)
         paid = caught.value.estimate  # type: ignore[attr-defined]
         assert not paid.converged
         assert paid.num_matvecs <= whole.num_matvecs
-        assert same(tk.resume(row.A, paid, **({"rtol": 0.0} | row.tolerance)), whole)
+        A, counter = tk.counted(tk.as_operator(row.A))
+        found = tk.resume(A, paid, **({"rtol": 0.0} | row.tolerance))
+        assert found.converged
+        assert found.num_matvecs == paid.num_matvecs + counter.total  # no product twice
 
 
 def test_runs_are_pickled_without_their_operator() -> None:
@@ -201,8 +207,7 @@ def test_more_than_a_budget_is_spent_by_resuming() -> None:
     A, counter = tk.counted(tk.as_operator(row.A))
     more = tk.resume(A, some, rtol=0.0, num_matvecs=160)
     assert more.num_matvecs <= 160
-    assert counter.total == more.num_matvecs - some.num_matvecs
-    assert more.standard_error < some.standard_error
+    assert counter.total == more.num_matvecs - some.num_matvecs > 60
 
 
 def test_a_step_that_has_not_settled_is_never_within_a_tolerance() -> None:

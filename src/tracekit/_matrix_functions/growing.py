@@ -123,7 +123,11 @@ class Growth:
         return found
 
     def _exactly(self) -> Estimate:
-        return self.into(finalize(exactly(self.request, self.method), quantity=self.quantity))
+        """By all eigenvalues; the run adds all that was allowed before, which is not all spent."""
+        found = self.into(finalize(exactly(self.request, self.method), quantity=self.quantity))
+        state: Grown | None = self.run.state
+        unspent = 0 if state is None else state.allowed - state.spent
+        return replace(found, num_matvecs=found.num_matvecs - unspent)
 
     @property
     def strict(self) -> bool:
