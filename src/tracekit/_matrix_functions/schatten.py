@@ -94,7 +94,8 @@ def schatten_norm(
         xp, found, error = namespace(total.value), total.value, total.standard_error
         size = xp.where(found > 0, found, xp.zeros_like(found))
         norm = size ** (1 / p)
-        error = xp.where(size > 0, error * norm / (p * positive(size)), error ** (1 / p))
+        known = xp.where(size > 0, error, xp.zeros_like(error))
+        error = xp.where(size > 0, known * norm / (p * positive(size)), error ** (1 / p))
         return _read(total, in_unit(norm * largest[0]), in_unit(error * largest[0]))
 
     return _of_singular_values(

@@ -57,7 +57,8 @@ def trace_function(
         Products m to spend at most: `depth` for each probe (``2 depth - 1`` if A was made by
         `gram`), and those of the sketch. What does not fill a probe is left unspent. From n
         products on (the lesser dimension of L, if A is ``L L^H``), where n^2 numbers fit in a
-        gigabyte, all eigenvalues are computed and the trace is exact.
+        gigabyte, all eigenvalues are computed and the trace is exact. With a tolerance the most
+        that may be spent; none is needed where these fit.
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional
@@ -146,6 +147,14 @@ def trace_function(
     believed. Its width falls with the root of the probes and of n, relative to n times the range of
     f. The number of probes may not depend on what they show: give `depth`; if not given, it is such
     that there are about eight, and 30 at most.
+
+    With a tolerance, a callback or a checkpoint the Krylov spaces grow: deeper, until the rule has
+    settled, at twice the depth of two of them too, and its error is at most half of the tolerance;
+    else in number. No product is repeated, except that spaces whose bases did not fit are left out
+    where the others have to go deeper. No sketch is made then, `shift` does not help, `deflate` and
+    `bounds` are refused, Chebyshev moments need their interval, and derivatives are not known. What
+    has not settled, or is of less than four probes, has an infinite error and is never within a
+    tolerance. An absolute tolerance is what suits a logarithm.
 
     Without a sketch, the probes are dealt into four folds, and each is deflated by the Krylov
     spaces of the other folds, never by its own: unbiased, and no product more. Up to 640 columns or
