@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .._arrays import (
@@ -22,16 +24,19 @@ from .._estimates import (
     with_origin,
 )
 from .._operators import LinearOperator, gram, square
+from .._runs import Callback, Run, resumable
 from .._sketches import Quadrature
 from ..functions import log
+from .growing import as_it_is, grown
 from .preconditioned import beside_known, has_root, logdet_without_root, whitened
-from .quadrature import SHARE
+from .quadrature import SHARE, read
 from .request import exactly, is_affordable, requested
 from .slq import choose_depth, within_bounds
 from .sparse import log_determinant, with_advice
 
 
 @with_origin
+@resumable()
 def logdet(
     A: Any,
     num_matvecs: int | None = None,
@@ -45,6 +50,10 @@ def logdet(
     bounds: tuple[float, float] | None = None,
     preconditioner: Any = None,
     exact: bool = False,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The logarithm of the determinant of an operator, with its gradient.
 
@@ -53,7 +62,7 @@ def logdet(
     A : LinearOperator or anything that `as_operator` reads
         Hermitian positive definite, of dimension n; any square operator with a product with its
         adjoint, if `hermitian` is False.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `trace_function`. Where gradients may be asked for, each probe costs one product
         more (two if A was made by `gram`). Needed unless `exact`.
     rng : None, int, or generator, optional
@@ -82,6 +91,12 @@ def logdet(
         True to read it from a factorisation of a sparse matrix of SciPy: exact, without products
         and gradients, in the memory of its fill. Otherwise ``reason`` says where that would have
         been cheaper, by a bound from the pattern.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -145,28 +160,28 @@ def logdet(
     if exact:
         return log_determinant(A, hermitian=hermitian)
     given, A = A, square(A, "determinant")
+    run = Run.of(A, num_matvecs, rng, rtol, atol, callback, checkpoint)
     if preconditioner is not None:
         if not hermitian:
             raise ValueError(
                 "a `preconditioner` is of Hermitian operators; leave it out, or hermitian=False"
             )
-        options = (depth, deflate, quadrature, shift, bounds)
-        return _preconditioned(
-            A, num_matvecs, rng, read_preconditioner(preconditioner, A), *options
-        )
+        P, options = read_preconditioner(preconditioner, A), (depth, deflate, quadrature)
+        return _preconditioned(run, A, num_matvecs, rng, P, *options, shift, bounds)
     if not hermitian:
         if shift is not None or bounds is not None:
             raise ValueError(
                 "`shift` and `bounds` are of Hermitian operators; leave them out, or "
                 "hermitian=False"
             )
-        found = _of_modulus(A, num_matvecs, rng, depth, deflate, quadrature)
+        found = _of_modulus(run, A, num_matvecs, rng, depth, deflate, quadrature)
     else:
-        found = _definite(A, num_matvecs, rng, depth, deflate, quadrature, shift, bounds)
+        found = _definite(run, A, num_matvecs, rng, depth, deflate, quadrature, shift, bounds)
     return with_advice(found, given)
 
 
 def _definite(
+    run: Run,
     A: LinearOperator,
     num_matvecs: int | None,
     rng: Rng,
@@ -177,39 +192,44 @@ def _definite(
     bounds: tuple[float, float] | None = None,
     *,
     general: bool = False,
+    into: Callable[[Estimate], Estimate] = as_it_is,
 ) -> Estimate:
     """Of a positive definite operator."""
-    request = requested(
-        A,
-        log,
-        num_matvecs,
-        depth=depth,
-        deflate=deflate,
-        quadrature=quadrature,
-        shift=shift,
-        bounds=bounds,
-        gradient=True,
-        general=general,
-    )
+    options: dict[str, Any] = {"depth": depth, "deflate": deflate, "quadrature": quadrature}
+    options |= {"shift": shift, "bounds": bounds, "general": general}
+    quantity = "log-determinant"
+    if run.looks or run.begun:
+        return grown(run, A, log, read, "logdet", quantity, into=into, **options)
+    request = requested(A, log, num_matvecs, gradient=True, **options)
     if request.is_affordable:
-        return finalize(exactly(request, "logdet"), quantity="log-determinant")
+        return into(finalize(exactly(request, "logdet"), quantity=quantity))
     estimate, terms = within_bounds(request, rng, "logdet")
     if terms is not None:
         zeros = real(terms) - constant(real(terms))  # with the derivatives of the terms
         value = once_differentiable(estimate.value + namespace(zeros).mean(zeros))
         estimate = replace(estimate, value=value, samples=estimate.samples + zeros)
         estimate = _with_its_solves(estimate)
-    return finalize(estimate, quantity="log-determinant")
+    return into(finalize(estimate, quantity=quantity))
 
 
 def _preconditioned(
-    A: LinearOperator, num_matvecs: int | None, rng: Rng, P: Preconditioner, *options: Any
+    run: Run,
+    A: LinearOperator,
+    num_matvecs: int | None,
+    rng: Rng,
+    P: Preconditioner,
+    *options: Any,
 ) -> Estimate:
     """That of P, and what it leaves."""
     known = known_value(P.logdet, A, "the log-determinant")
+
+    def with_known(found: Estimate) -> Estimate:
+        return beside_known(found, known)
+
     if has_root(P.inverse):
         rest = whitened(A, P.inverse.factor)
-        return beside_known(_definite(rest, num_matvecs, rng, *options), known)
+        return _definite(run, rest, num_matvecs, rng, *options, into=with_known)
+    run.refuse_looks("a log-determinant by a preconditioner whose inverse has no root")
     depth, *others = options
     if any(x is not None for x in others):
         raise ValueError(
@@ -217,18 +237,22 @@ def _preconditioned(
             "`shift` and `bounds`; leave these out, or make the inverse by gram(F)"
         )
     if is_affordable(A, checked_budget(num_matvecs)):
-        return _definite(A, num_matvecs, rng, None, None, None)
-    return beside_known(logdet_without_root(A, num_matvecs, rng, P, depth, choose_depth), known)
+        return _definite(run, A, num_matvecs, rng, None, None, None)
+    return with_known(logdet_without_root(A, num_matvecs, rng, P, depth, choose_depth))
 
 
-def _of_modulus(A: LinearOperator, num_matvecs: int | None, rng: Rng, *options: Any) -> Estimate:
+def _of_modulus(run: Run, A: LinearOperator, *given: Any) -> Estimate:
     """The logarithm of the modulus of the determinant of any square operator."""
     if A.rmatmat is None:
         raise TypeError(
             "the determinant of a general operator needs products with its adjoint, and this one "
             "has none; pass LinearOperator(shape, matmat, rmatmat)"
         )
-    found = _definite(gram(A.H), num_matvecs, rng, *options, general=True)
+    return _definite(run, gram(A.H), *given, general=True, into=_halved)
+
+
+def _halved(found: Estimate) -> Estimate:
+    """Half of the log-determinant of ``A^H A``."""
     parts, half = found.kept, 0.5
     if parts is not None:
         parts = parts._replace(

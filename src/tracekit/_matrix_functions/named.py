@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from .. import functions
@@ -14,6 +15,7 @@ from .._estimates import (
     with_origin,
 )
 from .._operators import square
+from .._runs import Callback, Run, resumable
 from .._sketches import Quadrature
 from ..probes import distributions
 from .families import numbers, ridges
@@ -24,6 +26,7 @@ from .sparse import trace_of_inverse, with_advice
 
 
 @with_origin
+@resumable()
 def trace_inverse(
     A: Any,
     num_matvecs: int | None = None,
@@ -36,6 +39,10 @@ def trace_inverse(
     bounds: tuple[float, float] | None = None,
     preconditioner: Any = None,
     exact: bool = False,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The trace of the inverse of a positive definite operator.
 
@@ -43,8 +50,8 @@ def trace_inverse(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         Hermitian positive definite, of dimension n.
-    num_matvecs : int
-        As for `trace_function`; needed unless `exact`.
+    num_matvecs : int, optional
+        As for `trace_function`; not needed if `exact`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional
@@ -65,6 +72,12 @@ def trace_inverse(
         True to solve for the columns of the identity by a factorisation of a sparse matrix of
         SciPy: exact, without products, and in one array of its fill. Otherwise ``reason`` says
         where that would have been cheaper.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -110,6 +123,8 @@ def trace_inverse(
                 "inverse; leave these out, or the preconditioner"
             )
         A = square(A, "inverse")
+        run = Run.of(A, num_matvecs, rng, rtol, atol, callback, checkpoint)
+        run.refuse_looks("a trace of the inverse with a preconditioner")
         if not is_affordable(A, checked_budget(num_matvecs)):
             found = inverse_trace(A, num_matvecs, rng, preconditioner, depth, choose_depth)
             return finalize(found, quantity="trace of the inverse")
@@ -123,21 +138,30 @@ def trace_inverse(
         depth=depth,
         deflate=deflate,
         quadrature=quadrature,
+        rtol=rtol,
+        atol=atol,
+        callback=callback,
+        checkpoint=checkpoint,
         bounds=bounds,
     )
     return with_advice(found, A, solves=True)
 
 
 @with_origin
+@resumable()
 def effective_dimension(
     A: Any,
     ridge: float | Sequence[float],
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     depth: int | None = None,
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The degrees of freedom of ridge regression, :math:`\mathrm{tr}\, A (A + c I)^{-1}`.
 
@@ -148,7 +172,7 @@ def effective_dimension(
     ridge : float, or sequence of T floats
         The positive number c, in the unit of A's eigenvalues; or several, for all of which the
         products are spent once.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `trace_function`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
@@ -158,6 +182,12 @@ def effective_dimension(
         As for `trace_function`.
     quadrature : Lanczos or Chebyshev, optional
         As for `trace_function`.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -202,18 +232,27 @@ def effective_dimension(
         depth=depth,
         deflate=deflate,
         quadrature=quadrature,
+        rtol=rtol,
+        atol=atol,
+        callback=callback,
+        checkpoint=checkpoint,
     )
 
 
 @with_origin
+@resumable()
 def estrada_index(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     depth: int | None = None,
     deflate: int | None = None,
     quadrature: Quadrature | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The Estrada index of a graph, :math:`\mathrm{tr}\, e^A`.
 
@@ -221,7 +260,7 @@ def estrada_index(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         The adjacency matrix, or any other Hermitian operator.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `trace_function`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
@@ -231,6 +270,12 @@ def estrada_index(
         As for `trace_function`.
     quadrature : Lanczos or Chebyshev, optional
         As for `trace_function`.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -268,6 +313,10 @@ def estrada_index(
         depth=depth,
         deflate=deflate,
         quadrature=quadrature,
+        rtol=rtol,
+        atol=atol,
+        callback=callback,
+        checkpoint=checkpoint,
     )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
-from .._arrays import eps_of, namespace, to_host
+from .._arrays import eps_of, namespace, to_host, to_number
 from .._estimates import Estimate
 from .._sketches import Krylov, gauss
 
@@ -30,7 +31,7 @@ def hidden(K: Krylov, budget: int) -> tuple[float, int]:
     if before < 2:  # whose error is infinite in any case
         return 0.0, 0
     while True:
-        steps, low, high = _steps_to_see_zero(one)
+        steps, low, high = steps_to_see_zero(one)
         if steps <= one.depth:
             return 0.0, one.cost(one.depth) - one.cost(before)
         if one.cost(steps) - one.cost(before) > budget:
@@ -50,7 +51,14 @@ def allowing(estimate: Estimate, logarithm: float) -> Estimate:
     )
 
 
-def _steps_to_see_zero(K: Krylov) -> tuple[int, float, float]:
+def conditioning(K: Any) -> str:
+    """What Ritz values of B^H B say of B."""
+    xp, (nodes, _) = K.operator.xp, gauss.rule(K)
+    low, high = (to_number(end(nodes)).real for end in (xp.min, xp.max))
+    return f"condition at least {(high / max(low, 1e-300)) ** 0.5:.2g}"
+
+
+def steps_to_see_zero(K: Krylov) -> tuple[int, float, float]:
     """As Ritz values tell: steps, the least that is not resolved, and the largest."""
     nodes, _, rho = (to_host(x).ravel() for x in gauss.residuals(K, K.depth - 1))
     high = float(nodes.max())

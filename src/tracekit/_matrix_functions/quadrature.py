@@ -223,7 +223,7 @@ def read(
         cv = ControlVariate(A)
         found = combined(f, cv, [at], folds, known, probes, spent, method, change=change)
     found = judged_by_error(found)
-    reason = f"{spaces.groups} probes, depth {depth}"
+    reason = f"{spaces.groups * K.block} probes, depth {depth}"
     reason += "" if found.converged else f"; {NOT_SETTLED}"
     return finalize(replace(found, reason=reason), quantity="trace of f(A)")
 

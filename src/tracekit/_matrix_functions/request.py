@@ -180,18 +180,6 @@ def _for_bounds(way: Rule, probes: Probes, columns: int, block: int) -> Probes:
     return distributions.normal
 
 
-def checked_shift(shift: Any) -> float | None:
-    """Refuse a shift that is no number of 0 or more."""
-    if shift is None:
-        return None
-    if isinstance(shift, bool) or not isinstance(shift, int | float) or not 0 <= shift < math.inf:
-        raise ValueError(
-            f"`shift` must be a number of 0 or more, got {shift!r}; pass one such that A - shift I "
-            "is positive semidefinite"
-        )
-    return float(shift)
-
-
 def checked_bounds(bounds: Any, f: Function) -> tuple[float, float]:
     """Two finite increasing numbers, for a function that says the signs of its derivatives."""
     low, high = checked_interval("bounds", bounds)
@@ -206,6 +194,18 @@ def checked_bounds(bounds: Any, f: Function) -> tuple[float, float]:
             "one of 0 or more"
         )
     return low, high
+
+
+def checked_shift(shift: Any) -> float | None:
+    """Refuse a shift that is no number of 0 or more."""
+    if shift is None:
+        return None
+    if isinstance(shift, bool) or not isinstance(shift, int | float) or not 0 <= shift < math.inf:
+        raise ValueError(
+            f"`shift` must be a number of 0 or more, got {shift!r}; pass one such that A - shift I "
+            "is positive semidefinite"
+        )
+    return float(shift)
 
 
 def checked_numbers(name: str, given: Any, *, zero: bool = False) -> list[float]:

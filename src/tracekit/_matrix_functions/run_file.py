@@ -11,11 +11,13 @@ from .._arrays import Rng, dtype_name, namespace, to_host
 from .._estimates import files
 from .._operators import LinearOperator, gram, square
 from .._sketches import (
+    Arnoldi,
     Fold,
     Krylov,
     Moments,
     Observed,
     Quadrature,
+    Rule,
     Space,
     Spaces,
     is_independent,
@@ -36,13 +38,7 @@ def save(run: Any, path: Path) -> None:
     if spaces is None:
         arrays["eigenvalues"] = run._eigenvalues
     else:
-        parts = {"pilots": spaces.kept[:1], "others": spaces.kept[1:], "further": spaces._further}
-        for name, stacks in (*parts.items(), ("deep", [spaces.deep] if spaces.deep else [])):
-            if stacks:
-                arrays |= _of_space(name, joined(stacks))
-        for i, fold in enumerate(spaces._met):
-            arrays |= {f"fold {i} {key}": np.asarray(x) if key == "members" else x
-                       for key, x in fold._asdict().items()}  # fmt: skip
+        arrays = of_spaces(spaces)
     if observed is not None:
         arrays |= {f"observed {i}": G for i, G in enumerate(observed._stacks)}
         more = {"observed deep": observed._deep, "on eigenvectors": observed.on_eigenvectors}
@@ -99,7 +95,7 @@ def load(path: Path, A: Any, rng: Rng, kind: type[Any]) -> Any:
     if run._eigenvalues is None:
         goes_on = goes_on and A is not None and probes is not None and not facts["observed"]
         crosses = facts["independent"] and way == Lanczos(reorthogonalise=True)
-        run._spaces = _spaces(held, operator, way, crosses=crosses, extensible=goes_on)
+        run._spaces = spaces_of(held, operator, way, crosses=crosses, extensible=goes_on)
         run._spaces.num_matvecs, run._spaces.observed = run.num_matvecs, run._observed
     return run
 
@@ -182,8 +178,26 @@ def _coefficients(K: Any) -> set[tuple[complex, ...]]:
     return {tuple(complex(x) for x in row) for row in rows[lasting]}
 
 
+def of_spaces(spaces: Spaces) -> dict[str, Any]:
+    """The arrays that spaces are made of, by name."""
+    arrays: dict[str, Any] = {}
+    parts = {"pilots": spaces.kept[:1], "others": spaces.kept[1:], "further": spaces._further}
+    for name, stacks in (*parts.items(), ("deep", [spaces.deep] if spaces.deep else [])):
+        if stacks:
+            arrays |= _of_space(name, joined(stacks))
+    for i, fold in enumerate(spaces._met):
+        arrays |= {f"fold {i} {key}": np.asarray(x) if key == "members" else x
+                   for key, x in fold._asdict().items()}  # fmt: skip
+    return arrays
+
+
 def _of_space(name: str, K: Space) -> dict[str, Any]:
     xp = namespace(K.rest)
+    if isinstance(K, Arnoldi):  # whose columns grow
+        arrays = {f"{name} column {i}": x for i, x in enumerate(K.columns)}
+        arrays |= {f"{name} {key}": xp.stack(list(getattr(K, key))) for key in STACKS[1:]}
+        arrays |= {f"{name} rest": K.rest, f"{name} size": K.size}
+        return arrays | ({f"{name} basis": xp.concat(list(K.panels), axis=-1)} if K.panels else {})
     if isinstance(K, Moments):
         arrays = {f"{name} moments": xp.stack(list(K.moments)), f"{name} rest": K.rest}
         return arrays if K.before is None else arrays | {f"{name} before": K.before}
@@ -197,10 +211,16 @@ def _of_space(name: str, K: Space) -> dict[str, Any]:
     return arrays
 
 
-def _space(name: str, held: dict[str, Any], A: LinearOperator, way: Quadrature) -> Space | None:
+def _space(name: str, held: dict[str, Any], A: LinearOperator, way: Rule) -> Space | None:
     if f"{name} rest" not in held:
         return None
     rest = held[f"{name} rest"]
+    basis = held.get(f"{name} basis")
+    panels = () if basis is None else (basis,)
+    if not isinstance(way, Lanczos | Chebyshev):
+        below, alive = (tuple(held[f"{name} {key}"]) for key in STACKS[1:])
+        columns = tuple(held[f"{name} column {i}"] for i in range(len(below)))
+        return Arnoldi(A, rest, held[f"{name} size"], panels, columns, below, alive)
     if isinstance(way, Chebyshev):
         assert way.interval is not None
         moments, (low, high) = held[f"{name} moments"], way.interval
@@ -208,21 +228,27 @@ def _space(name: str, held: dict[str, Any], A: LinearOperator, way: Quadrature) 
         center, half = like + (high + low) / 2, like + (high - low) / 2
         return Moments(A, rest, held.get(f"{name} before"), tuple(moments), center, half)
     stacks: dict[str, Any] = {key: tuple(held[f"{name} {key}"]) for key in STACKS}
-    basis = held.get(f"{name} basis")
     return Krylov(
         A,
         rest,
         held[f"{name} size"],
-        panels=() if basis is None else (basis,),
+        panels=panels,
         right=held.get(f"{name} right"),
         reorthogonalise=bool(way.reorthogonalise),
         **stacks,
     )
 
 
-def _spaces(
-    held: dict[str, Any], A: LinearOperator, way: Quadrature, *, crosses: bool, extensible: bool
+def spaces_of(
+    held: dict[str, Any],
+    A: LinearOperator,
+    way: Rule,
+    *,
+    crosses: bool,
+    extensible: bool = True,
+    most: int | None = None,
 ) -> Spaces:
+    """The spaces that are made of these arrays; `most` columns of bases are to be kept."""
     pilots, others, further, deep = (
         _space(name, held, A, way) for name in ("pilots", "others", "further", "deep")
     )
@@ -232,7 +258,8 @@ def _spaces(
     if pilots is None:
         assert further is not None
         return Spaces.read_only(further, met, deep)
-    spaces = Spaces(pilots, most_columns(A) if crosses else 0)
+    most = (most_columns(A) if crosses else 0) if most is None else most
+    spaces = Spaces(pilots, most, crosses=crosses)
     spaces.deep = deep
     spaces.add([K for K in (others,) if K], [K for K in (further,) if K], met)
     if extensible:

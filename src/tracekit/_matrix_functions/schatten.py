@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .. import functions
@@ -15,20 +16,26 @@ from .._estimates import (
     with_origin,
 )
 from .._operators import LinearOperator, as_operator, gram
+from .._runs import Callback, resumable
 from ..functions import Function, checked_positive
 from .slq import trace_estimate
 
 
 @with_origin
+@resumable()
 def schatten_norm(
     A: Any,
     p: float,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     hermitian: bool | None = None,
     depth: int | None = None,
     deflate: int | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The Schatten norm :math:`(\sum_i \sigma_i^p)^{1/p}` of any matrix, from its singular values.
 
@@ -39,7 +46,7 @@ def schatten_norm(
     p : float
         Positive: 1 for the nuclear norm, 2 for the Frobenius norm (`frobenius_norm` does better).
         A norm from 1 on.
-    num_matvecs : int
+    num_matvecs : int, optional
         Products with A and its adjoint, spent as in `trace_function`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
@@ -51,6 +58,12 @@ def schatten_norm(
         As for `trace_function`.
     deflate : int, optional
         As for `trace_function`.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -77,25 +90,35 @@ def schatten_norm(
             largest.append(magnitude(s))
         return (s / largest[0]) ** p
 
-    total, in_unit = _of_singular_values(
-        A, power, num_matvecs, "schatten_norm", hermitian, rng=rng, depth=depth, deflate=deflate
-    )
-    xp, found, error = namespace(total.value), total.value, total.standard_error
-    size = xp.where(found > 0, found, xp.zeros_like(found))
-    norm = size ** (1 / p)
-    error = xp.where(size > 0, error * norm / (p * positive(size)), error ** (1 / p))
-    return _read(total, in_unit(norm * largest[0]), in_unit(error * largest[0]))
+    def norm_of(total: Estimate, in_unit: Callable[[Array], Array]) -> Estimate:
+        xp, found, error = namespace(total.value), total.value, total.standard_error
+        size = xp.where(found > 0, found, xp.zeros_like(found))
+        norm = size ** (1 / p)
+        known = xp.where(size > 0, error, xp.zeros_like(error))
+        error = xp.where(size > 0, known * norm / (p * positive(size)), error ** (1 / p))
+        return _read(total, in_unit(norm * largest[0]), in_unit(error * largest[0]))
+
+    return _of_singular_values(
+        A, power, norm_of, num_matvecs, "schatten_norm", hermitian, (largest,), rng=rng,
+        depth=depth, deflate=deflate, rtol=rtol, atol=atol, callback=callback,
+        checkpoint=checkpoint,
+    )  # fmt: skip
 
 
 @with_origin
+@resumable()
 def nuclear_norm(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     hermitian: bool | None = None,
     depth: int | None = None,
     deflate: int | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     """The sum of all singular values, also called trace norm: `schatten_norm` with p = 1.
 
@@ -103,7 +126,7 @@ def nuclear_norm(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         As for `schatten_norm`.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `schatten_norm`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
@@ -113,6 +136,12 @@ def nuclear_norm(
         As for `trace_function`.
     deflate : int, optional
         As for `trace_function`.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -131,20 +160,26 @@ def nuclear_norm(
     7.0
     """
     norm = schatten_norm(
-        A, 1.0, num_matvecs, rng=rng, hermitian=hermitian, depth=depth, deflate=deflate
-    )
+        A, 1.0, num_matvecs, rng=rng, hermitian=hermitian, depth=depth, deflate=deflate,
+        rtol=rtol, atol=atol, callback=callback, checkpoint=checkpoint,
+    )  # fmt: skip
     return replace(norm, method="nuclear_norm")
 
 
 @with_origin
+@resumable()
 def entropy_rank(
     A: Any,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     hermitian: bool | None = None,
     depth: int | None = None,
     deflate: int | None = None,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The effective rank of Roy and Vetterli: the exponential of the singular values' entropy.
 
@@ -152,7 +187,7 @@ def entropy_rank(
     ----------
     A : LinearOperator or anything that `as_operator` reads
         As for `schatten_norm`.
-    num_matvecs : int
+    num_matvecs : int, optional
         As for `schatten_norm`.
     rng : None, int, or generator, optional
         As for `hutchinson`.
@@ -162,6 +197,12 @@ def entropy_rank(
         As for `trace_function`.
     deflate : int, optional
         As for `trace_function`.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -195,40 +236,47 @@ def entropy_rank(
         xp = namespace(s)
         return xp.stack([s, s * xp.log(positive(s))])
 
-    sums, _ = _of_singular_values(
-        A, both, num_matvecs, "entropy_rank", hermitian, rng=rng, depth=depth, deflate=deflate
-    )
-    xp, t, e = namespace(sums.value), sums.value[0, ...], sums.value[1, ...]
-    if not is_traced(t) and bool(t < 0):
-        raise ValueError(
-            f"num_matvecs={num_matvecs} are too few products for this operator: the sum of its "
-            "singular values was estimated as negative; pass more, or deflate=0"
-        )
-    nothing = t == 0  # singular values add up to zero where all of them are
-    t = xp.where(nothing, xp.ones_like(t), t)
-    rank = xp.exp(xp.log(t) - e / t)
-    rank = xp.where(nothing, xp.zeros_like(rank), rank)
-    if sums.samples is None:
-        return _read(sums, rank, xp.zeros_like(rank))
-    linearised = ((1 + e / t) * sums.samples[0, ...] - sums.samples[1, ...]) / t
-    quadrature = (xp.abs(1 + e / t) * sums.kept.quadrature[0] + sums.kept.quadrature[1]) / t
-    error = xp.hypot(standard_error(linearised), quadrature)
-    return _read(sums, rank, rank * error)
+    def rank_of(sums: Estimate, _: Any) -> Estimate:
+        xp, t, e = namespace(sums.value), sums.value[0, ...], sums.value[1, ...]
+        if not is_traced(t) and bool(t < 0):
+            raise ValueError(
+                f"num_matvecs={num_matvecs} are too few products for this operator: the sum of its "
+                "singular values was estimated as negative; pass more, or deflate=0"
+            )
+        nothing = t == 0  # singular values add up to zero where all of them are
+        t = xp.where(nothing, xp.ones_like(t), t)
+        rank = xp.exp(xp.log(t) - e / t)
+        rank = xp.where(nothing, xp.zeros_like(rank), rank)
+        if sums.samples is None:
+            return _read(sums, rank, xp.zeros_like(rank))
+        linearised = ((1 + e / t) * sums.samples[0, ...] - sums.samples[1, ...]) / t
+        quadrature = (xp.abs(1 + e / t) * sums.kept.quadrature[0] + sums.kept.quadrature[1]) / t
+        error = xp.hypot(standard_error(linearised), quadrature)
+        return _read(sums, rank, rank * error)
+
+    return _of_singular_values(
+        A, both, rank_of, num_matvecs, "entropy_rank", hermitian, rng=rng, depth=depth,
+        deflate=deflate, rtol=rtol, atol=atol, callback=callback, checkpoint=checkpoint,
+    )  # fmt: skip
 
 
 def _of_singular_values(
     A: Any,
     g: Function,
-    num_matvecs: int,
+    made: Callable[[Estimate, Callable[[Array], Array]], Estimate],
+    num_matvecs: int | None,
     method: str,
     hermitian: bool | None,
+    units: tuple[list[Array], ...] = (),
     **slq: Any,
-) -> tuple[Estimate, Callable[[Array], Array]]:
-    """The sum of g over the singular values in a unit of theirs, and how to leave that unit.
+) -> Estimate:
+    """What is made of the sum of g over the singular values, and of how to leave their unit.
 
-    Of a Hermitian operator they are the moduli of the eigenvalues.
+    They are in a unit of their own. Of a Hermitian operator they are the moduli of the eigenvalues.
+    `units` are further numbers that are fixed as products are first seen.
     """
-    A, unit = as_operator(A), list[Array]()
+    given = A = as_operator(A)
+    unit = list[Array]()
     square, factored = A.shape[0] == A.shape[1], A.factor is not None
     if factored:
         A, f = gram(_in_own_unit(A.factor, unit)), functions.semidefinite(g)
@@ -238,14 +286,16 @@ def _of_singular_values(
         L = _in_own_unit(A, unit)
         A = gram(L if A.shape[0] <= A.shape[1] else L.H)
         f = functions.semidefinite(lambda x: g(namespace(x).sqrt(x)))
-    found = trace_estimate(A, f, num_matvecs, method, **slq)
 
     def in_unit(x: Array) -> Array:
         for u in unit * (2 if factored else 1):
             x = x * u
         return x
 
-    return found, in_unit
+    return trace_estimate(
+        A, f, num_matvecs, method, operator=given, units=(unit, *units),
+        into=lambda found: made(found, in_unit), **slq,
+    )  # fmt: skip
 
 
 def _in_own_unit(A: LinearOperator, unit: list[Array]) -> LinearOperator:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host, to_number
+from .._arrays import Array, Rng, abs2, coldot, is_differentiated, is_traced, to_host
 from .._estimates import Estimate, finalize, of_probes, with_method
-from .._operators import counted, itemsize, matvecs_per_column, square
+from .._operators import LinearOperator, counted, itemsize, matvecs_per_column, square
+from .._runs import Callback, Run
 from .._sketches import (
     FEWEST,
     LOOK_AHEAD,
@@ -39,7 +40,8 @@ from ..probes import Source, description, distributions
 from ..quadrature import Chebyshev, Lanczos
 from .batch import evaluate
 from .brackets import certified
-from .near_zero import HIDDEN, allowing, hidden
+from .growing import as_it_is, grown
+from .near_zero import HIDDEN, allowing, conditioning, hidden
 from .one_sketch import attempt
 from .probing import by_draws, columns_of, require_plain
 from .quadrature import (
@@ -52,6 +54,7 @@ from .quadrature import (
     judged,
     judged_by_error,
     plainly,
+    read,
     with_slope,
 )
 from .request import LEAST_DEPTH, PILOT, Request, Start, exactly, requested
@@ -63,21 +66,41 @@ MAXIMUM_DEFAULT = 30  # steps where values are not known
 
 
 def trace_estimate(
-    A: Any, f: Function, num_matvecs: int | None, method: str, *, rng: Rng, **options: Any
+    A: Any,
+    f: Function,
+    num_matvecs: int | None,
+    method: str,
+    *,
+    rng: Rng,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: Any = None,
+    operator: LinearOperator | None = None,
+    into: Callable[[Estimate], Estimate] = as_it_is,
+    units: tuple[list[Array], ...] = (),
+    **options: Any,
 ) -> Estimate:
-    """The trace of f(A), or of several functions that f stacks along a first axis."""
-    request = requested(square(A, "function"), f, num_matvecs, **options)
+    """What is made of the trace of f(A), or of several functions that f stacks on a first axis.
+
+    A may be made of the caller's `operator`; its first products fix the `units`.
+    """
+    A = square(A, "function")
+    run = Run.of(operator or A, num_matvecs, rng, rtol, atol, callback, checkpoint)
+    quantity = "trace of f(A)"
+    if hasattr(options.get("probes"), "plan"):
+        run.refuse_looks("a trace of f(A) by probes in whole draws")
+    if run.looks or run.begun:
+        return grown(run, A, f, read, method, quantity, into=into, units=units, **options)
+    request = requested(A, f, num_matvecs, **options)
     if request.is_affordable:
-        return finalize(exactly(request, method), quantity="trace of f(A)")
+        return into(finalize(exactly(request, method), quantity=quantity))
     found = _in_draws if hasattr(request.probes, "plan") else within_bounds
-    return finalize(found(request, rng, method)[0], quantity="trace of f(A)")
+    return into(finalize(found(request, rng, method)[0], quantity=quantity))
 
 
 def _in_draws(request: Request, rng: Rng, method: str) -> tuple[Estimate, None]:
-    """By probes in whole draws, at a depth that a few plain signs find.
-
-    Draws err less than as many of these: the rule goes half as many steps further.
-    """
+    """By probes in whole draws, at half as many steps again as a few plain signs need."""
     A, source, way = request.A, Source(rng, request.A), request.quadrature
     n, plan = A.shape[0], partial(distributions.plan, request.probes, source)
     require_plain(request.block, request.deflate, chebyshev=isinstance(way, Chebyshev))
@@ -180,7 +203,7 @@ def sampled(request: Request, rng: Rng, method: str) -> tuple[Estimate, Array | 
     reason = f"{spaces.groups * request.block} probes, depth {depth.steps}"
     reason += f", {start.columns} deflated" if start.columns else ""
     if request.general and not start.columns and not is_traced(K.seen):
-        reason += f"; {_conditioning(K)}"
+        reason += f"; {conditioning(K)}"
     reason += f"; {HIDDEN}" if unseen else ""
     reason += "" if estimate.converged else f"; {NOT_SETTLED}"
     if not start.columns:  # a sketch is drawn before some of the probes
@@ -380,13 +403,6 @@ def _worthwhile(request: Request, K: Any) -> int:
     b = min(products // sketch_cost(A, f), most_columns)
     pays = b > 1 and variance(b / 2, products) < 0.5 / request.budget
     return b if pays else 0
-
-
-def _conditioning(K: Any) -> str:
-    """What Ritz values of B^H B say of B."""
-    xp, (nodes, _) = K.operator.xp, gauss.rule(K)
-    low, high = (to_number(end(nodes)).real for end in (xp.min, xp.max))
-    return f"condition at least {(high / max(low, 1e-300)) ** 0.5:.2g}"
 
 
 def _columns_that_fit(request: Request) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, conj
@@ -11,6 +12,7 @@ from .._estimates import (
     with_origin,
 )
 from .._operators import LinearOperator, square
+from .._runs import Callback, resumable
 from .._sketches import Krylov, Quadrature, gauss, lanczos, rules
 from ..functions import Function, values
 from ..probes import distributions
@@ -19,10 +21,11 @@ from .slq import trace_estimate
 
 
 @with_origin
+@resumable()
 def trace_function(
     A: Any,
     f: Function,
-    num_matvecs: int,
+    num_matvecs: int | None = None,
     *,
     rng: Rng = None,
     probes: Probes = distributions.rademacher,
@@ -33,6 +36,10 @@ def trace_function(
     shift: float | None = None,
     bounds: tuple[float, float] | None = None,
     hermitian: bool = True,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Estimate:
     r"""The trace of f(A), A Hermitian, by stochastic Lanczos quadrature with deflation.
 
@@ -46,11 +53,12 @@ def trace_function(
         at eigenvalues. `tracekit.functions` has some, and says how to declare where yours is
         defined. Of a complex array, if `hermitian` is False, and analytic everywhere: `exp`, sine
         and cosine, polynomials.
-    num_matvecs : int
+    num_matvecs : int, optional
         Products m to spend at most: `depth` for each probe (``2 depth - 1`` if A was made by
         `gram`), and those of the sketch. What does not fill a probe is left unspent. From n
         products on (the lesser dimension of L, if A is ``L L^H``), where n^2 numbers fit in a
-        gigabyte, all eigenvalues are computed and the trace is exact.
+        gigabyte, all eigenvalues are computed and the trace is exact. With a tolerance the most
+        that may be spent; none is needed where these fit.
     rng : None, int, or generator, optional
         As for `hutchinson`.
     probes : callable, optional
@@ -84,6 +92,12 @@ def trace_function(
         False for a general real or complex operator, by Arnoldi (Notes); without `block`,
         `deflate`, `quadrature`, `shift` and `bounds`. An operator that was made by `gram` is
         Hermitian, whatever is said. The value is real if A is and f of real numbers is.
+    rtol, atol : float, optional
+        As for `hutchinson`.
+    callback : callable, optional
+        As for `hutchinson`.
+    checkpoint : path, optional
+        As for `hutchinson`.
 
     Returns
     -------
@@ -133,6 +147,14 @@ def trace_function(
     believed. Its width falls with the root of the probes and of n, relative to n times the range of
     f. The number of probes may not depend on what they show: give `depth`; if not given, it is such
     that there are about eight, and 30 at most.
+
+    With a tolerance, a callback or a checkpoint the Krylov spaces grow: deeper, until the rule has
+    settled, at twice the depth of two of them too, and its error is at most half of the tolerance;
+    else in number. No product is repeated, except that spaces whose bases did not fit are left out
+    where the others have to go deeper. No sketch is made then, `shift` does not help, `deflate` and
+    `bounds` are refused, Chebyshev moments need their interval, and derivatives are not known. What
+    has not settled, or is of less than four probes, has an infinite error and is never within a
+    tolerance. An absolute tolerance is what suits a logarithm.
 
     Without a sketch, the probes are dealt into four folds, and each is deflated by the Krylov
     spaces of the other folds, never by its own: unbiased, and no product more. Up to 640 columns or
@@ -188,6 +210,7 @@ def trace_function(
     return trace_estimate(
         A, f, num_matvecs, "trace_function", rng=rng, probes=probes, depth=depth, block=block,
         deflate=deflate, quadrature=quadrature, shift=shift, bounds=bounds, hermitian=hermitian,
+        rtol=rtol, atol=atol, callback=callback, checkpoint=checkpoint,
     )  # fmt: skip
 
 

@@ -215,6 +215,8 @@ class Run:
                 if self._ends(found, len(targets)):
                     return self._ended(found)
             for target in targets:
+                if target < self.count:  # a run that goes on looks where it would have looked
+                    continue
                 while self.count < target:
                     k = min(target - self.count, max(FIRST, self.count // SHARE))
                     self._grow(extend, k, read)

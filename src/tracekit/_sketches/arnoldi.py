@@ -97,6 +97,8 @@ class Arnoldi:
     def joined(spaces: list[Arnoldi]) -> Arnoldi:
         """Spaces of the same depth as one stack."""
         concat = namespace(spaces[0].rest).concat
+        if len({tuple(Q.shape[-1] for Q in K.panels) for K in spaces}) > 1:
+            spaces = [replace(K, panels=(concat(list(K.panels), axis=-1),)) for K in spaces]
 
         def stack(name: str) -> Array:
             return concat([getattr(K, name) for K in spaces], axis=0)

@@ -40,8 +40,11 @@ class Spaces:
     by all of them.
     """
 
-    def __init__(self, K: Space, most: int, observed: Observed | None = None) -> None:
+    def __init__(
+        self, K: Space, most: int, observed: Observed | None = None, *, crosses: bool = True
+    ) -> None:
         self.depth, self._most, self.observed = K.depth, most, observed
+        self._crosses = crosses and most > 0  # whether kept bases deflate other probes
         self.num_matvecs = K.groups * K.block * K.cost(K.depth)
         self.deep: Space | None = None  # those of the first spaces that go on to twice the depth
         self.kept, self._further = [K], list[Space]()
@@ -55,6 +58,7 @@ class Spaces:
         """Spaces without bases, and what their probes are deflated by."""
         self = cls.__new__(cls)
         self.depth, self._most, self.deep, self.observed = K.depth, 0, deep, None
+        self._crosses = False
         self.kept, self._further, self._dealt, self._met = [], [K], ([], None), folds
         return self
 
@@ -88,15 +92,33 @@ class Spaces:
             self.num_matvecs += count * b * K.cost(self.depth)
             self._take(K, X)
 
-    def look_ahead(self, budget: int) -> int:
+    @property
+    def all_kept(self) -> bool:
+        """Whether all of them can go deeper."""
+        return not self._further
+
+    def let_go(self) -> None:
+        """Leave out those that cannot go deeper."""
+        self._further, self._met = [], []
+
+    def ahead(self, depth: int) -> int:
+        """What it costs to let the first spaces go on to a depth."""
+        return _further(self.deep or self.kept[0], depth)
+
+    def deeper(self, depth: int) -> int:
+        """What it costs to let all spaces go on to a depth."""
+        return sum(_further(K, depth) for K in (self.deep or self.kept[0], *self.kept[1:]))
+
+    def look_ahead(self, budget: int, depth: int | None = None) -> int:
         """Let the first spaces go on to twice the depth, if half of a budget pays; what that cost.
 
-        Their change tells whether the depth is enough.
+        Their change tells whether the depth is enough. Another depth if one is given, for which a
+        whole budget may be spent.
         """
         deep = self.deep or self.kept[0]
-        twice = min(2 * self.depth, deep.operator.shape[0])
-        cost = _further(deep, twice)
-        if cost > LOOK_AHEAD * budget:
+        twice = depth or min(2 * self.depth, deep.operator.shape[0])
+        cost = self.ahead(twice)
+        if cost > (LOOK_AHEAD if depth is None else 1) * budget:
             return 0
         self.deep = deep.advance(twice)
         if self.observed is not None:
@@ -111,7 +133,7 @@ class Spaces:
                 "the bases of so many probes did not fit in memory, so that they cannot go deeper; "
                 "extend without `depth`, or begin a run with it"
             )
-        cost = sum(_further(K, depth) for K in (self.deep or self.kept[0], *self.kept[1:]))
+        cost = self.deeper(depth)
         if cost > budget:
             raise ValueError(
                 f"a depth of {depth} costs {cost} products for {self.groups} probes, and "
@@ -129,7 +151,7 @@ class Spaces:
 
     def folds(self) -> list[Fold]:
         """By what each probe is deflated; nothing where no bases are to be kept."""
-        if not self._most:
+        if not self._crosses:
             return self._met
         columns = self.groups * self.depth * self.kept[0].block
         if self.groups < FEWEST or columns < LEAST_COLUMNS:
@@ -146,7 +168,7 @@ class Spaces:
             self.kept.append(K)
             self._dealt = None
             return
-        if self._most:
+        if self._crosses:
             whole = self._deal()[1]
             first = self.groups * K.block
             self._met += [] if whole is None else [cross_fitting.met(whole, X, first)]

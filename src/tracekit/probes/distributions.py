@@ -9,7 +9,6 @@ from typing import Any
 from .._arrays import (
     Array,
     Probes,
-    Rows,
     colnorm2,
     householder_qr,
     inner,
@@ -17,7 +16,7 @@ from .._arrays import (
     orthonormalise,
     unit_columns,
 )
-from .hadamard_columns import hadamard_columns
+from .hadamard_columns import columns_of, hadamard_stream
 from .plans import Plan
 from .source import Source, whole_only
 
@@ -208,7 +207,7 @@ def hadamard(source: Source, n: int, m: int) -> Array:
     >>> tk.hutchinson(A, 8, rng=0, probes=tk.probes.hadamard)  # what is diagonal, is exact
     Estimate(45.0 +- 0.0, 8 matvecs, hutchinson)
     """
-    return _hadamard_stream(source, n, m)(m)
+    return hadamard_stream(source, n, m)(m)
 
 
 @_marked(joint=True)
@@ -299,7 +298,7 @@ def tiled(probes: Probes, tiles: Any) -> Probes:
             return _orthogonal_stream(source, rows, m, tiles)
         if probes is basis:
             tile = source.xp.tile(basis(source, rows, m), (tiles, 1))
-            return _columns_of(tile * source.signs((n, 1)))
+            return columns_of(tile * source.signs((n, 1)))
         takes = [stream(probes, source, rows, m) for _ in range(tiles)]
         return lambda k: source.xp.concat([take(k) for take in takes], axis=0)
 
@@ -368,17 +367,6 @@ def draw(probes: Any, source: Source, n: int, m: int) -> Array:
     return Omega
 
 
-def _columns_of(Omega: Array) -> Callable[[int], Array]:
-    done = 0
-
-    def take(k: int) -> Array:
-        nonlocal done
-        done += k
-        return Omega[:, done - k : done]
-
-    return take
-
-
 def _orthogonal_stream(source: Source, n: int, m: int, tiles: int = 1) -> Callable[[int], Array]:
     if m > n:
         raise ValueError(f"{m} orthogonal vectors do not fit in dimension {n}; pass at most {n}")
@@ -399,29 +387,7 @@ def _orthogonal_stream(source: Source, n: int, m: int, tiles: int = 1) -> Callab
     return take
 
 
-def _hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
-    order = 2 ** (bits := (n - 1).bit_length())
-    if m > order:
-        raise ValueError(f"a Hadamard matrix of order {order} has no {m} columns; pass at most {n}")
-    xp, low = source.xp, bits // 2
-    phases = source.signs((n, 1))
-    columns, held = source.distinct(order, m), source.held(n)
-    first, some = held.start >> low, _columns_of(columns[None, :])
-    spans = (first, -(-held.stop >> low)), (0, 1 << low)
-    rows = [xp.arange(*span, dtype=columns.dtype, device=source.device) for span in spans]
-    if source.layout is not None and not isinstance(source.layout, Rows):
-        rows[0] = xp.astype(source.layout.rows(spans[0][1])[:, 0], columns.dtype)
-    cut = slice(held.start - (first << low), held.stop - (first << low))
-
-    def take(k: int) -> Array:
-        signs = hadamard_columns(some(k)[0, :], rows, low)[:, cut]
-        drawn = xp.matrix_transpose(xp.astype(signs, phases.dtype))
-        return source.whole(drawn, n) * phases
-
-    return take
-
-
 _STREAMS: dict[Probes, Callable[[Source, int, int], Callable[[int], Array]]] = {
     orthogonal: _orthogonal_stream,
-    hadamard: _hadamard_stream,
+    hadamard: hadamard_stream,
 }
