@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from .._arrays import Array, Rows, namespace
-from .source import Source
 
 
 def hadamard_columns(columns: Array, rows: list[Array], low: int) -> Array:
@@ -26,7 +26,7 @@ def signs_of(columns: Array, rows: Array) -> Array:
     return 1 - 2 * (parity & 1)
 
 
-def hadamard_stream(source: Source, n: int, m: int) -> Callable[[int], Array]:
+def hadamard_stream(source: Any, n: int, m: int) -> Callable[[int], Array]:
     """A function that hands out the next of m random columns, with random phases of their rows."""
     order = 2 ** (bits := (n - 1).bit_length())
     if m > order:
