@@ -36,6 +36,7 @@ RATIO = {"zero": "is 0 / 0, and refused"}
 ENTRIES = dict.fromkeys(("seed", "cost"), "reads the entries of a matrix")
 POSITIVE = {"zero": "is of positive definite operators"}
 OF_ENERGIES = {"scale": "exponentials have no unit"}
+OF_A_VECTOR = dict.fromkeys(("torch processes", "dask", "MPI rows"), "is given a whole y")
 OF_A_CURVE = {
     "error": "is a function, of which one point is read",
     "scale": "the width of the curve is told in units of A",
@@ -158,9 +159,10 @@ CASES = (
              "scale": "judges its depth by the size of the logarithm, which units change"},
          looks=True, scaled=shifted),
     Case("gcv", lambda A, y, m, rng: tk.gcv(A, y, [0.3, 3.0], m, rng=rng, depth=3), 12,
-         HERMITIAN | {"scale": "has ridges, in units of A"}, operands=beside_a_column),
+         HERMITIAN | OF_A_VECTOR | {"scale": "has ridges, in units of A"},
+         operands=beside_a_column),
     Case("reml", lambda A, y, m, rng: tk.reml(A, y, [0.3, 3.0], m, rng=rng, depth=3), 12,
-         HERMITIAN | {"scale": "has ridges, in units of A", "zero": "is of y that is not 0"},
+         HERMITIAN | OF_A_VECTOR | {"scale": "has ridges, in units of A", "zero": "is of y that is not 0"},
          operands=beside_a_column),
     Case("expectation", lambda H, B, m, rng: tk.expectation(H, 0.5, B, m, rng=rng, depth=3), 12,
          HERMITIAN | OF_ENERGIES | {"cost": "counts products of the Hamiltonian alone"},
@@ -173,7 +175,8 @@ CASES = (
          scaled=operator.truediv),
     Case("gibbs_density_matrix", lambda H, m, rng: tk.gibbs_density_matrix(
          H, 0.5, DIMS, 1, m, rng=rng, depth=3), 12, HERMITIAN | OF_ENERGIES | {
-             "zero": "mixes all states of the zero operator"}),
+             "zero": "mixes all states of the zero operator"} | dict.fromkeys(
+                 ("dask", "MPI rows"), "pairs rows of several processes")),
     Case("spectral_density", tk.spectral_density, 12, HERMITIAN | OF_A_CURVE,
          read=lambda found, A: found.density(A[0, :], 0.5)),
     Case("Tracker", lambda A, m, rng: tk.Tracker(m, rng=rng).update(A).trace, 12,

@@ -56,12 +56,13 @@ def gradient(case: Case, lib: Library) -> np.ndarray:
     return lib.numpy(A.grad)
 
 
+MAKERS = {"Plan", "Probes", "Source", "coloured", "grid", "hierarchical", "kronecker", "tiled"}
+
+
 def drawn(A: Array) -> tuple[Array, ...]:
     """Products with a block of each kind of probe."""
     source, n = probes.Source(SEED, tk.as_operator(A)), A.shape[0]
-    kinds = [
-        getattr(probes, k) for k in sorted(set(probes.__all__) - {"Probes", "Source", "tiled"})
-    ]
+    kinds = [getattr(probes, k) for k in sorted(set(probes.__all__) - MAKERS)]
     blocks = [kind(source, n, n if kind is probes.basis else 4) for kind in kinds]
     return tuple(A @ X for X in (*blocks, probes.tiled(probes.sphere, 2)(source, n, 4)))
 

@@ -136,8 +136,8 @@ def diagonal(
         run.refuse_looks("a control of a diagonal")
         found = controlled_diagonal(run, A, probes, known)
         return finalize(found, A, "diagonal")
-    columns = min(run.budget // matvecs_per_column(A), A.shape[0])
-    if (plan := distributions.plan(probes, run.source, A.shape[0], int(columns))) is not None:
+    columns = int(min(run.budget, exact_diagonal_cost(A))) // matvecs_per_column(A)
+    if (plan := distributions.plan(probes, run.source, A.shape[0], columns)) is not None:
         run.refuse_looks("a diagonal by probes in whole draws")
         return finalize(in_draws(A, int(run.budget), run.source, plan), A, "diagonal")
     return probed_diagonal(run, probes)

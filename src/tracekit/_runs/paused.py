@@ -13,7 +13,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from .._arrays import Array, dtype_name
+from .._arrays import Array, dtype_name, namespace
 from .._estimates import Estimate, former_name
 from .._operators import LinearOperator
 from ..probes import Source
@@ -218,7 +218,7 @@ def resume(
     first = estimate if isinstance(estimate, Estimate) else _first(estimate)
     paused = first.paused
     if not isinstance(paused, Paused) or paused.call is None:
-        if bool((first.standard_error == 0).all()):
+        if _is_exact(first.standard_error):
             return estimate  # exact
         raise ValueError(
             f"{first!r} keeps no products to go on from; pass an estimate of this package that was "
@@ -242,6 +242,10 @@ def resume(
         options[call.budget] = num_matvecs
     found = call.function(*operators, **options)
     return _each(found, lambda e: replace(e, origin=first.origin))
+
+
+def _is_exact(error: Any) -> bool:
+    return bool(namespace(error).all(error == 0))
 
 
 def ended_by(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, is_array, is_finite, is_traced, namespace
@@ -36,7 +36,7 @@ class Run:
 
     operators: tuple[LinearOperator, ...]
     budget: float
-    source: Source
+    rng: Any  # or the source that an earlier run drew from
     rtol: float = 0.0
     atol: float = 0.0
     entrywise: bool = False
@@ -77,7 +77,7 @@ class Run:
                 f"`callback` must be a function of an estimate, got {callback!r}; pass one such "
                 "as tracekit.progress()"
             )
-        drawn = rng.source if isinstance(rng, Paused) else Source(rng, every[0])
+        drawn = rng.source if isinstance(rng, Paused) else rng
         run = cls(every, budget, drawn, rtol, atol, entrywise, callback, checkpoint)
         if isinstance(rng, Paused):
             run._go_on(rng, resumed=True)
@@ -89,6 +89,11 @@ class Run:
     def A(self) -> LinearOperator:
         """The operator, or the first of them."""
         return self.operators[0]
+
+    @cached_property
+    def source(self) -> Source:
+        """What random numbers come from; none are asked for where the answer is known."""
+        return self.rng if isinstance(self.rng, Source) else Source(self.rng, self.A)
 
     @property
     def looks(self) -> bool:
@@ -131,7 +136,8 @@ class Run:
         A run that goes on draws the blocks before again, so that the block is the same one.
         """
         rows = self._rows(n)
-        widest = int(min(most, rows, distributions.population(probes, rows)))
+        population = distributions.population(probes, rows) if self.looks else math.inf
+        widest = int(min(most, rows, population))
         if not getattr(probes, "joint", False):
             return distributions.stream(probes, self.source, rows, widest)
         first, widest, before = self.block or (self.source.state(), widest, [])
