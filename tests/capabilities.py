@@ -162,7 +162,8 @@ CASES = (
          HERMITIAN | OF_A_VECTOR | {"scale": "has ridges, in units of A"},
          operands=beside_a_column),
     Case("reml", lambda A, y, m, rng: tk.reml(A, y, [0.3, 3.0], m, rng=rng, depth=3), 12,
-         HERMITIAN | OF_A_VECTOR | {"scale": "has ridges, in units of A", "zero": "is of y that is not 0"},
+         HERMITIAN | OF_A_VECTOR | {
+             "scale": "has ridges, in units of A", "zero": "is of y that is not 0"},
          operands=beside_a_column),
     Case("expectation", lambda H, B, m, rng: tk.expectation(H, 0.5, B, m, rng=rng, depth=3), 12,
          HERMITIAN | OF_ENERGIES | {"cost": "counts products of the Hamiltonian alone"},

@@ -56,6 +56,11 @@ def gradient(case: Case, lib: Library) -> np.ndarray:
     return lib.numpy(A.grad)
 
 
+def seen(A: Array) -> Array:
+    """What a run gives that shows its progress."""
+    return tk.hutchinson(A, 9, rng=SEED, callback=tk.progress(lambda line: None)).value
+
+
 MAKERS = {"Plan", "Probes", "Source", "coloured", "grid", "hierarchical", "kronecker", "tiled"}
 
 
@@ -237,6 +242,7 @@ OTHERS: dict[str, Callable[[Array], Any]] = {
     "linear_combination": lambda A: tk.linear_combination((1, 0.5), pair(A)).value,
     "merge": merged,
     "probes": drawn,
+    "progress": seen,
     "quadrature": integrated,
     "range_basis": near_range,
     "Preconditioner": preconditioned,
