@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from .._arrays import Array, Probes, Rng, is_array, is_finite, is_traced, namespace
@@ -90,10 +90,12 @@ class Run:
         """The operator, or the first of them."""
         return self.operators[0]
 
-    @cached_property
+    @property
     def source(self) -> Source:
         """What random numbers come from; none are asked for where the answer is known."""
-        return self.rng if isinstance(self.rng, Source) else Source(self.rng, self.A)
+        if not isinstance(self.rng, Source):
+            self.rng = Source(self.rng, self.A)
+        return self.rng
 
     @property
     def looks(self) -> bool:
