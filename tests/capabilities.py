@@ -177,7 +177,7 @@ CASES = (
     Case("gibbs_density_matrix", lambda H, m, rng: tk.gibbs_density_matrix(
          H, 0.5, DIMS, 1, m, rng=rng, depth=3), 12, HERMITIAN | OF_ENERGIES | {
              "zero": "mixes all states of the zero operator"} | dict.fromkeys(
-                 ("dask", "MPI rows"), "pairs rows of several processes")),
+                 ("torch processes", "dask", "MPI rows"), "pairs rows apart")),
     Case("spectral_density", tk.spectral_density, 12, HERMITIAN | OF_A_CURVE,
          read=lambda found, A: found.density(A[0, :], 0.5)),
     Case("Tracker", lambda A, m, rng: tk.Tracker(m, rng=rng).update(A).trace, 12,
