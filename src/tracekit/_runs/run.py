@@ -47,6 +47,7 @@ class Run:
     resumed: bool = False
     block: tuple[Any, int, list[int]] | None = None
     stands: tuple[Any, Any] = (None, None)  # what the source and the block were at `count`
+    stopped: bool = False  # by the callback
 
     @classmethod
     def of(
@@ -277,14 +278,13 @@ class Run:
             found, self.rtol, self.atol, looks, entrywise=self.entrywise
         )
         log.info("%s%s", found, ", within the tolerance" if inside else "")
-        self._stopped = False
         if self.callback is not None:
             shown = self._kept(found if inside else _not_converged(found, ""))
-            self._stopped = bool(self.callback(shown)) and not inside
-        return inside or self._stopped
+            self.stopped = bool(self.callback(shown)) and not inside
+        return inside or self.stopped
 
     def _ended(self, found: Any) -> Any:
-        found = _not_converged(found, "ended by the callback") if self._stopped else found
+        found = _not_converged(found, "ended by the callback") if self.stopped else found
         return self._kept(found)
 
     def _lose_nothing(

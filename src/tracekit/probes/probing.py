@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,15 @@ from .source import Source, whole_only
 LEAST = 2  # draws that have an error
 
 
-class Draws:
+class Draws(ABC):
     """A distribution whose probes come in whole draws, each of several columns."""
 
     joint, chooses = True, False
     __name__: str
 
+    @abstractmethod
     def plan(self, n: int, m: int, source: Source) -> Plan:
         """What m products of dimension n are spent on."""
-        raise NotImplementedError
 
     def population(self, n: int) -> float:
         """No number of columns makes the estimate exact."""
